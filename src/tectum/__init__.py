@@ -1,0 +1,21 @@
+"""tectum: fuse registered image pairs, and learn what to keep from the task that will look at the result."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tectum.inference.fuse import fuse as fuse
+    from tectum.weights import load as load
+
+__version__ = "0.1.0"
+
+_VERBS = {"fuse": "tectum.inference.fuse", "load": "tectum.weights", "fit": "tectum.engine.trainer"}
+__all__ = ["fit", "fuse", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a verb when it is first used, so that `import tectum` stays light."""
+    if name in _VERBS:
+        import importlib
+
+        return getattr(importlib.import_module(_VERBS[name]), name)
+    raise AttributeError(f"module 'tectum' has no attribute '{name}'")

@@ -1,0 +1,98 @@
+"""Folders of registered pairs to train on: `ROOT/vi` and `ROOT/ir`, one file per pair and folder, matched by stem."""
+
+from collections.abc import Iterable, Sequence
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from tectum.pair import Pair
+
+LAYOUTS = (("vi", "ir"), ("visible", "infrared"))
+EXTENSIONS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
+
+
+class PairFolder(Dataset[Pair]):
+    """The pairs of one folder, as luminances in [0,1], each kept in memory as 8-bit once it has been read.
+
+    Args:
+        root: a folder with `vi` and `ir` (or `visible` and `infrared`) inside, or with `train/vi` and `train/ir`.
+        names: the pairs to take, by stem; None takes all.
+
+    Raises:
+        FileNotFoundError: the folders are not there, or a name has no file on one side.
+    """
+
+    def __init__(self, root: str | Path, names: Sequence[str] | None = None) -> None:
+        visible, infrared = self.locate(Path(root))
+        self.files = {
+            stem: (visible[stem], infrared[stem])
+            for stem in (sorted(visible.keys() & infrared.keys()) if names is None else names)
+            if stem in visible and stem in infrared
+        }
+        lost = [] if names is None else [name for name in names if name not in self.files]
+        if lost or not self.files:
+            what = f"pair {lost[0]} (and {len(lost) - 1} more)" if lost else "any pair of files with one stem"
+            raise FileNotFoundError(f"{root} must hold {what} in its visible and infrared folders; complete the data set")
+        self.names = list(self.files)
+        self.cache: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> Pair:
+        if index not in self.cache:
+            a, b = (read_luminance(path) for path in self.files[self.names[index]])
+            self.cache[index] = a, b
+        a, b = self.cache[index]
+        return Pair(a[None, None] / 255, b[None, None] / 255, name=(self.names[index],))
+
+    @staticmethod
+    def locate(root: Path) -> tuple[dict[str, Path], dict[str, Path]]:
+        for folder in (root, root / "train"):
+            for a, b in LAYOUTS:
+                if (folder / a).is_dir() and (folder / b).is_dir():
+                    return images(folder / a), images(folder / b)
+        raise FileNotFoundError(
+            f"pairs not found in {root}: expected folders vi and ir (or visible and infrared) there or in its train "
+            "folder, with one file per pair and the same name in both"
+        )
+
+
+def images(folder: Path) -> dict[str, Path]:
+    return {path.stem: path for path in folder.iterdir() if path.suffix.lower() in EXTENSIONS}
+
+
+def read_luminance(path: Path) -> Tensor:
+    """8-bit luminance (H,W) uint8 of an image file (ITU-R BT.601 weights, rounded).
+
+    Raises:
+        ValueError: not an image that can be read, or deeper than 8 bits.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.mode.startswith(("I", "F")):
+                raise ValueError(f"training images must be 8-bit, {path} is {image.mode}; convert it first")
+            return torch.from_numpy(np.array(image.convert("L")))
+    except (OSError, SyntaxError) as error:
+        raise ValueError(f"{path} is not an image that can be read ({error}); replace or remove it") from error
+
+
+def split_names(split: str) -> list[str]:
+    """Names of a packaged list of pairs, e.g. "msrs-validation".
+
+    >>> len(split_names("msrs-validation"))
+    40
+    """
+    text = (resources.files("tectum.data") / "splits" / f"{split}.txt").read_text()
+    return [name for line in text.splitlines() if not line.startswith("#") for name in line.split()]
+
+
+def without(names: Iterable[str], left_out: Iterable[str]) -> list[str]:
+    """Names that are not in `left_out`, in their order."""
+    out = set(left_out)
+    return [name for name in names if name not in out]

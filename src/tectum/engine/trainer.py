@@ -1,0 +1,226 @@
+"""Train a fuser on pairs: plain descent on an objective whose parameters, if it has any, stay as they are.
+
+    theta <- Adam(theta, grad_theta sum of objective(F_theta(a, b), a, b))
+
+over random crops, with a cosine schedule from `lr` to `lr_end`. What step t sees depends on the seed and on t alone, so
+a run that was stopped at any moment and is started again ends with the same bits as one that was not.
+
+A run folder holds `recipe.json` (what was asked for), `log.jsonl` (a line per validation), `last.pt` (all that is
+needed to go on), `best.safetensors` (the fuser with the lowest validation loss) and `samples/`.
+"""
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from tectum.data.transforms import centre_crop, random_crop
+from tectum.engine.memory import keep_memory
+from tectum.pair import Pair
+
+
+VALIDATION_PX = 256
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast to train."""
+
+    steps: int = 4000
+    """Optimiser steps."""
+    batch: int = 8
+    """Crops per step."""
+    crop_px: int = 128
+    """Side of a training crop."""
+    lr: float = 1e-3
+    """Adam's rate at the start, after `warmup` steps."""
+    lr_end: float = 1e-5
+    """Adam's rate at the end."""
+    warmup: int = 100
+    """Steps over which the rate rises from zero."""
+    clip: float = 1.0
+    """Largest norm of a gradient; larger ones are scaled down."""
+    validate_every: int = 200
+    """Steps between validations; each writes a checkpoint."""
+    seed: int = 0
+    """Seed of the initial weights and of every crop."""
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step, counted from 0."""
+        if step < self.warmup:
+            return self.lr * (step + 1) / self.warmup
+        along = (step - self.warmup) / max(1, self.steps - self.warmup)
+        return self.lr_end + (self.lr - self.lr_end) * (1 + math.cos(math.pi * min(1.0, along))) / 2
+
+
+def fit(
+    fuser: nn.Module,
+    objective: nn.Module,
+    pairs: Sequence[Pair],
+    validation: Sequence[Pair],
+    *,
+    run: str | Path,
+    schedule: Schedule = Schedule(),
+    device: str = "cpu",
+    report: Callable[[dict[str, Any]], None] | None = None,
+) -> dict[str, Any]:
+    """Train `fuser` in place and leave its best weights in it; returns the log line of the best validation.
+
+    Args:
+        fuser: any network (a, b) -> fused.
+        objective: any module (fused, a, b) -> {term: scalar}.
+        pairs: single pairs to crop from.
+        validation: single pairs whose middle 256x256 pixels the objective scores; the weights with the lowest loss are kept.
+        run: folder of the run; one that holds a checkpoint is continued.
+        schedule: steps, rates, crops, seed.
+        device: where to train.
+        report: called after every step with {"step", "steps", "loss", "seconds"}, and with a whole log line after a
+            validation.
+
+    Raises:
+        ValueError: the run folder belongs to another schedule, or a loss is not finite (the batch is saved).
+    """
+    folder = Path(run)
+    (folder / "samples").mkdir(parents=True, exist_ok=True)
+    keep_memory()
+    fuser, objective = fuser.to(device), objective.to(device)
+    optimizer = torch.optim.Adam(fuser.parameters(), lr=schedule.lr)
+    state = resume(folder, fuser, optimizer, schedule)
+    clock = time.monotonic()
+    while state["step"] < schedule.steps:
+        step = state["step"]
+        batch = draw(pairs, schedule, step).to(device)
+        terms = train_step(fuser, objective, optimizer, batch, schedule, step, folder)
+        state["step"] = step + 1
+        if report is not None:
+            report({"step": step + 1, "steps": schedule.steps, "loss": sum(terms.values())})
+        if (step + 1) % schedule.validate_every == 0 or step + 1 == schedule.steps:
+            state["seconds"] += time.monotonic() - clock
+            clock = time.monotonic()
+            line = {"step": step + 1, "seconds": round(state["seconds"], 1), "lr": schedule.rate(step)}
+            line |= {f"train_{name}": value for name, value in terms.items()}
+            line |= validate(fuser, objective, validation, folder / "samples" / f"{step + 1:06d}.png", device)
+            checkpoint(folder, fuser, optimizer, state, line)
+            if report is not None:
+                report(line)
+    best: dict[str, Any] = state["best"]
+    fuser.load_state_dict(torch.load(folder / "best.pt", weights_only=True, map_location=device))
+    return best
+
+
+def draw(pairs: Sequence[Pair], schedule: Schedule, step: int) -> Pair:
+    """The batch of a step: crops of pairs in a fresh order every epoch, all from (seed, step)."""
+    generator = torch.Generator().manual_seed(schedule.seed * 1_000_003 + step)
+    crops = []
+    for place in range(step * schedule.batch, (step + 1) * schedule.batch):
+        epoch, index = divmod(place, len(pairs))
+        order = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(schedule.seed * 7_919 + epoch))
+        crops.append(random_crop(pairs[int(order[index])], schedule.crop_px, generator))
+    return Pair.collate(crops)
+
+
+def train_step(
+    fuser: nn.Module,
+    objective: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batch: Pair,
+    schedule: Schedule,
+    step: int,
+    folder: Path,
+) -> dict[str, float]:
+    """One step of the optimiser; returns the terms of the loss."""
+    fuser.train()
+    for group in optimizer.param_groups:
+        group["lr"] = schedule.rate(step)
+    optimizer.zero_grad(set_to_none=True)
+    terms = objective(fuser(batch.a, batch.b), batch.a, batch.b)
+    loss: Tensor = torch.stack(list(terms.values())).sum()
+    if not bool(loss.isfinite()):
+        save_file({"a": batch.a.cpu(), "b": batch.b.cpu()}, folder / "not-finite.safetensors")
+        raise ValueError(
+            f"the loss must stay finite, but is {loss.item()} at step {step} on {', '.join(batch.name)}; the batch is "
+            f"in {folder / 'not-finite.safetensors'}, lower --lr"
+        )
+    loss.backward()
+    nn.utils.clip_grad_norm_(fuser.parameters(), schedule.clip)
+    optimizer.step()
+    return {name: float(term.detach()) for name, term in terms.items()}
+
+
+@torch.no_grad()
+def validate(
+    fuser: nn.Module, objective: nn.Module, pairs: Sequence[Pair], sample: Path, device: str
+) -> dict[str, float]:
+    """Mean terms of the objective over the middle of each image, and a picture of the first and the last pair."""
+    fuser.eval()
+    sums: dict[str, float] = {}
+    sheets = []
+    for index, pair in enumerate(pairs):
+        if index in (0, len(pairs) - 1):
+            whole = pair.to(device)
+            sheets.append(torch.cat([whole.a, whole.b, fuser(whole.a, whole.b)], dim=3)[0, 0])
+        middle = centre_crop(pair, VALIDATION_PX).to(device)
+        for name, term in objective(fuser(middle.a, middle.b), middle.a, middle.b).items():
+            sums[name] = sums.get(name, 0.0) + float(term) / len(pairs)
+    draw_sheet(sheets, sample)
+    return {f"valid_{name}": value for name, value in sums.items()} | {"valid_loss": sum(sums.values())}
+
+
+def draw_sheet(rows: list[Tensor], path: Path) -> None:
+    """Rows of visible | infrared | fused as one grey PNG."""
+    from PIL import Image
+
+    width = max(row.shape[1] for row in rows)
+    padded = [torch.nn.functional.pad(row, (0, width - row.shape[1])) for row in rows]
+    Image.fromarray((torch.cat(padded) * 255 + 0.5).clamp(0, 255).byte().cpu().numpy()).save(path)
+
+
+def resume(folder: Path, fuser: nn.Module, optimizer: torch.optim.Optimizer, schedule: Schedule) -> dict[str, Any]:
+    """The state of a run: that of its checkpoint, or a new one."""
+    path = folder / "last.pt"
+    if not path.exists():
+        return {"step": 0, "seconds": 0.0, "best": None, "schedule": asdict(schedule)}
+    saved = torch.load(path, weights_only=True)
+    if saved["state"]["schedule"] != asdict(schedule):
+        changed = [k for k, v in asdict(schedule).items() if saved["state"]["schedule"].get(k) != v]
+        raise ValueError(
+            f"{folder} holds a run with another {', '.join(changed)}; repeat its settings, or choose a new folder"
+        )
+    fuser.load_state_dict(saved["fuser"])
+    optimizer.load_state_dict(saved["optimizer"])
+    state: dict[str, Any] = saved["state"]
+    return state
+
+
+def checkpoint(
+    folder: Path, fuser: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any], line: dict[str, Any]
+) -> None:
+    """Write the log line, the best weights if these are the best, and what is needed to go on, in that order."""
+    best = state["best"]
+    if best is None or line["valid_loss"] < best["valid_loss"]:
+        state["best"] = line
+        atomically(folder / "best.pt", lambda path: torch.save(fuser.state_dict(), path))
+        weights = {name: x.detach().cpu().contiguous() for name, x in fuser.state_dict().items()}
+        atomically(folder / "best.safetensors", lambda path: save_file(weights, path))
+    content = {"fuser": fuser.state_dict(), "optimizer": optimizer.state_dict(), "state": state}
+    atomically(folder / "last.pt", lambda path: torch.save(content, path))
+    with (folder / "log.jsonl").open("a") as log:
+        log.write(json.dumps(line) + "\n")
+
+
+def atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file so that its final name never holds half of it."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        write(partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)

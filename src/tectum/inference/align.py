@@ -1,0 +1,332 @@
+"""Registers an infrared image to a visible one, and holds the one transform of a fixed pair of cameras (a rig).
+
+Contrast between the two modalities differs in sign and size, the direction of an edge does not. So both images become
+normalised gradient fields with the angle doubled (an edge and its inverse are the same), as complex numbers
+
+    z = (gx + i gy)^2 / (|g|^2 + mean |g|^2),   smoothed a little,
+
+and the measure is their correlation, which no monotone or inverted contrast changes by much and unrelated content
+leaves near 0:
+
+    score(W) = Re sum z_a conj(z_b o W) / sqrt(sum |z_a|^2 sum |z_b o W|^2)          in [-1, 1], higher is better.
+
+W maps visible to infrared pixels. It is found by exhaustive search at a quarter of the size (rotations, scales, and all
+shifts at once by FFT), then by Gauss-Newton steps on the score's linearisation at 1/4, 1/2 and 1/1, as
+`cv2.findTransformECC` takes them, with a weak prior that pulls rotation, scale and shear towards plain resizing:
+where half the picture is empty road, the other half alone should not swing the far corners.
+
+A registration is believed if the score stands out from the scores of the same two fields shifted elsewhere:
+
+    contrast = (score - mean) / std   over the shifts between 4 % and 25 % of the width.
+
+Reference: Intensity gradient based registration and fusion of multi-modal images, E. Haber and J. Modersitzki, 2006,
+    https://doi.org/10.1007/11866763_89; Parametric image alignment using enhanced correlation coefficient maximization,
+    G. Evangelidis and E. Psarakis, 2008, https://doi.org/10.1109/TPAMI.2008.113
+
+Differs from the release: `cv2.findTransformECC` on the gradient magnitude alone lost about every fifth real pair, and
+    it has neither the doubled angle (two channels, before OpenCV 5) nor a prior.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Model = Literal["translation", "euclidean", "affine", "homography"]
+Size = tuple[int, int]
+MODELS: tuple[str, ...] = ("translation", "euclidean", "affine", "homography")
+
+MAX_PIXELS = 340_000  # larger images are registered at this size: the time stays bounded, the error grows with the pixel
+MIN_CONTRAST = 4.0
+MIN_SCORE = 0.06
+MIN_GAIN = 0.004  # a smaller gain in score is not worth resampling the infrared image
+PRIOR_STD = 0.015  # of rotation (rad), scale and shear, relative to plain resizing
+CORRELATED_PX = 25.0  # pixels of a smoothed field that count as one observation
+RIG_FORMAT, RIG_VERSION = "tectum-rig", 1
+
+
+@dataclass(frozen=True, eq=False)
+class Registration:
+    """How one infrared image lies under one visible image.
+
+    `matrix` (3,3) maps visible pixel coordinates (x, y, 1) to infrared ones, the convention of `cv2.warpPerspective` with
+    WARP_INVERSE_MAP. Sizes are (height, width). Scores are in [-1, 1], higher is better, and never fall.
+    `shift_px` is the largest displacement of a corner against plain resizing, in visible pixels.
+    """
+
+    matrix: Array
+    size: Size
+    infrared_size: Size
+    score_before: float
+    score_after: float
+    shift_px: float
+    model: str
+
+
+def plain_matrix(size: Size, infrared_size: Size) -> Array:
+    """The (3,3) matrix of plain resizing: visible to infrared pixel coordinates, pixel centres at integers.
+
+    >>> plain_matrix((4, 4), (2, 2))[0].tolist()
+    [0.5, 0.0, -0.25]
+    """
+    sy, sx = infrared_size[0] / size[0], infrared_size[1] / size[1]
+    return np.array([[sx, 0, sx / 2 - 0.5], [0, sy, sy / 2 - 0.5], [0, 0, 1]])
+
+
+def register(visible: Array, infrared: Array, *, model: Model = "affine", max_shift: float = 0.08) -> Registration:
+    """Finds the transform between a visible and an infrared luminance, both (H,W) in [0,1], each of its own size.
+
+    `max_shift` is the largest displacement of a corner against plain resizing, in widths of the visible image. Scales of
+    0.94 to 1.06 and rotations of up to 3 degrees are searched. A pair that plain resizing already fits is left alone.
+    Raises ValueError if the two do not match well enough to believe the result. One transform cannot follow parallax.
+    """
+    matrix, before, after, contrast = solve(visible, infrared, model=model, max_shift=max_shift)
+    size, infrared_size = _size(visible), _size(infrared)
+    plain = plain_matrix(size, infrared_size)
+    shift = float(np.linalg.norm(corner_shifts(matrix, plain, size), axis=1).max())
+    if contrast < MIN_CONTRAST or after < MIN_SCORE:
+        raise ValueError(
+            f"visible and infrared could not be registered: their edges must agree with contrast >= {MIN_CONTRAST:.1f} and "
+            f"score >= {MIN_SCORE:.2f}, got contrast {contrast:.1f} and score {after:.2f}; check that they show one scene, "
+            "take one transform from many pairs of these cameras (a rig), or fuse without --align"
+        )
+    if shift > max_shift * size[1]:
+        raise ValueError(
+            f"the infrared image must lie within {max_shift * size[1]:.0f} px of plain resizing (max_shift {max_shift:g} of "
+            f"the width), got {shift:.0f} px; raise max_shift, or resize and crop the infrared image to the same view first"
+        )
+    if after - before < MIN_GAIN:
+        matrix, after, shift = plain, before, 0.0
+    return Registration(matrix, size, infrared_size, before, after, shift, model)
+
+
+def corner_shifts(matrix: Array, plain: Array, size: Size) -> Array:
+    """Displacement of the four corners of a frame against plain resizing: (4,2) in visible pixels."""
+    height, width = size
+    corners = np.array([[0, 0, 1], [width - 1, 0, 1], [width - 1, height - 1, 1], [0, height - 1, 1]], float).T
+    moved = np.linalg.inv(plain) @ matrix @ corners
+    return np.asarray((moved[:2] / moved[2] - corners[:2]).T)
+
+
+def solve(
+    visible: Array, infrared: Array, *, model: Model = "affine", max_shift: float = 0.08
+) -> tuple[Array, float, float, float]:
+    """The best transform, believable or not: (matrix, score of plain resizing, score of matrix, contrast)."""
+    if model not in MODELS:
+        raise ValueError(f"model must be one of {', '.join(MODELS)}, got {model!r}")
+    if not 0 < max_shift <= 0.25:
+        raise ValueError(f"max_shift must be in (0, 0.25], a part of the width, got {max_shift:g}")
+    for name, image in (("visible", visible), ("infrared", infrared)):
+        if image.ndim != 2 or min(image.shape) < 32:
+            raise ValueError(f"{name} must be (H,W) with at least 32 pixels a side to be registered, got {image.shape}")
+        if not np.isfinite(image).all():
+            raise ValueError(f"{name} must be finite to be registered, got NaN or infinite pixels; replace them first")
+    size = _size(visible)
+    shrink = min(1.0, math.sqrt(MAX_PIXELS / (size[0] * size[1])))
+    work = (max(32, round(size[0] * shrink)), max(32, round(size[1] * shrink)))
+    frames = [_resize(np.asarray(image, np.float32), work) for image in (visible, infrared)]
+    matrix, here = np.eye(3), None
+    for step in (4, 2, 1):
+        level = (work[0] // step, work[1] // step)
+        if step > 1 and min(level) < 32:
+            continue
+        a, b = (_resize(frame, level) for frame in frames)
+        field_a, field_b = _field(a), _field(b)
+        if here is None:
+            matrix = _search(field_a, b, model, max_shift)
+        else:
+            matrix = plain_matrix(here, level) @ matrix @ plain_matrix(level, here)
+        matrix, here = _refine(field_a, field_b, matrix, model), level
+    moved, inside = _move(field_b, matrix)
+    field_a *= inside
+    before, after = _score(field_a, field_b * inside), _score(field_a, moved)
+    contrast = _contrast(field_a, moved, after)
+    matrix = plain_matrix(work, _size(infrared)) @ matrix @ plain_matrix(size, work)
+    return matrix / matrix[2, 2], before, after, contrast
+
+
+def _size(image: Array) -> Size:
+    return int(image.shape[0]), int(image.shape[1])
+
+
+def _resize(image: Array, size: Size) -> Array:
+    import cv2
+
+    if _size(image) == size:
+        return image
+    finer = image.shape[0] >= size[0]
+    return np.asarray(cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if finer else cv2.INTER_LINEAR))
+
+
+def _field(image: Array) -> Array:
+    """(H,W) -> (H,W,2): the normalised gradient, angle doubled; 0 in a 2 % margin (black borders of rectified images)."""
+    import cv2
+
+    smooth = cv2.GaussianBlur(image, (0, 0), 1.0)
+    gx = cv2.Sobel(smooth, cv2.CV_32F, 1, 0, borderType=cv2.BORDER_REPLICATE)
+    gy = cv2.Sobel(smooth, cv2.CV_32F, 0, 1, borderType=cv2.BORDER_REPLICATE)
+    energy = gx * gx + gy * gy
+    floor = energy + max(float(energy.mean()), 1e-9)
+    field = cv2.GaussianBlur(np.dstack([(gx * gx - gy * gy) / floor, 2 * gx * gy / floor]), (0, 0), 1.0)
+    margin = max(2, round(0.02 * image.shape[1]))
+    inner = np.zeros_like(field)
+    inner[margin:-margin, margin:-margin] = field[margin:-margin, margin:-margin]
+    return inner
+
+
+def _score(a: Array, b: Array) -> float:
+    return float((a * b).sum()) / math.sqrt(float((a * a).sum()) * float((b * b).sum()) + 1e-12)
+
+
+def _move(field: Array, matrix: Array) -> tuple[Array, Array]:
+    """The field seen through the matrix, and (H,W,1) where it is inside the view (1) or not (0)."""
+    import cv2
+
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    moved = cv2.warpPerspective(field, matrix, field.shape[1::-1], flags=flags)
+    inside = cv2.warpPerspective(np.ones(field.shape[:2], np.float32), matrix, field.shape[1::-1], flags=flags) > 0.99
+    return moved * inside[..., None], inside[..., None].astype(np.float32)
+
+
+def _correlation(a: Array, b: Array, reach: int) -> Array:
+    """Re sum_p a(p) conj(b(p + d)) / (|a| |b|) for all shifts |dx|, |dy| <= reach: (2 reach + 1, 2 reach + 1)."""
+    import cv2
+
+    shape = [cv2.getOptimalDFTSize(n + reach) for n in a.shape[:2]]
+    fa, fb = (np.fft.fft2(x[..., 0] + 1j * x[..., 1], s=shape) for x in (a, b))
+    plane = np.fft.ifft2(np.conj(fa) * fb).real / math.sqrt(float((a * a).sum()) * float((b * b).sum()) + 1e-12)
+    return np.roll(plane, (reach, reach), axis=(0, 1))[: 2 * reach + 1, : 2 * reach + 1]
+
+
+def _contrast(a: Array, b: Array, score: float) -> float:
+    """How many standard deviations the score lies over those of other shifts of the same two fields."""
+    half = (max(32, a.shape[0] // 2), max(32, a.shape[1] // 2))
+    a, b = _resize(a, half), _resize(b, half)
+    reach = int(min(half) * 0.3)
+    plane = _correlation(a, b, reach)
+    y, x = np.ogrid[-reach : reach + 1, -reach : reach + 1]
+    others = plane[x * x + y * y > (0.04 * half[1]) ** 2]
+    return (_score(a, b) - float(others.mean())) / max(float(others.std()), 1e-6)
+
+
+def _centred(size: Size) -> Array:
+    """Maps pixels to coordinates with the origin in the centre and half the width as the unit."""
+    unit = size[1] / 2
+    return np.array([[1 / unit, 0, -(size[1] - 1) / 2 / unit], [0, 1 / unit, -(size[0] - 1) / 2 / unit], [0, 0, 1]])
+
+
+def _search(field_a: Array, b: Array, model: str, max_shift: float) -> Array:
+    """The best of all shifts, rotations of -3..3 degrees and scales of 0.94..1.06 (as the model allows)."""
+    import cv2
+
+    size = _size(b)
+    centred, reach = _centred(size), math.ceil(max_shift * size[1])
+    angles = (0,) if model == "translation" else range(-3, 4)
+    scales = np.arange(0.94, 1.061, 0.02) if model in ("affine", "homography") else (1.0,)
+    best, matrix = -2.0, np.eye(3)
+    for angle in angles:
+        for scale in scales:
+            c, s = scale * math.cos(math.radians(angle)), scale * math.sin(math.radians(angle))
+            turn = np.linalg.inv(centred) @ np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]]) @ centred
+            flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+            turned = cv2.warpPerspective(b, turn, size[::-1], flags=flags, borderMode=cv2.BORDER_REPLICATE)
+            plane = _correlation(field_a, _field(turned), reach)
+            y, x = divmod(int(plane.argmax()), 2 * reach + 1)
+            if plane[y, x] > best:
+                best = float(plane[y, x])
+                matrix = turn @ np.array([[1, 0, x - reach], [0, 1, y - reach], [0, 0, 1]])
+    return matrix
+
+
+def _refine(field_a: Array, field_b: Array, matrix: Array, model: str, num_steps: int = 12) -> Array:
+    """Gauss-Newton on sum |a / gain - b o W|^2 + prior; the gain makes its minimum the maximum of the score."""
+    import cv2
+
+    size = _size(field_a)
+    unit, centred, basis = size[1] / 2, _centred(size), _basis(model)
+    powers = np.arange(5, dtype=np.float32)
+    x = ((np.arange(size[1], dtype=np.float32) - (size[1] - 1) / 2) / unit)[:, None] ** powers
+    y = ((np.arange(size[0], dtype=np.float32) - (size[0] - 1) / 2) / unit)[:, None] ** powers
+    best, best_matrix = -2.0, matrix
+    for _ in range(num_steps):
+        moved, inside = _move(field_b, matrix)
+        a = field_a * inside
+        score = _score(a, moved)
+        if score > best:
+            best, best_matrix = score, matrix
+        elif score < best - 1e-3:
+            break
+        gain = max(float((a * moved).sum()) / (float((moved * moved).sum()) + 1e-9), 0.05)
+        error = a / gain - moved
+        gx = cv2.Sobel(moved, cv2.CV_32F, 1, 0, scale=1 / 8) * inside
+        gy = cv2.Sobel(moved, cv2.CV_32F, 0, 1, scale=1 / 8) * inside
+        # Sums over pixels of image x^i y^j: all the normal equations need, as u and v are polynomials.
+        pairs = ((gx, gx), (gx, gy), (gy, gy), (gx, error), (gy, error))
+        xx, xy, yy, ex, ey = (y.T @ (p * q).sum(2) @ x for p, q in pairs)
+        normal = np.array(
+            [
+                [_sum(xx, u, s) + _sum(xy, u, t) + _sum(xy, v, s) + _sum(yy, v, t) for s, t in basis]
+                for u, v in basis
+            ]
+        )
+        right = np.array([_sum(ex, u, _ONE) + _sum(ey, v, _ONE) for u, v in basis])
+        variance = float((error * error).sum()) / max(float(inside.sum()), 1.0)
+        total = centred @ matrix @ np.linalg.inv(centred)
+        past = unit * _coefficients(total / total[2, 2], model)
+        prior = np.full(len(basis), CORRELATED_PX * variance / (PRIOR_STD * unit) ** 2)
+        prior[:2] = 0
+        step = np.linalg.solve(normal + np.diag(prior + 1e-6 * np.trace(normal) + 1e-9), right - prior * past) / unit
+        matrix = matrix @ np.linalg.inv(centred) @ _small_matrix(step, model) @ centred
+        matrix = matrix / matrix[2, 2]
+        largest = float(np.abs(step).sum()) * unit
+        if largest < 0.02 or largest > 0.5 * size[1]:
+            break
+    return best_matrix
+
+
+Polynomial = tuple[tuple[float, int, int], ...]  # terms (coefficient, power of x, power of y)
+_ONE: Polynomial = ((1.0, 0, 0),)
+
+
+def _basis(model: str) -> list[tuple[Polynomial, Polynomial]]:
+    """The displacement (u, v) in pixels is the sum of step_k times the k-th of these."""
+    x, y = ((1.0, 1, 0),), ((1.0, 0, 1),)
+    basis: list[tuple[Polynomial, Polynomial]] = [(_ONE, ()), ((), _ONE)]
+    if model == "euclidean":
+        basis += [(((-1.0, 0, 1),), x)]
+    elif model in ("affine", "homography"):
+        basis += [(x, ()), (y, ()), ((), x), ((), y)]
+    if model == "homography":
+        basis += [(((1.0, 2, 0),), ((1.0, 1, 1),)), (((1.0, 1, 1),), ((1.0, 0, 2),))]
+    return basis
+
+
+def _sum(moments: Array, p: Polynomial, q: Polynomial) -> float:
+    return float(sum(c * d * moments[j + n, i + m] for c, i, j in p for d, m, n in q))
+
+
+def _small_matrix(step: Array, model: str) -> Array:
+    """The centred (3,3) matrix of a small displacement."""
+    if model == "euclidean":
+        c, s = math.cos(step[2]), math.sin(step[2])
+        return np.array([[c, -s, step[0]], [s, c, step[1]], [0, 0, 1]])
+    x, y, a, b, c, d, p, q = np.r_[step, np.zeros(8 - len(step))]
+    return np.array([[1 + a, b, x], [c, 1 + d, y], [-p, -q, 1]])
+
+
+def _coefficients(matrix: Array, model: str) -> Array:
+    """The inverse of _small_matrix, to first order."""
+    m = matrix - np.eye(3)
+    if model == "euclidean":
+        return np.array([m[0, 2], m[1, 2], (m[1, 0] - m[0, 1]) / 2])
+    full = np.array([m[0, 2], m[1, 2], m[0, 0], m[0, 1], m[1, 0], m[1, 1], -m[2, 0], -m[2, 1]])
+    return full[: {"translation": 2, "affine": 6, "homography": 8}[model]]

@@ -1,0 +1,146 @@
+"""Restormer blocks: attention between channels instead of pixels, and a gated feed-forward of convolutions.
+
+With n = LayerNorm(x) over the channels of each pixel, and [q; k; v] = depthwise3x3(W n),
+
+    A   = softmax_j( tau <q_i, k_j> / (|q_i| |k_j|) )      within each head; sums and norms run over all pixels
+    x  <- x + P A v                                        multi-head transposed attention
+    x  <- x + O( GELU(g) * e ),  [g; e] = depthwise3x3(V LayerNorm(x))
+
+The pixels of an image meet only in the *moments*, the Gram matrix of the channels of q and k, which is a sum over
+pixels. Two things follow and are used here: A v is one matrix per image applied to every pixel, so that P A is a single
+1x1 convolution; and an image may be processed in stripes or tiles, exactly, by summing their moments first
+(`tectum.inference.tiling`). So every block comes in two halves, and its forward pass is one after the other:
+
+    v, moments = block.ask(x)               everything up to the sums
+    x          = block.answer(x, v, moments)
+
+All convolutions are without bias and zero-padded. Tensors are (B,C,H,W) in channels-last memory: a LayerNorm over
+channels is then a LayerNorm over the last axis, without a copy.
+
+Reference: Restormer: Efficient Transformer for High-Resolution Image Restoration, Zamir et al., CVPR 2022,
+https://arxiv.org/abs/2111.09881
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tectum.protocols import Window
+
+WHOLE: Window = (slice(None), slice(None))
+
+
+class RestormerBlock(nn.Module):
+    """Channel attention, then a gated feed-forward, each on a normalised copy and added back.
+
+    Args:
+        channels: C, a multiple of `heads`.
+        heads: groups of channels that attend to each other.
+        expansion: width of the feed-forward over C.
+
+    >>> RestormerBlock(16)(torch.zeros(2, 16, 5, 7)).shape
+    torch.Size([2, 16, 5, 7])
+    """
+
+    def __init__(self, channels: int, *, heads: int = 8, expansion: int = 2) -> None:
+        super().__init__()
+        self.norm1 = ChannelNorm(channels)
+        self.attn = ChannelAttention(channels, heads)
+        self.norm2 = ChannelNorm(channels)
+        self.ffn = GatedFeedForward(channels, expansion)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.answer(x, *self.ask(x))
+
+    def ask(self, x: Tensor, window: Window = WHOLE) -> tuple[Tensor, Tensor]:
+        """v (B,C,H,W) and the moments of q and k (B,2C,2C), summed over a window of x."""
+        return self.attn.ask(self.norm1(x), window)
+
+    def answer(self, x: Tensor, v: Tensor, moments: Tensor) -> Tensor:
+        """The block's result, given the moments of the whole image."""
+        x = x + self.attn.answer(v, moments)
+        return x + self.ffn(self.norm2(x))
+
+
+class ChannelNorm(nn.Module):
+    """LayerNorm over the channels of each pixel, biased variance, with scale and shift (C each)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x.permute(0, 2, 3, 1), self.weight.shape, self.weight, self.bias, 1e-5).permute(0, 3, 1, 2)
+
+
+class ChannelAttention(nn.Module):
+    """Multi-head attention between the channels of one image."""
+
+    def __init__(self, channels: int, heads: int = 8) -> None:
+        super().__init__()
+        self.channels = channels
+        self.temperature = nn.Parameter(torch.ones(heads, 1, 1))
+        self.qkv = conv1x1(channels, 3 * channels)
+        self.qkv_dwconv = depthwise3x3(3 * channels)
+        self.project_out = conv1x1(channels, channels)
+
+    def ask(self, n: Tensor, window: Window = WHOLE) -> tuple[Tensor, Tensor]:
+        z = self.qkv_dwconv(self.qkv(n))
+        return z[:, 2 * self.channels :], gram(z[:, : 2 * self.channels, *window])
+
+    def answer(self, v: Tensor, moments: Tensor) -> Tensor:
+        q, k = slice(None, self.channels), slice(self.channels, None)
+        return mix(v, attention_matrix(moments, q, k, self.temperature, self.project_out.weight))
+
+
+class GatedFeedForward(nn.Module):
+    """1x1 up, 3x3 depthwise, one half gates the other through a GELU, 1x1 down."""
+
+    def __init__(self, channels: int, expansion: int = 2) -> None:
+        super().__init__()
+        self.project_in = conv1x1(channels, 2 * expansion * channels)
+        self.dwconv = depthwise3x3(2 * expansion * channels)
+        self.project_out = conv1x1(expansion * channels, channels)
+
+    def forward(self, n: Tensor) -> Tensor:
+        gate, value = self.dwconv(self.project_in(n)).chunk(2, dim=1)
+        out: Tensor = self.project_out(F.gelu(gate) * value)
+        return out
+
+
+def gram(z: Tensor) -> Tensor:
+    """Gram matrix of the channels over all pixels, in float32 or better: (B,C,H,W) -> (B,C,C)."""
+    rows = z.permute(0, 2, 3, 1).flatten(1, 2).to(torch.promote_types(z.dtype, torch.float32))
+    return rows.transpose(1, 2) @ rows
+
+
+def attention_matrix(moments: Tensor, q: slice, k: slice, temperature: Tensor, project: Tensor) -> Tensor:
+    """P A (B,D,C), from the Gram matrix that holds <q,k>, <q,q> and <k,k>, and the 1x1 projection P (D,C,1,1)."""
+    heads = len(temperature)
+    norm_q = moments[:, q, q].diagonal(dim1=1, dim2=2).clamp_min(1e-24).sqrt()
+    norm_k = moments[:, k, k].diagonal(dim1=1, dim2=2).clamp_min(1e-24).sqrt()
+    cosine = moments[:, q, k] / (norm_q[:, :, None] * norm_k[:, None, :])
+    blocks = cosine.unflatten(2, (heads, -1)).unflatten(1, (heads, -1)).diagonal(dim1=1, dim2=3).permute(0, 3, 1, 2)
+    attention = (blocks * temperature).softmax(-1).to(project.dtype)
+    columns = project[:, :, 0, 0].unflatten(1, (heads, -1))
+    return torch.einsum("dhi,bhij->bdhj", columns, attention).flatten(2)
+
+
+def mix(v: Tensor, matrix: Tensor) -> Tensor:
+    """One 1x1 convolution per image: (B,C,H,W), (B,D,C) -> (B,D,H,W)."""
+    batch, _, height, width = v.shape
+    out = v.permute(0, 2, 3, 1).flatten(1, 2) @ matrix.transpose(1, 2)
+    return out.unflatten(1, (height, width)).permute(0, 3, 1, 2)
+
+
+def conv1x1(channels_in: int, channels_out: int) -> nn.Conv2d:
+    return nn.Conv2d(channels_in, channels_out, 1, bias=False)
+
+
+def conv3x3(channels_in: int, channels_out: int) -> nn.Conv2d:
+    return nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False)
+
+
+def depthwise3x3(channels: int) -> nn.Conv2d:
+    return nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)

@@ -1,0 +1,72 @@
+"""The one container that travels from a dataset to the engine."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Registered images of one scene, checked once when they meet.
+
+    Args:
+        a: the colour-bearing modality's luminance (visible), (B,1,H,W), floating, in [0,1].
+        b: the other modality (infrared), same shape, dtype and device.
+        target: what a task wants to see there (a mask, boxes, ...), or None.
+        name: one name per image, or none.
+
+    Raises:
+        ValueError: the shapes, types or devices do not fit each other.
+
+    >>> Pair(torch.zeros(1, 1, 4, 4), torch.ones(1, 1, 4, 4)).swap().a.mean().item()
+    1.0
+    """
+
+    a: Tensor
+    b: Tensor
+    target: Any = None
+    name: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        shapes = f"{tuple(self.a.shape)} and {tuple(self.b.shape)}"
+        if self.a.shape != self.b.shape:
+            raise ValueError(
+                f"a and b must share one shape, got {shapes}; register or resize them first (--resize, --align)"
+            )
+        if self.a.dim() != 4 or self.a.shape[1] != 1:
+            raise ValueError(f"a and b must be luminances (B,1,H,W), got {shapes}; see tectum.color.rgb_to_ycbcr")
+        if not self.a.is_floating_point() or self.a.dtype != self.b.dtype or self.a.device != self.b.device:
+            raise ValueError(
+                f"a and b must be floating point in [0,1], of one dtype and on one device, got {self.a.dtype} on "
+                f"{self.a.device} and {self.b.dtype} on {self.b.device}; convert them first"
+            )
+        if self.name and len(self.name) != len(self.a):
+            raise ValueError(f"a pair needs one name per image, got {len(self.name)} for {len(self.a)}")
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Pair":
+        """The same operation on both images; the target stays."""
+        return replace(self, a=function(self.a), b=function(self.b))
+
+    def swap(self) -> "Pair":
+        """Both images exchanged, the rest as it is."""
+        return replace(self, a=self.b, b=self.a)
+
+    def to(self, device: str | torch.device) -> "Pair":
+        """Images, and a target that is a tensor, on `device`."""
+        target = self.target.to(device) if isinstance(self.target, Tensor) else self.target
+        return replace(self, a=self.a.to(device), b=self.b.to(device), target=target)
+
+    @staticmethod
+    def collate(pairs: Sequence["Pair"]) -> "Pair":
+        """One batch of several; targets are stacked when they are tensors and listed otherwise."""
+        targets = [pair.target for pair in pairs]
+        target: Any = targets
+        if all(t is None for t in targets):
+            target = None
+        elif all(isinstance(t, Tensor) for t in targets):
+            target = torch.cat(targets)
+        names = tuple(name for pair in pairs for name in pair.name)
+        return Pair(torch.cat([p.a for p in pairs]), torch.cat([p.b for p in pairs]), target, names)

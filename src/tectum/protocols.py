@@ -1,0 +1,121 @@
+"""The four nouns of tectum, what connects them, and how a name finds its class.
+
+    fuser(a, b)            -> fused          images (B,1,H,W) in [0,1]
+    objective(fused, a, b) -> {term: scalar} the loss is the sum of the terms
+    task.loss(fused, target) -> scalar       the network that will look at the picture
+    metric(fused, a, b)    -> (B,)           a report
+
+`a` is the colour-bearing modality (visible), `b` the other (infrared). A `System` is a fuser with its objective.
+"""
+
+import difflib
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+from torch import Tensor, nn
+
+T = TypeVar("T")
+
+
+@runtime_checkable
+class Fuser(Protocol):
+    """Turns a registered pair into one image: (B,1,H,W), (B,1,H,W) -> (B,1,H,W), all in [0,1], any H and W."""
+
+    def __call__(self, a: Tensor, b: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """Says how good a fused image is, without labels: scalars by name, lower is better, their sum is the loss.
+
+    An objective with parameters is *learned*; the meta phase of the engine trains it.
+    """
+
+    def __call__(self, fused: Tensor, a: Tensor, b: Tensor) -> dict[str, Tensor]: ...
+
+
+@runtime_checkable
+class Task(Protocol):
+    """What the fused image is for: a network with its loss and its score."""
+
+    def loss(self, fused: Tensor, target: Any) -> Tensor: ...
+
+    def predict(self, fused: Tensor) -> Any: ...
+
+
+@runtime_checkable
+class Metric(Protocol):
+    """One number per image: (B,1,H,W) x 3 -> (B,)."""
+
+    def __call__(self, fused: Tensor, a: Tensor, b: Tensor) -> Tensor: ...
+
+
+State = tuple[Tensor, ...]
+Window = tuple[slice, slice]
+"""Rows and columns of an image."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A piece of a fuser between two places where all pixels of an image meet.
+
+    A fuser that has `stages()` can be run in stripes or tiles with exactly the whole image's result: what the pixels
+    tell each other must be a sum over them.
+
+    Args:
+        run: (state, moments, window) -> (state, moments). The moments given are those the previous stage returned,
+            summed over the whole image; those returned are summed over the window. The first stage is given the state
+            (a, b) and no moments, the last returns the state (fused,) and none.
+        halo: how many pixels around a window must be given for the result to be right inside it.
+    """
+
+    run: Callable[[State, State, Window], tuple[State, State]]
+    halo: int
+
+
+@dataclass(frozen=True)
+class System:
+    """A fuser and the objective it is trained with, both as constructors; `weights` names the packaged default."""
+
+    fuser: Callable[..., nn.Module]
+    objective: Callable[..., nn.Module] | None = None
+    weights: str | None = None
+
+
+def resolve(table: Mapping[str, T], name: str, *, kind: str) -> T:
+    """Find `name` in a registry, or import it when it reads `package.module:Attr`.
+
+    Args:
+        table: the registry, a plain dict.
+        name: a key of the table, or `package.module:Attr` from the user's own code.
+        kind: what the table holds, for the message ("system", "dataset", ...).
+
+    Raises:
+        ValueError: the name is unknown; the message offers the closest one.
+
+    >>> resolve({"tdfusion": 1}, "tdfusion", kind="system")
+    1
+    """
+    if name in table:
+        return table[name]
+    if ":" in name:
+        module, _, attribute = name.partition(":")
+        try:
+            found: T = getattr(importlib.import_module(module), attribute)
+        except (ImportError, AttributeError) as error:
+            raise ValueError(f"{kind} '{name}' must be importable as module:attribute, but {error}") from error
+        return found
+    raise ValueError(unknown(name, table, kind=kind))
+
+
+def unknown(name: str, known: Mapping[str, object], *, kind: str) -> str:
+    """One sentence for a misspelt name.
+
+    >>> unknown("tdfuson", {"tdfusion": 1, "average": 2}, kind="system")
+    "unknown system 'tdfuson'; did you mean 'tdfusion'? available: average, tdfusion"
+    """
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f" did you mean '{close[0]}'?" if close else ""
+    return f"unknown {kind} '{name}';{hint} available: {', '.join(sorted(known))}"

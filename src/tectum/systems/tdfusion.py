@@ -1,0 +1,227 @@
+"""TDFusion: a small Restormer that fuses, and a second one that writes the loss it is trained with.
+
+The fuser F encodes each source by two Restormer blocks, lets each stream ask the other what matters (crossed channel
+attention, common gates) and decodes the sum (59,856 parameters):
+
+    x_k = E_k(conv(k))                    k in {visible, infrared}
+    x   = M(x_infrared, x_visible)        adaptive fusion module
+    f   = sigmoid(conv(LeakyReLU(conv(D(x)))))
+
+The loss generator G looks at the sources alone and returns, for every pixel, how much of each the fused image should
+keep (44,529 parameters): w_visible + w_infrared = 1.
+
+    L(f) = mean[ w_a (f - a)^2 + w_b (f - b)^2 ] + alpha * mean|grad f - grad*|
+
+where grad* is, for each axis, the source gradient of larger magnitude. G is trained so that a task likes the image F
+makes of it (`tectum.engine`); with w = 1/2 everywhere the loss is fixed, and is the control the learned one must beat.
+
+Any H and W; nothing is resampled. Inputs and output (B,1,H,W) in [0,1].
+
+Reference: Task-driven Image Fusion with Learnable Fusion Loss, Bai et al., CVPR 2025, https://arxiv.org/abs/2412.03240;
+the fuser is that of ReFusion, Bai et al., IJCV 2024, https://arxiv.org/abs/2312.07943
+
+Differs from the release:
+    - inputs are (visible, infrared); the released network takes infrared first
+    - the loss weights w as the paper does; the release squares them (`power=2`, `variant="published"`), which moves the
+      optimum from w_a a + w_b b to (w_a^2 a + w_b^2 b) / (w_a^2 + w_b^2)
+    - no min-max stretch of the result, and no second set of weights for the meta step
+"""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tectum.losses import gradient_loss, weighted_intensity_loss
+from tectum.nn.attention import WHOLE, RestormerBlock, attention_matrix, conv1x1, conv3x3, depthwise3x3, gram, mix
+from tectum.protocols import Stage, State, Window
+
+
+class TDFusion(nn.Module):
+    """The fusion network F: (B,1,H,W), (B,1,H,W) -> (B,1,H,W), all in [0,1].
+
+    >>> TDFusion()(torch.zeros(1, 1, 5, 7), torch.zeros(1, 1, 5, 7)).shape
+    torch.Size([1, 1, 5, 7])
+    """
+
+    def __init__(self, channels: int = 16) -> None:
+        super().__init__()
+        self.embed_infrared, self.embed_visible = conv3x3(1, channels), conv3x3(1, channels)
+        self.encoder_infrared = nn.Sequential(RestormerBlock(channels), RestormerBlock(channels))
+        self.encoder_visible = nn.Sequential(RestormerBlock(channels), RestormerBlock(channels))
+        self.fusion = AdaptiveFusion(channels)
+        self.decoder = nn.Sequential(RestormerBlock(2 * channels), RestormerBlock(2 * channels))
+        self.output_hidden, self.output = conv3x3(2 * channels, channels), conv3x3(channels, 1)
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        visible, infrared = a, b
+        x1 = self.encoder_infrared(channels_last(self.embed_infrared(infrared)))
+        x2 = self.encoder_visible(channels_last(self.embed_visible(visible)))
+        return self.reconstruct(self.decoder(self.fusion(x1, x2)))
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        return torch.sigmoid(self.output(F.leaky_relu(self.output_hidden(x), 0.01)))
+
+    def stages(self) -> list[Stage]:
+        """The same network cut where pixels meet, for the exact schedules of `tectum.inference.tiling`."""
+        encoders = list(zip(self.encoder_infrared, self.encoder_visible, strict=True))
+
+        def embed(state: State, _: State, window: Window) -> tuple[State, State]:
+            visible, infrared = state
+            x1, x2 = channels_last(self.embed_infrared(infrared)), channels_last(self.embed_visible(visible))
+            return ask(encoders[0], (x1, x2), window)
+
+        def encode(state: State, moments: State, window: Window) -> tuple[State, State]:
+            return ask(encoders[1], answer(encoders[0], state, moments), window)
+
+        def fuse(state: State, moments: State, window: Window) -> tuple[State, State]:
+            x1, x2 = answer(encoders[1], state, moments)
+            v1, v2, sums = self.fusion.ask(x1, x2, window)
+            return (x1, x2, v1, v2), (sums,)
+
+        def decode1(state: State, moments: State, window: Window) -> tuple[State, State]:
+            return ask((self.decoder[0],), (self.fusion.answer(*state, *moments),), window)
+
+        def decode2(state: State, moments: State, window: Window) -> tuple[State, State]:
+            return ask((self.decoder[1],), answer((self.decoder[0],), state, moments), window)
+
+        def output(state: State, moments: State, _: Window) -> tuple[State, State]:
+            return (self.reconstruct(*answer((self.decoder[1],), state, moments)),), ()
+
+        halos = {embed: 2, encode: 2, fuse: 2, decode1: 2, decode2: 2, output: 3}
+        return [Stage(run, halo) for run, halo in halos.items()]
+
+
+def ask(blocks: tuple[nn.Module, ...], xs: State, window: Window) -> tuple[State, State]:
+    """State (x_1, .., x_n, v_1, .., v_n) and the moments, of blocks side by side."""
+    vs, moments = zip(*(block.ask(x, window) for block, x in zip(blocks, xs, strict=True)), strict=True)
+    return (*xs, *vs), moments
+
+
+def answer(blocks: tuple[nn.Module, ...], state: State, moments: State) -> State:
+    xs, vs = state[: len(blocks)], state[len(blocks) :]
+    return tuple(block.answer(x, v, m) for block, x, v, m in zip(blocks, xs, vs, moments, strict=True))
+
+
+class AdaptiveFusion(nn.Module):
+    """Joins two streams: each is asked by the other which of its channels matter, then both share one set of gates.
+
+        x_k <- x_k + P_k A_k v_k,   A_1 from queries q_2 and keys k_1, A_2 from q_1 and k_2
+        s    = [x_1; x_2],  [g_1; g_2] = depthwise(G s),  e_k = depthwise(V_k x_k)
+        out  = s + sum_k O_k( GELU(g_k) * e_k )
+
+    (B,C,H,W) twice -> (B,2C,H,W); stream 1 is the infrared one. In halves like a Restormer block.
+    """
+
+    def __init__(self, channels: int, *, heads: int = 8) -> None:
+        super().__init__()
+        self.channels = channels
+        self.infrared, self.visible = FusionStream(channels, heads), FusionStream(channels, heads)
+        self.gates, self.gates_dwconv = conv1x1(2 * channels, 8 * channels), depthwise3x3(8 * channels)
+
+    def forward(self, x1: Tensor, x2: Tensor) -> Tensor:
+        return self.answer(x1, x2, *self.ask(x1, x2))
+
+    def ask(self, x1: Tensor, x2: Tensor, window: Window = WHOLE) -> tuple[Tensor, Tensor, Tensor]:
+        """v_1, v_2, and the Gram matrix of [q_1; k_1; q_2; k_2] over a window (B,4C,4C)."""
+        c = 2 * self.channels
+        z1 = self.infrared.qkv_dwconv(self.infrared.qkv(x1))
+        z2 = self.visible.qkv_dwconv(self.visible.qkv(x2))
+        return z1[:, c:], z2[:, c:], gram(torch.cat([z1[:, :c, *window], z2[:, :c, *window]], dim=1))
+
+    def answer(self, x1: Tensor, x2: Tensor, v1: Tensor, v2: Tensor, moments: Tensor) -> Tensor:
+        q1, k1, q2, k2 = (slice(i * self.channels, (i + 1) * self.channels) for i in range(4))
+        x1 = x1 + self.infrared.attend(v1, moments, q2, k1)
+        x2 = x2 + self.visible.attend(v2, moments, q1, k2)
+        both = torch.cat([x1, x2], dim=1)
+        gate1, gate2 = self.gates_dwconv(self.gates(both)).chunk(2, dim=1)
+        return both + self.infrared.gated(gate1, x1) + self.visible.gated(gate2, x2)
+
+
+class FusionStream(nn.Module):
+    """What the adaptive fusion module holds for one of its two streams."""
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__()
+        self.temperature = nn.Parameter(torch.ones(heads, 1, 1))
+        self.qkv, self.qkv_dwconv = conv1x1(channels, 3 * channels), depthwise3x3(3 * channels)
+        self.project_mid = conv1x1(channels, channels)
+        self.expand, self.expand_dwconv = conv1x1(channels, 4 * channels), depthwise3x3(4 * channels)
+        self.project_out = conv1x1(4 * channels, 2 * channels)
+
+    def attend(self, v: Tensor, moments: Tensor, query: slice, key: slice) -> Tensor:
+        return mix(v, attention_matrix(moments, query, key, self.temperature, self.project_mid.weight))
+
+    def gated(self, gate: Tensor, x: Tensor) -> Tensor:
+        out: Tensor = self.project_out(F.gelu(gate) * self.expand_dwconv(self.expand(x)))
+        return out
+
+
+class LossGenerator(nn.Module):
+    """The loss generation module G: (B,1,H,W), (B,1,H,W) -> (B,2,H,W), weights of a and b that sum to 1 per pixel.
+
+    >>> float(LossGenerator()(torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 4, 4)).sum(1).mean())
+    1.0
+    """
+
+    def __init__(self, channels: int = 16) -> None:
+        super().__init__()
+        self.embed_infrared, self.embed_visible = conv3x3(1, channels), conv3x3(1, channels)
+        self.encoder_infrared = nn.Sequential(RestormerBlock(channels), RestormerBlock(channels))
+        self.encoder_visible = nn.Sequential(RestormerBlock(channels), RestormerBlock(channels))
+        self.decoder = nn.Sequential(RestormerBlock(2 * channels), RestormerBlock(2 * channels))
+        self.output_hidden, self.output = conv3x3(2 * channels, channels), conv3x3(channels, 2)
+        self.activation = nn.PReLU(init=0.25)
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        visible, infrared = a, b
+        x1 = self.encoder_infrared(channels_last(self.embed_infrared(infrared)))
+        x2 = self.encoder_visible(channels_last(self.embed_visible(visible)))
+        x = self.decoder(torch.cat([x1, x2], dim=1))
+        return self.output(self.activation(self.output_hidden(x))).flip(1).softmax(1)
+
+
+class TDFusionLoss(nn.Module):
+    """The objective: intensities kept as weighted per pixel, and the stronger gradient of the two sources.
+
+    Args:
+        generator: a network (a, b) -> (B,2,H,W) of weights, e.g. `LossGenerator()`; None fixes them at 1/2.
+        alpha: weight of the gradient term.
+        variant: "repaired" weights by w as the paper's Eq. 2, with Sobel filters that do not see an edge at the
+            border; "published" squares w and pads with zeros as the released code.
+
+    >>> x = torch.rand(2, 1, 8, 8)
+    >>> {name: float(value) for name, value in TDFusionLoss()(x, x, x).items()}
+    {'intensity': 0.0, 'gradient': 0.0}
+    """
+
+    def __init__(
+        self,
+        generator: nn.Module | None = None,
+        *,
+        alpha: float = 1.0,
+        variant: Literal["repaired", "published"] = "repaired",
+    ) -> None:
+        super().__init__()
+        self.generator, self.alpha, self.variant = generator, alpha, variant
+
+    def weights(self, a: Tensor, b: Tensor) -> Tensor:
+        """w_a and w_b, (B,2,H,W)."""
+        if self.generator is None:
+            return torch.full_like(torch.cat([a, b], dim=1), 0.5)
+        w: Tensor = self.generator(a, b)
+        return w
+
+    def forward(self, fused: Tensor, a: Tensor, b: Tensor) -> dict[str, Tensor]:
+        published = self.variant == "published"
+        w = self.weights(a, b)
+        w = w.square() if published else w
+        return {
+            "intensity": weighted_intensity_loss(fused, a, b, w),
+            "gradient": self.alpha * gradient_loss(fused, a, b, padding="zeros" if published else "replicate"),
+        }
+
+
+def channels_last(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,200 @@
+"""Weights by name, from a file, and from a user's own copy of a published checkpoint.
+
+Packaged sets are safetensors files beside this module with a card each in `cards.json`: data, recipe, seconds, scores,
+SHA-256. They carry their own notice (`NOTICE`), apart from the licence of the code. A file that is not what its card
+says, or does not fit the network, is refused before anything of it is used; nothing is ever unpickled here except by
+`convert`, and there with PyTorch's `weights_only` reader.
+"""
+
+import hashlib
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from tectum.protocols import resolve, unknown
+from tectum.systems import SYSTEMS
+
+FOLDER = Path(str(resources.files("tectum.weights")))
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def load(
+    system: str = "tdfusion", weights: str | Path | None = None, *, device: str = "cpu", dtype: str = "float32"
+) -> nn.Module:
+    """A fuser, ready to use: in evaluation mode, on `device`, without gradients.
+
+    Args:
+        system: a name of `tectum.systems.SYSTEMS`, a packaged set of weights (`load("tdfusion-fixed-msrs")`), or
+            `package.module:Class` of the user's own.
+        weights: a packaged name or a `.safetensors` file; None takes the system's packaged default.
+        device: "cpu", "cuda", "cuda:1", "mps".
+        dtype: "float32" or "bfloat16".
+
+    Raises:
+        ValueError: an unknown name (the closest is offered), a file that does not hold this network.
+        FileNotFoundError: no such weight file.
+
+    >>> load("average")(torch.zeros(1, 1, 2, 2), torch.ones(1, 1, 2, 2)).mean().item()
+    0.5
+    """
+    if dtype not in DTYPES:
+        raise ValueError(unknown(dtype, DTYPES, kind="dtype"))
+    if weights is None and system in cards():
+        system, weights = cards()[system]["system"], system
+    entry = resolve(SYSTEMS, system, kind="system")
+    if isinstance(entry, type):  # a user's own class, by module:Class
+        fuser, default = entry(), None
+    else:
+        fuser, default = entry.fuser(), entry.weights
+    weights = default if weights is None else weights
+    if weights is not None:
+        path, card = find(weights)
+        if card is not None and card["system"] != system:
+            raise ValueError(f"weights '{weights}' are of system '{card['system']}', not '{system}'; take one of the two")
+        fill(fuser, read(path, card), path)
+    elif list(fuser.parameters()):
+        raise ValueError(f"system '{system}' has no packaged weights; name a .safetensors file with --weights")
+    return fuser.to(device=device, dtype=DTYPES[dtype]).eval().requires_grad_(False)
+
+
+def default_weights(system: str) -> str | None:
+    """Name of the packaged set a system uses when none is given."""
+    entry = resolve(SYSTEMS, system, kind="system")
+    return getattr(entry, "weights", None)
+
+
+def cards() -> dict[str, dict[str, Any]]:
+    """The cards of all packaged sets by name."""
+    found: dict[str, dict[str, Any]] = json.loads((FOLDER / "cards.json").read_text())
+    return found
+
+
+def find(weights: str | Path) -> tuple[Path, dict[str, Any] | None]:
+    """File and card (None for a user's own file) of a packaged name or a path."""
+    if str(weights) in cards():
+        card = cards()[str(weights)]
+        return FOLDER / str(card["file"]), card
+    path = Path(weights)
+    if path.suffix == ".safetensors" or path.exists():
+        if not path.is_file():
+            raise FileNotFoundError(f"weights must be a file, and {path} is none; check the path")
+        return path, None
+    raise ValueError(unknown(str(weights), cards(), kind="weights") + "; or give a .safetensors file")
+
+
+def read(path: Path, card: dict[str, Any] | None = None) -> dict[str, Tensor]:
+    """The tensors of a safetensors file; with a card, only if its SHA-256 is the card's."""
+    if path.suffix in (".pt", ".pth", ".ckpt"):
+        raise ValueError(f"{path} is a PyTorch checkpoint, not safetensors; convert it first: tectum weights convert {path}")
+    if card is not None and hashlib.sha256(path.read_bytes()).hexdigest() != card["sha256"]:
+        raise ValueError(f"{path.name} is not the file its card describes (SHA-256 differs); install tectum again")
+    try:
+        return load_file(path)
+    except (SafetensorError, ValueError, OSError) as error:
+        raise ValueError(f"{path} is not a readable safetensors file ({error}); train or download it again") from error
+
+
+def fill(fuser: nn.Module, state: dict[str, Tensor], path: Path) -> None:
+    """Load a state into a network, or say in one sentence why it is another network's."""
+    own = fuser.state_dict()
+    problems = [f"lacks {name}" for name in own.keys() - state.keys()]
+    problems += [f"has an unknown {name}" for name in state.keys() - own.keys()]
+    problems += [
+        f"{name} is {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
+        for name in own.keys() & state.keys()
+        if own[name].shape != state[name].shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
+        kind = type(fuser).__name__
+        raise ValueError(f"{path} does not hold weights of {kind}: it {min(problems)}{more}; choose the matching --system")
+    if not all(bool(x.isfinite().all()) for x in state.values()):
+        raise ValueError(f"{path} holds values that are not finite; take an earlier checkpoint")
+    fuser.load_state_dict(state)
+
+
+def save(state: dict[str, Tensor], path: Path) -> str:
+    """Write tensors as safetensors and return the file's SHA-256."""
+    save_file({name: x.detach().cpu().contiguous() for name, x in state.items()}, path)
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+TDFUSION_KEYS = {
+    "project_in_1": "embed_infrared",
+    "project_in_2": "embed_visible",
+    "encoder1": "encoder_infrared",
+    "encoder2": "encoder_visible",
+    "project_out_0": "output_hidden",
+    "project_out_1": "output",
+    "FM.project_E": "fusion.gates",
+    "FM.project_E_d": "fusion.gates_dwconv",
+} | {
+    f"FM.{published.format(i)}": f"fusion.{stream}.{ours}"
+    for i, stream in ((1, "infrared"), (2, "visible"))
+    for published, ours in (
+        ("temperature{}", "temperature"),
+        ("qkv{}", "qkv"),
+        ("qkv{}_dwconv", "qkv_dwconv"),
+        ("project_mid{}", "project_mid"),
+        ("project_E{}", "expand"),
+        ("project_E{}_d", "expand_dwconv"),
+        ("project_out{}", "project_out"),
+    )
+}
+"""Published module names -> ours. The published network's first input is the infrared image."""
+
+
+def from_published(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A published ReFusion/TDFusion state under our names.
+
+    Each published convolution is stored twice, as `X.weight` and `X.conv.weight`; the first is taken.
+    """
+    out: dict[str, Tensor] = {}
+    for name, value in state.items():
+        if name.endswith(".conv.weight") and name.removesuffix("conv.weight") + "weight" in state:
+            continue
+        name = name.removeprefix("module.").replace(".body.", ".")
+        prefix = max((p for p in TDFUSION_KEYS if name == p or name.startswith(p + ".")), key=len, default=None)
+        out[name if prefix is None else TDFUSION_KEYS[prefix] + name.removeprefix(prefix)] = value.float()
+    return out
+
+
+def convert(source: Path, target: Path) -> int:
+    """Turn a user's own copy of the authors' TDFusion/ReFusion checkpoint into a safetensors file for `tdfusion`.
+
+    Accepts .pth / .pt / .ckpt (read with `weights_only=True`, on the CPU) and .npz under the published key names; a
+    state dict may sit under one key of a dict. Returns the number of parameters written.
+
+    Raises:
+        ValueError: not a checkpoint, or of another network.
+    """
+    if not source.is_file():
+        raise FileNotFoundError(f"a checkpoint must be a file, and {source} is none; check the path")
+    if target.suffix != ".safetensors":
+        raise ValueError(f"converted weights are written as .safetensors, got {target.name}; rename the output")
+    if source.suffix == ".npz":
+        import numpy as np
+
+        with np.load(source) as arrays:
+            state = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+    else:
+        try:
+            state = torch.load(source, map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise ValueError(f"{source} is not a checkpoint PyTorch reads safely ({type(error).__name__})") from error
+    while isinstance(state, dict) and state and not any(isinstance(x, Tensor) for x in state.values()):
+        state = next((x for x in state.values() if isinstance(x, dict)), {})
+    if not isinstance(state, dict) or not state:
+        raise ValueError(f"{source} holds no state dict; give the checkpoint of the fusion network")
+    converted = from_published(state)
+    fuser = resolve(SYSTEMS, "tdfusion", kind="system").fuser()
+    fill(fuser, converted, source)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    save(converted, target)
+    return sum(x.numel() for x in converted.values())

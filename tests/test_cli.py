@@ -1,0 +1,251 @@
+"""The command line and the Python call: the same pixels, colour kept, flags that change a picture, light start-up."""
+
+import inspect
+import subprocess
+import sys
+import warnings
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import tectum
+from tectum import report
+from tectum.cli import VERBS, Fuse, main
+from tectum.color import rgb_to_ycbcr
+from tectum.inference.fuse import FuseOptions, FusePipeline, fuse
+from tectum.inference.image import picture_from_array, write_image
+
+HEIGHT, WIDTH = 20, 28
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """vi.png, smooth and coloured; ir.png, grey with a warm square."""
+    y, x = np.mgrid[0:HEIGHT, 0:WIDTH]
+    visible = np.stack((40 + 4 * x, 60 + 3 * y, 90 + x + y), axis=-1).astype(np.uint8)
+    infrared = np.full((HEIGHT, WIDTH), 30, np.uint8)
+    infrared[5:12, 8:15] = 220
+    write_image(tmp_path / "vi.png", visible)
+    write_image(tmp_path / "ir.png", infrared)
+    return tmp_path
+
+
+def run(
+    folder: Path, *flags: str, out: str = "out.png", visible: str = "vi.png", infrared: str = "ir.png"
+) -> np.ndarray:
+    paths = [str(folder / visible), str(folder / infrared), "-o", str(folder / out)]
+    assert main(["fuse", *paths, "--system", "average", "--overwrite", *flags]) == 0
+    return load(folder / out) if (folder / out).is_file() else np.empty(0)
+
+
+def load(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path))
+
+
+def split(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    y, chroma = rgb_to_ycbcr(torch.from_numpy(rgb / 255).permute(2, 0, 1).float())
+    return y[0].numpy(), chroma.numpy()
+
+
+# ---- the command -----------------------------------------------------------------------------------------------------
+
+
+def tectum_in_a_process(*argv: str) -> subprocess.CompletedProcess[str]:
+    code = "import sys; from tectum.cli import main; sys.exit(main())"
+    return subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True, check=False)
+
+
+def test_fuse_by_subprocess(folder: Path) -> None:
+    argv = [
+        str(folder / "vi.png"),
+        str(folder / "ir.png"),
+        "-o",
+        str(folder / "new" / "out.png"),
+        "--system",
+        "average",
+    ]
+    done = tectum_in_a_process("fuse", *argv)
+    assert (done.returncode, done.stderr) == (0, "") and done.stdout.strip() == argv[3]
+    assert load(folder / "new" / "out.png").shape == (HEIGHT, WIDTH, 3)
+    again = tectum_in_a_process("fuse", *argv)
+    assert again.returncode == 2 and again.stderr.startswith("tectum: ") and again.stderr.count("\n") == 1
+
+
+def test_help_names_every_verb_and_flag_and_imports_nothing_heavy(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == main([]) == 0
+    told = capsys.readouterr().out
+    assert all(told.count(f"\n  {name} ") == 2 for name in VERBS)
+    assert main(["fuse", "--help"]) == 0
+    told = capsys.readouterr().out
+    assert all("--" + field.name.replace("_", "-") in told for field in fields(Fuse)[2:])
+    assert "(default: None)" not in told and "(default: False)" not in told
+    code = (
+        "import sys; from tectum.cli import main\n"
+        "for argv in ['--help'], ['--version'], ['fuse', '--help'], ['fuse', 'no', 'no', '-o', 'no']: main(argv)\n"
+        "sys.exit(any(heavy in sys.modules for heavy in ('torch', 'cv2', 'numpy', 'PIL', 'tqdm')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f"tectum {tectum.__version__}" in done.stdout
+
+
+def test_the_flags_the_options_and_the_call_agree() -> None:
+    """Names and defaults are written down three times, for three readers; they must not drift apart."""
+    options = {field.name: field.default for field in fields(FuseOptions)}
+    flags = {field.name: field.default for field in fields(Fuse)}
+    call = {name: p.default for name, p in inspect.signature(fuse).parameters.items() if p.kind is p.KEYWORD_ONLY}
+    assert options.items() <= flags.items() and options.items() <= call.items()
+    assert {name: call[name] for name in ("output", "bits")} == {name: flags[name] for name in ("output", "bits")}
+    assert call.keys() == options.keys() | {"output", "bits"}
+    assert tectum.fuse is fuse
+
+
+# ---- one result, three ways ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("output", ["colour", "grey"])
+def test_python_and_command_line_give_the_same_pixels(folder: Path, output: str) -> None:
+    visible, infrared = load(folder / "vi.png"), load(folder / "ir.png")
+    expected = run(folder, "--output", output)
+    kinds = {
+        "paths": (folder / "vi.png", str(folder / "ir.png")),
+        "arrays": (visible, infrared),
+        "PIL": (Image.fromarray(visible), Image.fromarray(infrared)),
+    }
+    for kind, sources in kinds.items():
+        assert np.array_equal(fuse(*sources, system="average", output=output), expected), kind
+    (folder / "many_vi").mkdir(), (folder / "many_ir").mkdir()
+    (folder / "vi.png").rename(folder / "many_vi" / "a.png"), (folder / "ir.png").rename(folder / "many_ir" / "a.png")
+    run(folder, "--output", output, visible="many_vi", infrared="many_ir", out="many/")
+    assert np.array_equal(load(folder / "many" / "a.png"), expected)
+
+
+def test_tensors_come_back_as_tensors(folder: Path) -> None:
+    visible = torch.from_numpy(load(folder / "vi.png").copy()).permute(2, 0, 1) / 255
+    infrared = torch.from_numpy(load(folder / "ir.png").copy())[None] / 255
+    colour = fuse(visible, infrared, system="average")
+    assert isinstance(colour, torch.Tensor) and colour.shape == (3, HEIGHT, WIDTH) and colour.dtype == torch.float32
+    assert not colour.is_inference()  # it may go on into a computation with gradients
+    assert np.abs(colour.permute(1, 2, 0).numpy() * 255 - run(folder)).max() <= 0.5001
+    assert fuse(visible, infrared, system="average", output="grey").shape == (1, HEIGHT, WIDTH)
+    batch = fuse(torch.stack([visible, visible.flip(2)]), torch.stack([infrared, infrared.flip(2)]), system="average")
+    assert torch.equal(batch[0], colour) and torch.equal(batch[1].flip(2), colour)
+    with pytest.raises(ValueError, match="one batch"):
+        fuse(visible[None], torch.stack([infrared, infrared]), system="average")
+
+
+def test_one_pipeline_serves_many_pairs_and_a_fuser_of_ones_own() -> None:
+    class Infrared(torch.nn.Module):
+        def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+            return b
+
+    pipeline = FusePipeline(FuseOptions(system="average"), fuser=Infrared())
+    for value in (10, 200):
+        dark, warm = (picture_from_array(np.full((3, 5), v, np.uint8)) for v in (77, value))
+        assert (pipeline(dark, warm).array() == value).all()
+
+
+# ---- colour ----------------------------------------------------------------------------------------------------------
+
+
+def test_colour_is_kept(folder: Path) -> None:
+    y, chroma = split(run(folder))
+    source_y, source_chroma = split(load(folder / "vi.png"))
+    assert np.abs(chroma - source_chroma).max() < 2 / 255
+    assert np.abs(y - (source_y + load(folder / "ir.png") / 255) / 2).max() < 2 / 255
+
+
+def test_grey_sources_give_grey_and_colour_in_the_infrared_place_is_kept_with_a_warning(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(folder, visible="ir.png").shape == (HEIGHT, WIDTH)
+    capsys.readouterr()
+    straight, swapped = run(folder), run(folder, visible="ir.png", infrared="vi.png", out="swapped.png")
+    assert np.array_equal(straight, swapped)
+    assert "swapped?" in (told := capsys.readouterr().err) and told.count("\n") == 1
+    with pytest.warns(UserWarning, match=r"swapped\?"):
+        fuse(folder / "ir.png", folder / "vi.png", system="average")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fuse(folder / "vi.png", folder / "ir.png", system="average")
+
+
+def test_alpha_of_the_visible_is_kept_and_that_of_the_infrared_says_where_it_counts() -> None:
+    visible, infrared = np.full((4, 6, 4), 100, np.uint8), np.full((4, 6, 4), 200, np.uint8)
+    visible[..., 3], infrared[..., 3] = 255, 255
+    visible[0, :, 3], infrared[:, 0, 3] = 0, 0
+    fused = fuse(visible, infrared, system="average")
+    assert fused.shape == (4, 6, 4) and np.array_equal(fused[..., 3], visible[..., 3])
+    assert (fused[:, 0, :3] == 100).all() and (fused[:, 1:, :3] == 150).all()
+
+
+# ---- flags that change the picture -----------------------------------------------------------------------------------
+
+
+def test_both_outputs_report_and_bits(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    colour = run(folder, "--output", "both", "--report", "--bits", "16")
+    assert capsys.readouterr().out.split(", ")[1].endswith("out-grey.png")
+    grey = np.asarray(Image.open(folder / "out-grey.png"))
+    assert grey.dtype == np.uint16 and grey.max() > 255
+    assert colour.shape == (HEIGHT, WIDTH, 3)
+    assert load(folder / "out-report.png").ndim == 3
+    (folder / "there").mkdir()
+    run(folder, out="there")
+    assert (folder / "there" / "vi.png").exists()
+
+
+def test_stretch_reaches_black_and_white(folder: Path) -> None:
+    grey = run(folder, "--output", "grey", "--stretch", "minmax")
+    assert (grey.min(), grey.max()) == (0, 255)
+    assert run(folder, "--output", "grey").max() < 255
+
+
+def test_resize_brings_the_infrared_to_the_visible(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    half = load(folder / "ir.png")[::2, ::2]
+    write_image(folder / "half.png", half)
+    fused = run(folder, "--resize", "--output", "grey", infrared="half.png")
+    assert fused.shape == (HEIGHT, WIDTH)
+    assert np.abs(fused.astype(int) - run(folder, "--output", "grey")).mean() < 10
+    assert capsys.readouterr().err == ""
+    write_image(folder / "square.png", half[:, :10])
+    run(folder, "--resize", infrared="square.png")
+    assert "proportions" in capsys.readouterr().err
+
+
+def test_a_fixed_infrared_range_is_the_same_for_every_frame(folder: Path) -> None:
+    for name, offset in (("1.tif", 0), ("2.tif", 3000)):
+        write_image(folder / name, (load(folder / "ir.png") * np.uint16(16) + np.uint16(7000 + offset)))
+    black = np.zeros((HEIGHT, WIDTH), np.uint8)
+    first, second = (
+        np.asarray(fuse(black, folder / name, system="average", infrared_range="7000,15000", bits=16)).astype(float)
+        for name in ("1.tif", "2.tif")
+    )
+    assert np.allclose(second - first, 65535 * 3000 / 8000 / 2, atol=1.5)
+    first, second = (np.asarray(fuse(black, folder / name, system="average")) for name in ("1.tif", "2.tif"))
+    assert np.array_equal(first, second)  # percentiles of each image hide the offset
+
+
+# ---- report ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(480, 640), (1, 1), (8, 20000), (3000, 20)])
+def test_side_by_side_of_any_shape_fits_a_screen(shape: tuple[int, int]) -> None:
+    image = np.full(shape, 128, np.uint8)
+    sheet = report.side_by_side(image, image, image)
+    assert sheet.dtype == np.uint8 and max(sheet.shape) < 1800 and min(sheet.shape[:2]) > 60
+
+
+def test_side_by_side_shows_the_difference_at_its_scale() -> None:
+    visible, fused = np.zeros((200, 200), np.uint8), np.zeros((200, 200), np.uint16)
+    fused[:, 100:] = 65535 // 2 + 1
+    sheet = report.side_by_side(visible, visible, fused)
+    plain = report.side_by_side(visible, visible, fused, difference=False)
+    white, black = report.HEAT[-1], report.HEAT[0]
+    assert (sheet == white).all(-1).sum() > 10_000 < (sheet == black).all(-1).sum()
+    assert not (plain == white).all(-1).any()
+    with pytest.raises(ValueError, match="one size"):
+        report.side_by_side(visible, visible, fused[:100])
