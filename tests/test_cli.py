@@ -16,6 +16,8 @@ import tectum
 from tectum import report
 from tectum.cli import VERBS, Fuse, main
 from tectum.color import rgb_to_ycbcr
+from tectum.data.synthetic import render
+from tectum.inference.align import Rig
 from tectum.inference.fuse import FuseOptions, FusePipeline, fuse
 from tectum.inference.image import picture_from_array, write_image
 
@@ -227,6 +229,85 @@ def test_a_fixed_infrared_range_is_the_same_for_every_frame(folder: Path) -> Non
     assert np.allclose(second - first, 65535 * 3000 / 8000 / 2, atol=1.5)
     first, second = (np.asarray(fuse(black, folder / name, system="average")) for name in ("1.tif", "2.tif"))
     assert np.array_equal(first, second)  # percentiles of each image hide the offset
+
+
+# ---- registration ----------------------------------------------------------------------------------------------------
+
+SHIFT = (4, -6)  # rows and columns by which the infrared camera looks beside the visible one
+
+
+@pytest.fixture(scope="module")
+def beside(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders vi and ir of five street scenes, and ir16 with the same infrared as raw 16-bit values from 7000 on."""
+    folder = tmp_path_factory.mktemp("beside")
+    for name in ("vi", "ir", "ir16"):
+        (folder / name).mkdir()
+    for seed in range(5):
+        scene = render(seed, (192, 256), hour="day")
+        row, column = SHIFT
+        visible = (scene.visible.permute(1, 2, 0) * 255).round().byte().numpy()
+        infrared = (scene.infrared[0] * 255).round().byte().numpy()
+        infrared = infrared[16 + row : 176 + row, 16 + column : 240 + column]
+        write_image(folder / "vi" / f"{seed}.png", visible[16:176, 16:240])
+        write_image(folder / "ir" / f"{seed}.png", infrared)
+        write_image(folder / "ir16" / f"{seed}.png", infrared.astype(np.uint16) * np.uint16(8) + np.uint16(7000))
+    return folder
+
+
+def infrared_of(fused: np.ndarray, visible: np.ndarray) -> np.ndarray:
+    """The infrared luminance that was averaged with the visible one."""
+    return 2 * split(fused)[0] - split(visible)[0]
+
+
+def test_align_moves_the_infrared_into_the_visible_frame_and_keeps_the_visible_beside_it(beside: Path) -> None:
+    visible, infrared = load(beside / "vi" / "0.png"), load(beside / "ir" / "0.png") / 255
+    fused = fuse(visible, beside / "ir" / "0.png", system="average", align=True)
+    row, column = SHIFT
+    moved = infrared_of(fused, visible)[row + 10 : -10, 10 : column - 10]
+    assert np.abs(moved - infrared[10 : -row - 10, 10 - column : -10]).mean() < 0.02
+    assert np.abs(moved - infrared[row + 10 : -10, 10 : column - 10]).mean() > 0.03  # where it was before
+    assert np.abs(split(fused)[0] - split(visible)[0])[:2].max() < 2 / 255  # rows the infrared camera does not see
+
+
+def test_align_refuses_what_does_not_belong_together(beside: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(1)
+    write_image(beside / "noise.png", rng.integers(0, 256, (160, 224), dtype=np.uint8))
+    argv = [
+        str(beside / "vi" / "0.png"),
+        str(beside / "noise.png"),
+        "-o",
+        str(beside / "no.png"),
+        "--system",
+        "average",
+    ]
+    assert main(["fuse", *argv, "--align"]) == 2
+    assert "could not be registered" in capsys.readouterr().err
+    assert not (beside / "no.png").exists()
+
+
+def test_a_rig_found_by_subprocess_serves_every_frame_without_flicker(
+    beside: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rig = str(tmp_path / "rig.json")
+    found = tectum_in_a_process("align", str(beside / "vi"), str(beside / "ir16"), "-o", rig, "--model", "translation")
+    assert found.returncode == 0, found.stderr
+    assert "of 5 pairs agree" in found.stdout and "infrared range 7" in found.stdout
+    assert main(["align", str(beside / "vi"), str(beside / "ir16"), "-o", rig]) == 2
+    assert "exists already" in capsys.readouterr().err
+
+    folders = [str(beside / "vi"), str(beside / "ir16"), "-o", str(tmp_path / "out")]
+    assert main(["fuse", *folders, "--system", "average", "--rig", rig, "--quiet"]) == 0
+    (low, high), row, column = Rig.load(rig).infrared_range, *SHIFT
+    for name in ("0.png", "3.png"):
+        moved = infrared_of(load(tmp_path / "out" / name), load(beside / "vi" / name))
+        raw = np.asarray(Image.open(beside / "ir16" / name)).astype(float)
+        expected = np.clip((raw - low) / (high - low), 0, 1)[10 : -row - 10, 10 - column : -10]
+        assert np.abs(moved[row + 10 : -10, 10 : column - 10] - expected).mean() < 0.03
+
+    small = [str(beside / "vi" / "0.png"), str(beside / "noise.png"), "-o", str(tmp_path / "x.png"), "--rig", rig]
+    write_image(beside / "noise.png", np.zeros((16, 16), np.uint8))
+    assert main(["fuse", *small, "--system", "average"]) == 2
+    assert "size" in capsys.readouterr().err
 
 
 # ---- report ----------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
@@ -26,7 +26,7 @@ from tyro.conf import Positional, arg
 from tectum import __version__
 
 if TYPE_CHECKING:
-    from tectum.inference.folders import Matches
+    from tectum.inference.folders import Matches, PairFiles
     from tectum.inference.fuse import Fused, FuseOptions
     from tectum.inference.stream import Outcome
 
@@ -131,6 +131,8 @@ class Fuse:
                 f"give two files or two folders, got {self.visible} (a {'folder' if many[0] else 'file'}) and "
                 f"{self.infrared} (a {'folder' if many[1] else 'file'})"
             )
+        if many[0] and os.path.realpath(self.visible) == os.path.realpath(self.infrared):
+            raise ValueError(f"visible and infrared images are needed, got {self.visible} for both; name two folders")
         if self.threads is not None:
             import torch
 
@@ -219,8 +221,71 @@ class Align:
     out: Annotated[str, arg(aliases=["-o"], metavar="FILE")]
     """The rig file to write, e.g. rig.json."""
 
+    model: Literal["translation", "euclidean", "affine", "homography"] = "affine"
+    """What the transform may do; fewer freedoms are steadier."""
+
+    pairs: Annotated[int, arg(metavar="N")] = 30
+    """How many pairs to look at, spread evenly over the folders."""
+
+    max_shift: Annotated[float, arg(metavar="PART")] = 0.08
+    """How far the corners may lie from plain resizing, as a part of the image's width."""
+
+    infrared_range: Annotated[str, arg(metavar="RANGE")] = "auto"
+    """Which raw values of each frame count for the common range, as in `tectum fuse`."""
+
+    overwrite: Flag = False
+    """Replace a rig file that is already there."""
+
+    quiet: Flag = False
+    """No progress bar and no summary."""
+
     def run(self) -> int:
-        raise NotImplementedError
+        _check_place("visible", self.visible)
+        _check_place("infrared", self.infrared)
+        if self.pairs < 3:
+            raise ValueError(f"--pairs must be at least 3, got {self.pairs}")
+        if Path(self.out).exists() and not self.overwrite:
+            raise FileExistsError(f"{self.out} exists already; choose another name, or add --overwrite")
+        from dataclasses import replace
+
+        from tectum.inference import align, folders
+
+        matches = folders.match(self.visible, self.infrared)
+        num = min(self.pairs, len(matches.pairs))
+        chosen = [matches.pairs[i * len(matches.pairs) // num] for i in range(num)]
+        ranges: list[tuple[float, float]] = []
+        rig = align.fit_rig(self.frames(chosen, ranges), model=self.model, max_shift=self.max_shift)
+        if ranges:
+            rig = replace(rig, infrared_range=align.common_range(ranges))
+        Path(self.out).parent.mkdir(parents=True, exist_ok=True)
+        rig.save(self.out)
+        if not self.quiet:
+            plain = align.plain_matrix(rig.visible_size, rig.infrared_size)
+            shift = abs(align.corner_shifts(rig.matrix, plain, rig.visible_size)).max()
+            raw = rig.infrared_range
+            print(
+                f"{self.out}: {rig.num_pairs} of {num} pairs agree within {rig.spread_px:.1f} px (median); corners move "
+                f"by up to {shift:.1f} px; edges agree {rig.score_after:.2f}, before {rig.score_before:.2f} of 1"
+                + ("" if raw is None else f"; infrared range {raw[0]:g}..{raw[1]:g}")
+            )
+        return 0
+
+    def frames(self, chosen: "Sequence[PairFiles]", ranges: list[tuple[float, float]]) -> "Iterator[tuple[Any, Any]]":
+        """Luminance pairs (H,W), read one by one; the raw ranges of radiometric infrared frames go into `ranges`."""
+        from tqdm import tqdm
+
+        from tectum.inference.image import read_image
+
+        for pair in tqdm(chosen, unit="pair", disable=self.quiet or not sys.stderr.isatty()):
+            try:
+                visible = read_image(pair.visible)
+                infrared = read_image(pair.infrared, role="infrared", value_range=self.infrared_range)
+            except (ValueError, OSError) as error:
+                _say(f"passed over: {_sentence(error)}")
+                continue
+            if infrared.bits > 8 or self.infrared_range != "auto":
+                ranges.append(infrared.raw_range)
+            yield visible.y[0].numpy(), infrared.y[0].numpy()
 
 
 def report_picture(fused: "Fused") -> Any:
@@ -327,7 +392,7 @@ def parse(argv: Sequence[str]) -> Verb:
                 VERBS,
                 prog="tectum",
                 args=argv,
-                config=(tyro.conf.FlagCreatePairsOff,),
+                config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitSubcommandPrefixes),
             )
         return verb
     except SystemExit as end:
@@ -354,7 +419,9 @@ def _one_sentence(complaint: str, argv: Sequence[str]) -> str:
             )
     for pattern, sentence in (
         (r"Unrecognized options: (.*?) Perhaps you meant: (\S+).*", r"unknown option \1; did you mean \2?"),
+        (r"Unrecognized options: (\S+).* Available subcommands: (.*)", rf"{verb} has no '\1', only: \2"),
         (r"Unrecognized options: (.*)", r"unknown option \1"),
+        (r"Expected one of \{(.*)\}\.", rf"{verb} needs one of: \1"),
         (r"invalid choice (.*) for argument '(.*)'\. Expected one of \((.*)\)\.", r"\2 must be one of \3, got \1"),
         (r"Missing value for argument '(.*)'\..*", r"\1 needs a value"),
         (r"Error parsing (\S+): .*? from \[(.*?)\].*", r"\1 cannot be \2"),

@@ -1,4 +1,4 @@
-"""Terms that say how far a fused image is from its sources. Pure functions of (B,1,H,W) images in [0,1]; scalars out."""
+"""Terms that say how far a fused image is from its sources: (B,1,H,W) images in [0,1] -> scalars."""
 
 import torch
 from torch import Tensor

@@ -48,7 +48,7 @@ def side_by_side(
 
     >>> grey = np.full((48, 64), 90, np.uint8)
     >>> side_by_side(grey, grey, grey).shape
-    (332, 364, 3)
+    (318, 376, 3)
     """
     sizes = [image.shape[:2] for image in (visible, infrared, fused)]
     if len(set(sizes)) != 1 or len(labels) != 3:

@@ -37,7 +37,7 @@ class PairFolder(Dataset[Pair]):
         lost = [] if names is None else [name for name in names if name not in self.files]
         if lost or not self.files:
             what = f"pair {lost[0]} (and {len(lost) - 1} more)" if lost else "any pair of files with one stem"
-            raise FileNotFoundError(f"{root} must hold {what} in its visible and infrared folders; complete the data set")
+            raise FileNotFoundError(f"{root} must hold {what} in its visible and infrared folders; complete it")
         self.names = list(self.files)
         self.cache: dict[int, tuple[Tensor, Tensor]] = {}
 

@@ -11,7 +11,6 @@ needed to go on), `best.safetensors` (the fuser with the lowest validation loss)
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -25,7 +24,6 @@ from torch import Tensor, nn
 from tectum.data.transforms import centre_crop, random_crop
 from tectum.engine.memory import keep_memory
 from tectum.pair import Pair
-
 
 VALIDATION_PX = 256
 
@@ -78,7 +76,7 @@ def fit(
         fuser: any network (a, b) -> fused.
         objective: any module (fused, a, b) -> {term: scalar}.
         pairs: single pairs to crop from.
-        validation: single pairs whose middle 256x256 pixels the objective scores; the weights with the lowest loss are kept.
+        validation: single pairs; the objective scores their middle 256x256 pixels, the weights of the lowest loss stay.
         run: folder of the run; one that holds a checkpoint is continued.
         schedule: steps, rates, crops, seed.
         device: where to train.
@@ -221,6 +219,6 @@ def atomically(path: Path, write: Callable[[Path], object]) -> None:
     partial = path.with_name(path.name + ".partial")
     try:
         write(partial)
-        os.replace(partial, path)
+        partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

@@ -11,6 +11,7 @@ of its own. `FusePipeline` does this for pictures; the Python call `fuse`, singl
 
 import hashlib
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +28,9 @@ from tectum.inference.tiling import fuse_tensors
 Array = np.ndarray[Any, np.dtype[Any]]
 Source = str | Path | Array | Tensor | Image.Image
 Output = Literal["colour", "grey"]
+
+FEATHER = 0.02
+"""Over this part of the width the fused image gives way to the visible at the border of the infrared's view."""
 
 COLOURED = 2 / 255
 """Mean |chroma| above which a picture counts as a colour picture: JPEG leaves less in a grey one."""
@@ -170,7 +174,31 @@ class FusePipeline:
         return infrared, infrared.alpha
 
     def _warp(self, visible: Picture, infrared: Picture) -> tuple[Picture, Tensor | None]:
-        raise NotImplementedError
+        from tectum.inference import align
+
+        size = (visible.y.shape[1], visible.y.shape[2])
+        if self.rig is None:
+            found: align.Registration | align.Rig = align.register(visible.y[0].numpy(), infrared.y[0].numpy())
+        elif self.rig.visible_size == size:
+            found = self.rig
+        else:
+            raise ValueError(
+                f"the visible image must have the size of the rig, {_px(self.rig.visible_size)}, got {_px(size)}; fit "
+                "a rig to these cameras with `tectum align`"
+            )
+
+        def moved(x: Tensor) -> Tensor:
+            return torch.from_numpy(align.warp(found, x.permute(1, 2, 0).numpy())).permute(2, 0, 1).contiguous()
+
+        alpha = None if infrared.alpha is None else moved(infrared.alpha)
+        view = torch.from_numpy(align.valid_mask(found, feather_px=FEATHER * size[1]))[None]
+        warped = replace(
+            infrared,
+            y=moved(infrared.y),
+            chroma=None if infrared.chroma is None else moved(infrared.chroma),
+            alpha=alpha,
+        )
+        return warped, view if alpha is None else view * alpha
 
     def _fuse(self, visible: Tensor, infrared: Tensor) -> Tensor:
         a, b = visible[None].to(self.device), infrared[None].to(self.device)
@@ -322,7 +350,7 @@ def _resize(x: Tensor, size: torch.Size, low: float = 0.0) -> Tensor:
     return resized[0].clamp(low, low + 1)
 
 
-def _px(size: torch.Size) -> str:
+def _px(size: Sequence[int]) -> str:
     return f"{size[1]}x{size[0]}"
 
 

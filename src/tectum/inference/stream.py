@@ -8,14 +8,16 @@ At most `ahead` pairs wait on either side, so memory stays bounded however long 
 (Ctrl-C, a full disk), what was fused until then is written whole, and the same call goes on from there.
 """
 
+import signal
 import sys
+import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from tqdm import tqdm
 
@@ -80,22 +82,25 @@ def overlap(
             while writing:
                 settle()
         finally:
-            reader.shutdown(wait=False, cancel_futures=True)
-            _finish([*(future for _, future in reading), *(future for _, future in writing)])
+            with _deaf_to_ctrl_c():
+                reader.shutdown(wait=True, cancel_futures=True)
+                writer.shutdown(wait=True)
             for item, written in writing:
                 if written.exception() is None:
                     done(item, None)
 
 
-def _finish(futures: Sequence[Future[Any]]) -> None:
-    """Wait for the pairs in hand, a second Ctrl-C notwithstanding.
-
-    Not by joining the threads: an interrupted `Thread.join` takes a running thread for finished, and Python then ends
-    under its feet.
-    """
-    while not all(future.done() for future in futures):
-        with suppress(KeyboardInterrupt):
-            wait(futures)
+@contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    """Let a second Ctrl-C pass: an interrupted `Thread.join` takes a running thread for finished, and Python aborts."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before or signal.SIG_DFL)
 
 
 @dataclass

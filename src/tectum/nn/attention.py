@@ -6,8 +6,8 @@ With n = LayerNorm(x) over the channels of each pixel, and [q; k; v] = depthwise
     x  <- x + P A v                                        multi-head transposed attention
     x  <- x + O( GELU(g) * e ),  [g; e] = depthwise3x3(V LayerNorm(x))
 
-The pixels of an image meet only in the *moments*, the Gram matrix of the channels of q and k, which is a sum over
-pixels. Two things follow and are used here: A v is one matrix per image applied to every pixel, so that P A is a single
+The pixels of an image meet only in the *moments*, the products <q_i, k_j>, <q_i, q_i> and <k_j, k_j>, which are sums
+over pixels. Two things follow and are used here: A v is one matrix per image applied to every pixel, so that P A is a single
 1x1 convolution; and an image may be processed in stripes or tiles, exactly, by summing their moments first
 (`tectum.inference.tiling`). So every block comes in two halves, and its forward pass is one after the other:
 
@@ -53,7 +53,7 @@ class RestormerBlock(nn.Module):
         return self.answer(x, *self.ask(x))
 
     def ask(self, x: Tensor, window: Window = WHOLE) -> tuple[Tensor, Tensor]:
-        """v (B,C,H,W) and the moments of q and k (B,2C,2C), summed over a window of x."""
+        """v (B,C,H,W) and the moments of q and k (B,C+2,C), summed over a window of x."""
         return self.attn.ask(self.norm1(x), window)
 
     def answer(self, x: Tensor, v: Tensor, moments: Tensor) -> Tensor:
@@ -79,19 +79,17 @@ class ChannelAttention(nn.Module):
 
     def __init__(self, channels: int, heads: int = 8) -> None:
         super().__init__()
-        self.channels = channels
         self.temperature = nn.Parameter(torch.ones(heads, 1, 1))
         self.qkv = conv1x1(channels, 3 * channels)
         self.qkv_dwconv = depthwise3x3(3 * channels)
         self.project_out = conv1x1(channels, channels)
 
     def ask(self, n: Tensor, window: Window = WHOLE) -> tuple[Tensor, Tensor]:
-        z = self.qkv_dwconv(self.qkv(n))
-        return z[:, 2 * self.channels :], gram(z[:, : 2 * self.channels, *window])
+        q, k, v = self.qkv_dwconv(self.qkv(n)).chunk(3, dim=1)
+        return v, products(q[:, :, *window], k[:, :, *window])
 
     def answer(self, v: Tensor, moments: Tensor) -> Tensor:
-        q, k = slice(None, self.channels), slice(self.channels, None)
-        return mix(v, attention_matrix(moments, q, k, self.temperature, self.project_out.weight))
+        return mix(v, attention_matrix(moments, self.temperature, self.project_out.weight))
 
 
 class GatedFeedForward(nn.Module):
@@ -109,18 +107,20 @@ class GatedFeedForward(nn.Module):
         return out
 
 
-def gram(z: Tensor) -> Tensor:
-    """Gram matrix of the channels over all pixels, in float32 or better: (B,C,H,W) -> (B,C,C)."""
-    rows = z.permute(0, 2, 3, 1).flatten(1, 2).to(torch.promote_types(z.dtype, torch.float32))
-    return rows.transpose(1, 2) @ rows
+def products(q: Tensor, k: Tensor) -> Tensor:
+    """Moments of two images (B,C,H,W) over all their pixels, in float32 or better: (B,C+2,C).
+
+    Rows 0..C-1 are <q_i, k_j>, row C is <q_i, q_i>, row C+1 is <k_j, k_j>.
+    """
+    q, k = (x.permute(0, 2, 3, 1).flatten(1, 2).to(torch.promote_types(x.dtype, torch.float32)) for x in (q, k))
+    return torch.cat([q.transpose(1, 2) @ k, q.square().sum(1, keepdim=True), k.square().sum(1, keepdim=True)], dim=1)
 
 
-def attention_matrix(moments: Tensor, q: slice, k: slice, temperature: Tensor, project: Tensor) -> Tensor:
-    """P A (B,D,C), from the Gram matrix that holds <q,k>, <q,q> and <k,k>, and the 1x1 projection P (D,C,1,1)."""
+def attention_matrix(moments: Tensor, temperature: Tensor, project: Tensor) -> Tensor:
+    """P A (B,D,C), from the moments (B,C+2,C), a temperature per head and the 1x1 projection P (D,C,1,1)."""
     heads = len(temperature)
-    norm_q = moments[:, q, q].diagonal(dim1=1, dim2=2).clamp_min(1e-24).sqrt()
-    norm_k = moments[:, k, k].diagonal(dim1=1, dim2=2).clamp_min(1e-24).sqrt()
-    cosine = moments[:, q, k] / (norm_q[:, :, None] * norm_k[:, None, :])
+    norm_q, norm_k = moments[:, -2:].clamp_min(1e-24).sqrt().unbind(1)
+    cosine = moments[:, :-2] / (norm_q[:, :, None] * norm_k[:, None, :])
     blocks = cosine.unflatten(2, (heads, -1)).unflatten(1, (heads, -1)).diagonal(dim1=1, dim2=3).permute(0, 3, 1, 2)
     attention = (blocks * temperature).softmax(-1).to(project.dtype)
     columns = project[:, :, 0, 0].unflatten(1, (heads, -1))
@@ -129,7 +129,7 @@ def attention_matrix(moments: Tensor, q: slice, k: slice, temperature: Tensor, p
 
 def mix(v: Tensor, matrix: Tensor) -> Tensor:
     """One 1x1 convolution per image: (B,C,H,W), (B,D,C) -> (B,D,H,W)."""
-    batch, _, height, width = v.shape
+    height, width = v.shape[2:]
     out = v.permute(0, 2, 3, 1).flatten(1, 2) @ matrix.transpose(1, 2)
     return out.unflatten(1, (height, width)).permute(0, 3, 1, 2)
 

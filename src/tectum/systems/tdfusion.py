@@ -34,7 +34,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tectum.losses import gradient_loss, weighted_intensity_loss
-from tectum.nn.attention import WHOLE, RestormerBlock, attention_matrix, conv1x1, conv3x3, depthwise3x3, gram, mix
+from tectum.nn.attention import WHOLE, RestormerBlock, attention_matrix, conv1x1, conv3x3, depthwise3x3, mix, products
 from tectum.protocols import Stage, State, Window
 
 
@@ -77,8 +77,8 @@ class TDFusion(nn.Module):
 
         def fuse(state: State, moments: State, window: Window) -> tuple[State, State]:
             x1, x2 = answer(encoders[1], state, moments)
-            v1, v2, sums = self.fusion.ask(x1, x2, window)
-            return (x1, x2, v1, v2), (sums,)
+            v1, v2, *moments = self.fusion.ask(x1, x2, window)
+            return (x1, x2, v1, v2), tuple(moments)
 
         def decode1(state: State, moments: State, window: Window) -> tuple[State, State]:
             return ask((self.decoder[0],), (self.fusion.answer(*state, *moments),), window)
@@ -116,24 +116,22 @@ class AdaptiveFusion(nn.Module):
 
     def __init__(self, channels: int, *, heads: int = 8) -> None:
         super().__init__()
-        self.channels = channels
         self.infrared, self.visible = FusionStream(channels, heads), FusionStream(channels, heads)
         self.gates, self.gates_dwconv = conv1x1(2 * channels, 8 * channels), depthwise3x3(8 * channels)
 
     def forward(self, x1: Tensor, x2: Tensor) -> Tensor:
         return self.answer(x1, x2, *self.ask(x1, x2))
 
-    def ask(self, x1: Tensor, x2: Tensor, window: Window = WHOLE) -> tuple[Tensor, Tensor, Tensor]:
-        """v_1, v_2, and the Gram matrix of [q_1; k_1; q_2; k_2] over a window (B,4C,4C)."""
-        c = 2 * self.channels
-        z1 = self.infrared.qkv_dwconv(self.infrared.qkv(x1))
-        z2 = self.visible.qkv_dwconv(self.visible.qkv(x2))
-        return z1[:, c:], z2[:, c:], gram(torch.cat([z1[:, :c, *window], z2[:, :c, *window]], dim=1))
+    def ask(self, x1: Tensor, x2: Tensor, window: Window = WHOLE) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """v_1, v_2, and the moments of (q_2, k_1) and of (q_1, k_2) over a window, (B,C+2,C) each."""
+        q1, k1, v1 = self.infrared.qkv_dwconv(self.infrared.qkv(x1)).chunk(3, dim=1)
+        q2, k2, v2 = self.visible.qkv_dwconv(self.visible.qkv(x2)).chunk(3, dim=1)
+        q1, k1, q2, k2 = (z[:, :, *window] for z in (q1, k1, q2, k2))
+        return v1, v2, products(q2, k1), products(q1, k2)
 
-    def answer(self, x1: Tensor, x2: Tensor, v1: Tensor, v2: Tensor, moments: Tensor) -> Tensor:
-        q1, k1, q2, k2 = (slice(i * self.channels, (i + 1) * self.channels) for i in range(4))
-        x1 = x1 + self.infrared.attend(v1, moments, q2, k1)
-        x2 = x2 + self.visible.attend(v2, moments, q1, k2)
+    def answer(self, x1: Tensor, x2: Tensor, v1: Tensor, v2: Tensor, moments1: Tensor, moments2: Tensor) -> Tensor:
+        x1 = x1 + self.infrared.attend(v1, moments1)
+        x2 = x2 + self.visible.attend(v2, moments2)
         both = torch.cat([x1, x2], dim=1)
         gate1, gate2 = self.gates_dwconv(self.gates(both)).chunk(2, dim=1)
         return both + self.infrared.gated(gate1, x1) + self.visible.gated(gate2, x2)
@@ -150,8 +148,8 @@ class FusionStream(nn.Module):
         self.expand, self.expand_dwconv = conv1x1(channels, 4 * channels), depthwise3x3(4 * channels)
         self.project_out = conv1x1(4 * channels, 2 * channels)
 
-    def attend(self, v: Tensor, moments: Tensor, query: slice, key: slice) -> Tensor:
-        return mix(v, attention_matrix(moments, query, key, self.temperature, self.project_mid.weight))
+    def attend(self, v: Tensor, moments: Tensor) -> Tensor:
+        return mix(v, attention_matrix(moments, self.temperature, self.project_mid.weight))
 
     def gated(self, gate: Tensor, x: Tensor) -> Tensor:
         out: Tensor = self.project_out(F.gelu(gate) * self.expand_dwconv(self.expand(x)))

@@ -56,7 +56,9 @@ def load(
     if weights is not None:
         path, card = find(weights)
         if card is not None and card["system"] != system:
-            raise ValueError(f"weights '{weights}' are of system '{card['system']}', not '{system}'; take one of the two")
+            raise ValueError(
+                f"weights '{weights}' are of system '{card['system']}', not '{system}'; take one of the two"
+            )
         fill(fuser, read(path, card), path)
     elif list(fuser.parameters()):
         raise ValueError(f"system '{system}' has no packaged weights; name a .safetensors file with --weights")
@@ -91,7 +93,9 @@ def find(weights: str | Path) -> tuple[Path, dict[str, Any] | None]:
 def read(path: Path, card: dict[str, Any] | None = None) -> dict[str, Tensor]:
     """The tensors of a safetensors file; with a card, only if its SHA-256 is the card's."""
     if path.suffix in (".pt", ".pth", ".ckpt"):
-        raise ValueError(f"{path} is a PyTorch checkpoint, not safetensors; convert it first: tectum weights convert {path}")
+        raise ValueError(
+            f"{path} is a PyTorch checkpoint, not safetensors; convert it first: tectum weights convert {path}"
+        )
     if card is not None and hashlib.sha256(path.read_bytes()).hexdigest() != card["sha256"]:
         raise ValueError(f"{path.name} is not the file its card describes (SHA-256 differs); install tectum again")
     try:
@@ -113,7 +117,9 @@ def fill(fuser: nn.Module, state: dict[str, Tensor], path: Path) -> None:
     if problems:
         more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
         kind = type(fuser).__name__
-        raise ValueError(f"{path} does not hold weights of {kind}: it {min(problems)}{more}; choose the matching --system")
+        raise ValueError(
+            f"{path} does not hold weights of {kind}: it {min(problems)}{more}; choose the matching --system"
+        )
     if not all(bool(x.isfinite().all()) for x in state.values()):
         raise ValueError(f"{path} holds values that are not finite; take an earlier checkpoint")
     fuser.load_state_dict(state)

@@ -1,0 +1,131 @@
+"""`tectum train`: a recipe, data, and a run folder that can be stopped and continued at any moment."""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from tyro.conf import Positional, arg
+
+if TYPE_CHECKING:
+    from tectum.recipes import Recipe
+
+Optional = arg(help_behavior_hint="")
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a fuser by a recipe; the same command continues a run that was stopped.
+
+    RUN holds recipe.json, log.jsonl (a line per validation), samples/ (visible, infrared, fused), last.pt (all that is
+    needed to go on) and best.safetensors, which `tectum fuse --weights RUN/best.safetensors` takes.
+    """
+
+    recipe: Annotated[Positional[str], arg(metavar="RECIPE")]
+    """tdfusion-fixed-msrs, tdfusion-fixed (pairs of your own), tdfusion-fixed-street (synthetic, no data needed), or
+    the recipe.json of a run to repeat."""
+
+    out: Annotated[str, arg(aliases=["-o"], metavar="RUN")]
+    """Folder of the run."""
+
+    data: Annotated[str | None, arg(metavar="DIR", help_behavior_hint="")] = None
+    """Folder of pairs: vi and ir (or visible and infrared) inside, or in its train folder."""
+
+    steps: Annotated[int | None, Optional] = None
+    """Optimiser steps, in place of the recipe's."""
+
+    batch: Annotated[int | None, Optional] = None
+    """Crops per step, in place of the recipe's."""
+
+    crop_px: Annotated[int | None, Optional] = None
+    """Side of a crop, in place of the recipe's."""
+
+    lr: Annotated[float | None, Optional] = None
+    """Highest learning rate, in place of the recipe's."""
+
+    seed: Annotated[int | None, Optional] = None
+    """Seed of weights and crops, in place of the recipe's."""
+
+    device: str = "auto"
+    """auto takes CUDA, then MPS, then the CPU."""
+
+    threads: Annotated[int | None, Optional] = None
+    """Processor threads to use."""
+
+    quiet: Annotated[bool, arg(help_behavior_hint="")] = False
+    """No progress bar."""
+
+    def run(self) -> int:
+        import torch
+
+        from tectum import recipes
+        from tectum.engine.trainer import fit
+        from tectum.inference.fuse import find_device
+
+        recipe = self.chosen()
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        device = find_device(self.device)
+        fuser, objective, pairs, validation = recipes.build(recipe, None if self.data is None else Path(self.data))
+        run = Path(self.out)
+        run.mkdir(parents=True, exist_ok=True)
+        if not (run / "last.pt").exists():
+            recipes.save(recipe, run / "recipe.json")
+        with Progress(run, recipe.schedule.steps, quiet=self.quiet) as progress:
+            best = fit(
+                fuser, objective, pairs, validation, run=run, schedule=recipe.schedule, device=device, report=progress
+            )
+        print(f"{run / 'best.safetensors'}: validation loss {best['valid_loss']:.4f} at step {best['step']}")
+        return 0
+
+    def chosen(self) -> "Recipe":
+        """The recipe with the flags' replacements."""
+        from tectum import recipes
+        from tectum.protocols import resolve
+
+        if self.recipe.endswith(".json"):
+            if not Path(self.recipe).is_file():
+                raise FileNotFoundError(f"a recipe must be a file, and {self.recipe} is none; check the path")
+            recipe = recipes.read(Path(self.recipe))
+        else:
+            recipe = resolve(recipes.RECIPES, self.recipe, kind="recipe")()
+        changes = {name: getattr(self, name) for name in ("steps", "batch", "crop_px", "lr", "seed")}
+        changes = {name: value for name, value in changes.items() if value is not None}
+        for name, value in changes.items():
+            if value < 0 or (value == 0 and name != "seed"):
+                raise ValueError(f"--{name.replace('_', '-')} must be greater than 0, got {value}")
+        return replace(recipe, schedule=replace(recipe.schedule, **changes))
+
+
+class Progress:
+    """A bar with the loss of each step, and TensorBoard beside the log where it is installed."""
+
+    def __init__(self, run: Path, steps: int, *, quiet: bool) -> None:
+        from tqdm import tqdm
+
+        self.bar = tqdm(total=steps, unit="step", disable=quiet or None)
+        self.writer: Any = None
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.writer = SummaryWriter(str(run / "tensorboard"))
+        except ImportError:
+            pass
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()
+        if self.writer is not None:
+            self.writer.close()
+
+    def __call__(self, line: dict[str, Any]) -> None:
+        if "valid_loss" not in line:
+            self.bar.update(line["step"] - self.bar.n)
+            self.bar.set_postfix(loss=f"{line['loss']:.4f}", refresh=False)
+            return
+        self.bar.write(json.dumps(line))
+        if self.writer is not None:
+            for name, value in line.items():
+                self.writer.add_scalar(name, value, line["step"])

@@ -1,0 +1,81 @@
+"""What several test files share: a quiet machine, smooth images, weights away from their initial values, real data."""
+
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: spinning threads slow each other down
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+torch.set_num_threads(1)
+
+ROOT = Path(__file__).parents[1]
+
+
+def random_images(height: int, width: int, *, batch: int = 1, seed: int = 0, count: int = 2) -> tuple[Tensor, ...]:
+    """Images (batch,1,height,width) in [0,1] with structure at all scales and both ends of the range."""
+    generator = torch.Generator().manual_seed(seed)
+    found = []
+    for _ in range(count):
+        image = torch.zeros(batch, 1, height, width)
+        for step in (1, 4, 16):
+            coarse = torch.randn(batch, 1, -(-height // step), -(-width // step), generator=generator)
+            image += coarse.repeat_interleave(step, 2).repeat_interleave(step, 3)[:, :, :height, :width]
+        found.append((0.5 + 0.3 * image).clamp(0, 1))
+    return tuple(found)
+
+
+def perturb_weights(module: nn.Module, seed: int = 0) -> nn.Module:
+    """Random weights under which every part matters: no scale is 1, no shift 0, no temperature 1."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            if "temperature" in name:
+                parameter.copy_(1 + noise.abs() * 3)
+            elif "norm" in name and name.endswith("weight"):
+                parameter.copy_(1 + noise * 0.4)
+            elif parameter.dim() == 1:
+                parameter.copy_(noise * 0.4)
+            else:
+                parameter.copy_(noise / parameter[0].numel() ** 0.5)
+    return module.eval()
+
+
+@pytest.fixture(scope="session")
+def images() -> Callable[..., tuple[Tensor, ...]]:
+    return random_images
+
+
+@pytest.fixture(scope="session")
+def perturb() -> Callable[..., nn.Module]:
+    return perturb_weights
+
+
+@pytest.fixture(scope="session")
+def literal() -> ModuleType:
+    """benchmarks/literal.py: the same network, written as its description reads."""
+    path = ROOT / "benchmarks" / "literal.py"
+    spec = importlib.util.spec_from_file_location("literal", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def refusion() -> Path:
+    """The folder of published weights and outputs, beside the real data."""
+    if not os.environ.get("TECTUM_DATA"):
+        pytest.skip("TECTUM_DATA is not set: it names the folder of real data, with reference/refusion beside it")
+    folder = Path(os.environ["TECTUM_DATA"]).parent / "reference" / "refusion"
+    if not (folder / "ReFusion_IVIF.npz").is_file():
+        pytest.skip(f"the published weights and outputs are not in {folder}")
+    return folder

@@ -1,0 +1,390 @@
+"""Every system keeps one contract; TDFusion is besides the network and the loss that were published."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, jvp
+
+from tectum import weights
+from tectum.inference import tiling
+from tectum.inference.tiling import fuse_tensors
+from tectum.protocols import Fuser, Objective
+from tectum.systems import SYSTEMS
+from tectum.systems.tdfusion import LossGenerator, TDFusion, TDFusionLoss
+
+Images = Callable[..., tuple[Tensor, ...]]
+Perturb = Callable[..., nn.Module]
+EVERY = sorted(SYSTEMS)
+LEARNABLE = [name for name in EVERY if SYSTEMS[name].objective is not None]
+
+
+@pytest.fixture(params=EVERY)
+def fuser(request: pytest.FixtureRequest, perturb: Perturb) -> nn.Module:
+    return perturb(SYSTEMS[request.param].fuser())
+
+
+# ---- the contract ----------------------------------------------------------------------------------------------------
+
+
+def test_a_fuser_is_a_fuser(fuser: nn.Module, images: Images) -> None:
+    assert isinstance(fuser, Fuser)
+    a, b = images(9, 7, batch=2)
+    fused = fuser(a, b)
+    assert (fused.shape, fused.dtype, fused.requires_grad) == (a.shape, a.dtype, any(True for _ in fuser.parameters()))
+
+
+def test_sources_are_left_alone_and_both_matter(fuser: nn.Module, images: Images) -> None:
+    a, b = images(12, 12)
+    before = a.clone(), b.clone()
+    fused = fuser(a, b)
+    assert torch.equal(a, before[0]) and torch.equal(b, before[1])
+    assert (fuser(1 - a, b) - fused).abs().max() > 1e-3
+    assert (fuser(a, 1 - b) - fused).abs().max() > 1e-3
+
+
+def test_the_same_pair_gives_the_same_image(fuser: nn.Module, images: Images) -> None:
+    a, b = images(33, 20)
+    assert torch.equal(fuser(a, b), fuser(a.clone(), b.clone()))
+
+
+def test_batch_mates_do_not_matter(fuser: nn.Module, images: Images) -> None:
+    a, b = images(24, 17, batch=3)
+    together = fuser(a, b)
+    with_others = fuser(torch.cat([a[:1], 1 - a[1:]]), torch.cat([b[:1], b[1:].flip(2)]))
+    assert torch.equal(together[0], with_others[0])
+    assert not torch.equal(together[1], with_others[1])
+    for i in range(3):
+        torch.testing.assert_close(together[i : i + 1], fuser(a[i : i + 1], b[i : i + 1]), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(61, 83), (1, 1), (5, 7), (1, 40), (40, 1)])
+def test_any_size_is_kept(fuser: nn.Module, images: Images, size: tuple[int, int]) -> None:
+    a, b = images(*size)
+    for fused in (fuser(a, b), fuse_tensors(fuser, a, b)):
+        assert fused.shape == (1, 1, *size)
+        assert fused.isfinite().all()
+
+
+def test_images_stay_in_range(fuser: nn.Module, images: Images) -> None:
+    with torch.no_grad():
+        for parameter in fuser.parameters():  # far beyond what training would do
+            parameter.mul_(10)
+    a, b = images(16, 16)
+    black, white = torch.zeros_like(a), torch.ones_like(a)
+    for x, y in ((a, b), (black, black), (white, white), (black, white), (white, black), (a.round(), b.round())):
+        low, high = fuser(x, y).aminmax()
+        assert 0 <= low <= high <= 1
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_goes_through_export_with_any_size(name: str, perturb: Perturb, images: Images) -> None:
+    fuser = perturb(SYSTEMS[name].fuser())
+    sizes = {0: torch.export.Dim("batch"), 2: torch.export.Dim("height"), 3: torch.export.Dim("width")}
+    program = torch.export.export(fuser, images(12, 15, batch=2), dynamic_shapes=(sizes, sizes)).module()
+    for size, batch in (((12, 15), 2), ((23, 8), 1)):
+        a, b = images(*size, batch=batch, seed=1)
+        torch.testing.assert_close(program(a, b), fuser(a, b), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_survives_a_file(name: str, perturb: Perturb, images: Images, tmp_path: Path) -> None:
+    fuser = perturb(SYSTEMS[name].fuser())
+    weights.save(fuser.state_dict(), tmp_path / "own.safetensors")
+    loaded = weights.load(name, tmp_path / "own.safetensors")
+    assert not loaded.training and not any(p.requires_grad for p in loaded.parameters())
+    assert torch.equal(loaded(*images(9, 9)), fuser(*images(9, 9)))
+
+
+@pytest.mark.parametrize("name", LEARNABLE)
+def test_objective_returns_terms_and_moves_every_weight(name: str, perturb: Perturb, images: Images) -> None:
+    fuser, objective = perturb(SYSTEMS[name].fuser()).train(), SYSTEMS[name].objective()  # type: ignore[misc]
+    assert isinstance(objective, Objective)
+    a, b = images(16, 16, batch=2)
+    terms = objective(fuser(a, b), a, b)
+    assert terms and all(isinstance(key, str) for key in terms)
+    assert all(term.shape == () and float(term.detach()) > 0 for term in terms.values())
+    torch.stack(list(terms.values())).sum().backward()
+    assert_every_weight_moves(fuser)
+
+
+def assert_every_weight_moves(module: nn.Module) -> None:
+    for name, parameter in module.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+        assert parameter.grad.abs().max() > 0, name
+
+
+# ---- TDFusion: sizes -------------------------------------------------------------------------------------------------
+
+
+def count(*modules: nn.Module) -> int:
+    return sum(parameter.numel() for module in modules for parameter in module.parameters())
+
+
+def test_parameters_of_the_fuser() -> None:
+    fuser = TDFusion()
+    assert count(fuser) == 59_856
+    assert count(fuser.embed_infrared) == count(fuser.embed_visible) == 144
+    assert count(fuser.encoder_infrared) == count(fuser.encoder_visible) == 7_280
+    assert count(fuser.fusion) == 15_472
+    assert count(fuser.decoder) == 24_784 == 2 * count(fuser.decoder[0])
+    assert (count(fuser.output_hidden), count(fuser.output)) == (4_608, 144)
+    block: Any = fuser.encoder_visible[0]
+    parts = (block.norm1, block.norm2, block.attn.qkv, block.attn.qkv_dwconv, block.attn.project_out)
+    assert [count(part) for part in parts] == [32, 32, 768, 432, 256]
+    assert block.attn.temperature.shape == (8, 1, 1)
+    assert [count(p) for p in (block.ffn.project_in, block.ffn.dwconv, block.ffn.project_out)] == [1_024, 576, 512]
+
+
+def test_parameters_of_the_loss_generator() -> None:
+    generator = LossGenerator()
+    assert count(generator) == 44_529
+    assert count(generator.embed_infrared) == count(generator.embed_visible) == 144
+    assert count(generator.encoder_infrared) == count(generator.encoder_visible) == 7_280
+    assert count(generator.decoder) == 24_784
+    assert [count(p) for p in (generator.output_hidden, generator.activation, generator.output)] == [4_608, 1, 288]
+    assert float(generator.activation.weight.detach()) == 0.25
+    assert not [name for name, _ in generator.named_parameters() if name.endswith("bias") and "norm" not in name]
+
+
+# ---- TDFusion: the network is the published one ----------------------------------------------------------------------
+
+
+def as_published(network: nn.Module) -> dict[str, Tensor]:
+    """A state dict as it was released: normalisations in a `body`, every convolution's weight stored twice."""
+    state = {}
+    for name, value in network.state_dict().items():
+        first, dot, last = name.rpartition(".")
+        if first.endswith(("norm1", "norm2")):
+            name = f"{first}.body{dot}{last}"
+        state[name] = value
+        if value.dim() == 4 and last == "weight":
+            state[f"{first}.conv.weight"] = value
+    return state
+
+
+CHECKPOINTS: dict[str, Callable[[dict[str, Tensor]], Any]] = {
+    "plain": lambda state: state,
+    "once": lambda state: {name: x for name, x in state.items() if not name.endswith(".conv.weight")},
+    "parallel": lambda state: {f"module.{name}": x for name, x in state.items()},
+    "nested": lambda state: {"epoch": 40, "state_dict": state},
+    "nested twice": lambda state: {"best": {"score": 0.5, "model": {f"module.{n}": x for n, x in state.items()}}},
+    "double": lambda state: {name: x.double() for name, x in state.items()},
+}
+
+
+@pytest.fixture
+def published(literal: ModuleType, perturb: Perturb) -> nn.Module:
+    """The network written as it was published, with weights under which every part matters."""
+    return perturb(literal.LiteralTDFusion(), 3)
+
+
+def test_a_release_has_140_entries(published: nn.Module) -> None:
+    state = as_published(published)
+    assert len(state) == 140
+    assert sum(x.numel() for x in state.values()) == 119_136
+
+
+@pytest.mark.parametrize("kind", CHECKPOINTS)
+def test_converted_weights_give_the_published_network(
+    published: nn.Module, images: Images, kind: str, tmp_path: Path
+) -> None:
+    torch.save(CHECKPOINTS[kind](as_published(published)), tmp_path / "theirs.pth")
+    assert weights.convert(tmp_path / "theirs.pth", tmp_path / "new" / "ours.safetensors") == 59_856
+    ours = weights.load("tdfusion", tmp_path / "new" / "ours.safetensors")
+    a, b = images(37, 52, batch=2)
+    with torch.no_grad():
+        expected = published(a, b)
+        assert expected.std() > 0.02, "weights that make a flat image prove nothing"
+        assert (published(b, a) - expected).abs().max() > 0.05, "nor do weights that treat both sources alike"
+        torch.testing.assert_close(ours(a, b), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(fuse_tensors(ours, a, b, tile=32), expected, rtol=0, atol=1e-5)
+
+
+def test_weights_saved_on_a_gpu_are_converted_without_one(
+    published: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")
+        torch.save(as_published(published), tmp_path / "theirs.pth")
+    assert weights.convert(tmp_path / "theirs.pth", tmp_path / "ours.safetensors") == 59_856
+
+
+def test_arrays_are_converted_too(published: nn.Module, images: Images, tmp_path: Path) -> None:
+    np.savez(tmp_path / "theirs.npz", **{name: x.numpy() for name, x in as_published(published).items()})
+    weights.convert(tmp_path / "theirs.npz", tmp_path / "ours.safetensors")
+    a, b = images(9, 11)
+    ours = weights.load("tdfusion", tmp_path / "ours.safetensors")
+    torch.testing.assert_close(ours(a, b), published(a, b).detach(), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("schedule", ["whole", "stripes", "tiles"])
+@pytest.mark.parametrize("name", ["00710N", "00906N"])
+def test_published_weights_give_the_published_output(
+    refusion: Path, tmp_path: Path, name: str, schedule: str
+) -> None:
+    import cv2
+
+    luminances = []
+    for role in ("visible", "infrared"):
+        rgb = cv2.imread(os.fspath(refusion / f"{name}_{role}.png"))[:, :, ::-1].astype(np.float32)
+        y = cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2YCrCb)[:, :, 0] / 255
+        luminances.append(torch.from_numpy(y)[None, None])
+    weights.convert(refusion / "ReFusion_IVIF.npz", tmp_path / "ivif.safetensors")
+    fuser = weights.load("tdfusion", tmp_path / "ivif.safetensors")
+    expected = torch.from_numpy(np.load(refusion / f"{name}_output.npz")["fused"])
+    if schedule == "whole":
+        fused = fuser(*luminances)
+    else:
+        fused = fuse_tensors(fuser, *luminances, tile=256 if schedule == "tiles" else None)
+    torch.testing.assert_close(fused[0, 0], expected, rtol=0, atol=1e-5)
+
+
+# ---- TDFusion: derivatives -------------------------------------------------------------------------------------------
+
+
+def test_forward_mode_equals_finite_differences(perturb: Perturb, images: Images) -> None:
+    """What the image does when the weights move along v: one forward pass, needed by the learned loss."""
+    fuser = perturb(TDFusion()).double()
+    a, b = (x.double() for x in images(9, 11))
+    theta = {name: p.detach() for name, p in fuser.named_parameters()}
+    generator = torch.Generator().manual_seed(5)
+    v = {name: torch.randn(p.shape, generator=generator, dtype=torch.float64) for name, p in theta.items()}
+
+    def fused(moved: dict[str, Tensor]) -> Tensor:
+        out: Tensor = functional_call(fuser, moved, (a, b))
+        return out
+
+    out, u = jvp(fused, (theta,), (v,))
+    step = 1e-6
+    ahead, behind = (fused({name: p + sign * step * v[name] for name, p in theta.items()}) for sign in (1, -1))
+    difference = (ahead - behind) / (2 * step)
+    assert torch.equal(out, fused(theta))
+    assert u.abs().max() > 0.1
+    assert (u - difference).norm() / u.norm() < 1e-7
+
+
+def test_backward_goes_through_backward(perturb: Perturb, images: Images) -> None:
+    fuser = perturb(TDFusion()).double()
+    a, b = (x.double() for x in images(7, 6))
+    theta = dict(fuser.named_parameters())
+    generator = torch.Generator().manual_seed(6)
+    v = {name: torch.randn(p.shape, generator=generator, dtype=torch.float64) for name, p in theta.items()}
+
+    def slopes(moved: dict[str, Tensor], *, graph: bool) -> tuple[Tensor, ...]:
+        loss = (functional_call(fuser, moved, (a, b)) - torch.maximum(a, b)).square().mean()
+        return torch.autograd.grad(loss, list(moved.values()), create_graph=graph)
+
+    along = sum((g * v[name]).sum() for name, g in zip(theta, slopes(theta, graph=True), strict=True))
+    curvature = torch.autograd.grad(along, list(theta.values()))
+    step = 1e-6
+    ahead, behind = (
+        slopes({name: (p + sign * step * v[name]).detach().requires_grad_() for name, p in theta.items()}, graph=False)
+        for sign in (1, -1)
+    )
+    difference = torch.cat([((x - y) / (2 * step)).flatten() for x, y in zip(ahead, behind, strict=True)])
+    exact = torch.cat([g.flatten() for g in curvature])
+    assert exact.norm() > 1e-3
+    assert (exact - difference).norm() / exact.norm() < 1e-6
+
+
+# ---- TDFusion: the loss ----------------------------------------------------------------------------------------------
+
+
+class Constant(nn.Module):
+    """A generator that gives the visible the same weight everywhere."""
+
+    def __init__(self, of_visible: float) -> None:
+        super().__init__()
+        self.of_visible = of_visible
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return torch.cat([torch.full_like(a, self.of_visible), torch.full_like(b, 1 - self.of_visible)], dim=1)
+
+
+def test_generated_weights_are_shares(perturb: Perturb, images: Images) -> None:
+    generator = perturb(LossGenerator())
+    a, b = images(13, 9, batch=2)
+    w = generator(a, b)
+    assert w.shape == (2, 2, 13, 9) and float(w.detach().min()) > 0
+    torch.testing.assert_close(w.sum(1), torch.ones(2, 13, 9))
+    assert w.std() > 0.05
+    assert (generator(1 - a, b) - w).abs().max() > 0.01 < (generator(a, 1 - b) - w).abs().max()
+    fixed = TDFusionLoss().weights(a, b)
+    assert fixed.shape == w.shape and fixed.unique().tolist() == [0.5]
+
+
+def test_an_untrained_generator_is_near_one_half(images: Images) -> None:
+    torch.manual_seed(0)
+    w = LossGenerator()(*images(32, 32))[:, 0]
+    assert 0.35 < float(w.detach().mean()) < 0.65
+
+
+@pytest.mark.parametrize("variant", ["repaired", "published"])
+def test_the_learned_loss_moves_every_weight_of_its_generator(perturb: Perturb, images: Images, variant: Any) -> None:
+    objective = TDFusionLoss(perturb(LossGenerator()), variant=variant)
+    fused, a, b = images(16, 16, batch=2, count=3)
+    torch.stack(list(objective(fused, a, b).values())).sum().backward()
+    assert_every_weight_moves(objective)
+    assert not list(TDFusionLoss(variant=variant).parameters())
+
+
+@pytest.mark.parametrize(("variant", "best"), [("repaired", 0.7), ("published", 0.49 / 0.58)])
+def test_where_the_intensity_term_is_smallest(images: Images, variant: Any, best: float) -> None:
+    """Weights 0.7 and 0.3 should mix 0.7 of the visible; squared, as released, they mix 0.845."""
+    a, b = (x.double() for x in images(8, 8))
+    objective = TDFusionLoss(Constant(0.7), variant=variant)
+    fused = (best * a + (1 - best) * b).requires_grad_()
+    (slope,) = torch.autograd.grad(objective(fused, a, b)["intensity"], fused)
+    assert slope.abs().max() < 1e-15
+    other = (1.19 - best) * a + (best - 0.19) * b
+    assert objective(other, a, b)["intensity"] > objective(fused, a, b)["intensity"]
+
+
+def test_published_weights_of_one_half_count_half(images: Images) -> None:
+    fused, a, b = images(8, 8, count=3)
+    repaired, published = (TDFusionLoss(variant=v)(fused, a, b)["intensity"] for v in ("repaired", "published"))
+    assert float(published) == pytest.approx(float(repaired) / 2, rel=1e-6)
+
+
+def test_only_the_published_gradient_sees_an_edge_at_the_border(images: Images) -> None:
+    height, width, difference = 6, 9, 0.25
+    a = torch.full((1, 1, height, width), 0.5)
+    fused = a + difference
+    assert TDFusionLoss()(fused, a, a)["gradient"] == 0
+    border = 2 * ((4 * height - 2) + (4 * width - 2)) * difference / (height * width)
+    assert float(TDFusionLoss(variant="published")(fused, a, a)["gradient"]) == pytest.approx(border, rel=1e-6)
+
+    fused, a, b = images(8, 8, count=3)  # and inside, both are the same: frames of zeros move the border outwards
+
+    def framed(x: Tensor) -> Tensor:
+        return nn.functional.pad(x, (2, 2, 2, 2))
+
+    both = (TDFusionLoss(variant=v)(framed(fused), framed(a), framed(b)) for v in ("repaired", "published"))
+    repaired, published = (float(terms["gradient"]) for terms in both)
+    assert repaired == pytest.approx(published, rel=1e-6)
+
+
+def test_alpha_weighs_the_gradient_alone(images: Images) -> None:
+    fused, a, b = images(8, 8, count=3)
+    one, three = TDFusionLoss()(fused, a, b), TDFusionLoss(alpha=3)(fused, a, b)
+    assert set(one) == {"intensity", "gradient"}
+    assert three["intensity"] == one["intensity"]
+    assert float(three["gradient"]) == pytest.approx(3 * float(one["gradient"]), rel=1e-6)
+
+
+def test_stages_end_with_an_image_and_no_sums(perturb: Perturb, images: Images) -> None:
+    """Run over one window that is the whole image, the stages are the network."""
+    fuser = perturb(TDFusion())
+    state, moments = images(10, 12), ()
+    for stage in fuser.stages():  # type: ignore[operator]
+        state, moments = stage.run(state, moments, (slice(None), slice(None)))
+    assert moments == () and len(state) == 1
+    torch.testing.assert_close(state[0], fuser(*images(10, 12)), rtol=0, atol=1e-6)
+    assert tiling.STRIPE_PX >= 640 * 8, "a camera image should not be cut into more stripes than needed"
