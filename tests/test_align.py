@@ -28,7 +28,7 @@ SIZE = (240, 320)
 
 
 def scene(seed: int, size: Size = SIZE) -> tuple[Array, Array]:
-    """Shapes on a textured ground in two modalities: other contrast and sign per shape, some seen by one camera only."""
+    """Shapes on textured ground in two modalities: other contrast and sign per shape, some seen by one camera only."""
     rng = np.random.default_rng(seed)
     height, width = size
     shared = cv2.GaussianBlur(rng.standard_normal(size).astype(np.float32), (0, 0), width / 40) * width / 100

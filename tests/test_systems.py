@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.func import functional_call, jvp
 
 from tectum import weights
-from tectum.inference import tiling
 from tectum.inference.tiling import fuse_tensors
 from tectum.protocols import Fuser, Objective
 from tectum.systems import SYSTEMS
@@ -74,8 +73,8 @@ def test_any_size_is_kept(fuser: nn.Module, images: Images, size: tuple[int, int
 
 def test_images_stay_in_range(fuser: nn.Module, images: Images) -> None:
     with torch.no_grad():
-        for parameter in fuser.parameters():  # far beyond what training would do
-            parameter.mul_(10)
+        for parameter in fuser.parameters():  # beyond what training would do: the result is black and white
+            parameter.mul_(2)
     a, b = images(16, 16)
     black, white = torch.zeros_like(a), torch.ones_like(a)
     for x, y in ((a, b), (black, black), (white, white), (black, white), (white, black), (a.round(), b.round())):
@@ -224,8 +223,9 @@ def test_arrays_are_converted_too(published: nn.Module, images: Images, tmp_path
     torch.testing.assert_close(ours(a, b), published(a, b).detach(), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("schedule", ["whole", "stripes", "tiles"])
-@pytest.mark.parametrize("name", ["00710N", "00906N"])
+@pytest.mark.parametrize(
+    ("name", "schedule"), [("00710N", "whole"), ("00710N", "stripes"), ("00906N", "stripes"), ("00906N", "tiles")]
+)
 def test_published_weights_give_the_published_output(
     refusion: Path, tmp_path: Path, name: str, schedule: str
 ) -> None:
@@ -249,6 +249,7 @@ def test_published_weights_give_the_published_output(
 # ---- TDFusion: derivatives -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")  # torch's own, when jvp is first used
 def test_forward_mode_equals_finite_differences(perturb: Perturb, images: Images) -> None:
     """What the image does when the weights move along v: one forward pass, needed by the learned loss."""
     fuser = perturb(TDFusion()).double()
@@ -387,4 +388,3 @@ def test_stages_end_with_an_image_and_no_sums(perturb: Perturb, images: Images) 
         state, moments = stage.run(state, moments, (slice(None), slice(None)))
     assert moments == () and len(state) == 1
     torch.testing.assert_close(state[0], fuser(*images(10, 12)), rtol=0, atol=1e-6)
-    assert tiling.STRIPE_PX >= 640 * 8, "a camera image should not be cut into more stripes than needed"

@@ -2,10 +2,18 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+
+
+class Pairs(Protocol):
+    """Anything with a length that gives a `Pair` by its index: a list, a dataset."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> "Pair": ...
 
 
 @dataclass(frozen=True)

@@ -118,4 +118,4 @@ def unknown(name: str, known: Mapping[str, object], *, kind: str) -> str:
     """
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f" did you mean '{close[0]}'?" if close else ""
-    return f"unknown {kind} '{name}';{hint} available: {', '.join(sorted(known))}"
+    return f"unknown {kind} '{name}';{hint} available: {', '.join(sorted(known)) or 'none'}"

@@ -1,7 +1,7 @@
 """Complete training runs as functions: a recipe is a frozen value, a variant calls another and replaces fields."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from tectum.color import rgb_to_ycbcr
 from tectum.data.folders import PairFolder, split_names, without
 from tectum.data.synthetic import render
 from tectum.engine.trainer import Schedule
-from tectum.pair import Pair
+from tectum.pair import Pair, Pairs
 from tectum.protocols import resolve
 from tectum.systems import SYSTEMS
 
@@ -68,7 +68,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
 }
 
 
-def build(recipe: Recipe, data: Path | None) -> tuple[nn.Module, nn.Module, Sequence[Pair], Sequence[Pair]]:
+def build(recipe: Recipe, data: Path | None) -> tuple[nn.Module, nn.Module, Pairs, Pairs]:
     """Fuser (initialised by the recipe's seed), objective, training pairs and validation pairs.
 
     Raises:
@@ -83,7 +83,7 @@ def build(recipe: Recipe, data: Path | None) -> tuple[nn.Module, nn.Module, Sequ
     return system.fuser(), system.objective(), pairs, validation
 
 
-def folder(recipe: Recipe, data: Path | None) -> tuple[Sequence[Pair], Sequence[Pair]]:
+def folder(recipe: Recipe, data: Path | None) -> tuple[Pairs, Pairs]:
     if data is None:
         raise ValueError(f"recipe '{recipe.name}' needs a folder of pairs (vi and ir inside); give it with --data")
     names = PairFolder(data).names
@@ -91,7 +91,7 @@ def folder(recipe: Recipe, data: Path | None) -> tuple[Sequence[Pair], Sequence[
     return PairFolder(data, without(names, kept)), PairFolder(data, kept)
 
 
-def street(num: int = 36, size: tuple[int, int] = (240, 320)) -> tuple[Sequence[Pair], Sequence[Pair]]:
+def street(num: int = 36, size: tuple[int, int] = (240, 320)) -> tuple[Pairs, Pairs]:
     """Synthetic night scenes to train on, and every sixth for validation."""
     scenes = [render(seed, size) for seed in range(num)]
     pairs = [

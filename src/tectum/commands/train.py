@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
+from tectum.commands.messages import Flag, optional
+
 if TYPE_CHECKING:
     from tectum.recipes import Recipe
-
-Optional = arg(help_behavior_hint="")
 
 
 @dataclass(frozen=True)
@@ -28,31 +28,31 @@ class Train:
     out: Annotated[str, arg(aliases=["-o"], metavar="RUN")]
     """Folder of the run."""
 
-    data: Annotated[str | None, arg(metavar="DIR", help_behavior_hint="")] = None
+    data: Annotated[str | None, optional("DIR")] = None
     """Folder of pairs: vi and ir (or visible and infrared) inside, or in its train folder."""
 
-    steps: Annotated[int | None, Optional] = None
+    steps: Annotated[int | None, optional("N")] = None
     """Optimiser steps, in place of the recipe's."""
 
-    batch: Annotated[int | None, Optional] = None
+    batch: Annotated[int | None, optional("N")] = None
     """Crops per step, in place of the recipe's."""
 
-    crop_px: Annotated[int | None, Optional] = None
+    crop_px: Annotated[int | None, optional("N")] = None
     """Side of a crop, in place of the recipe's."""
 
-    lr: Annotated[float | None, Optional] = None
+    lr: Annotated[float | None, optional("RATE")] = None
     """Highest learning rate, in place of the recipe's."""
 
-    seed: Annotated[int | None, Optional] = None
+    seed: Annotated[int | None, optional("N")] = None
     """Seed of weights and crops, in place of the recipe's."""
 
     device: str = "auto"
     """auto takes CUDA, then MPS, then the CPU."""
 
-    threads: Annotated[int | None, Optional] = None
+    threads: Annotated[int | None, optional("N")] = None
     """Processor threads to use."""
 
-    quiet: Annotated[bool, arg(help_behavior_hint="")] = False
+    quiet: Flag = False
     """No progress bar."""
 
     def run(self) -> int:

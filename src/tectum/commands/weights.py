@@ -5,14 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from tyro.conf import Positional, arg
+from tyro.conf import OmitSubcommandPrefixes, Positional, arg, subcommand
+
+from tectum.commands.messages import Flag
 
 
 @dataclass(frozen=True)
-class List:
+class ListWeights:
     """List the packaged weights with their cards and their notice."""
 
-    json: Annotated[bool, arg(help_behavior_hint="")] = False
+    json: Flag = False
     """Print the cards as JSON."""
 
     def run(self) -> int:
@@ -32,7 +34,7 @@ class List:
 
 
 @dataclass(frozen=True)
-class Convert:
+class ConvertWeights:
     """Turn your own copy of the authors' TDFusion or ReFusion checkpoint into weights for `tectum fuse --weights`.
 
     The published files carry no licence, so none is packaged here; what you may do with yours is between you and them.
@@ -44,7 +46,7 @@ class Convert:
     out: Annotated[str | None, arg(aliases=["-o"], metavar="FILE", help_behavior_hint="")] = None
     """The .safetensors file to write; beside the checkpoint without it."""
 
-    overwrite: Annotated[bool, arg(help_behavior_hint="")] = False
+    overwrite: Flag = False
     """Replace FILE if it is there."""
 
     def run(self) -> int:
@@ -57,3 +59,15 @@ class Convert:
         num = weights.convert(source, target)
         print(f"{target}: {num} parameters; use it with tectum fuse --system tdfusion --weights {target}")
         return 0
+
+
+@dataclass(frozen=True)
+class Weights:
+    """List the packaged weights with their cards, or convert a published checkpoint of your own."""
+
+    verb: OmitSubcommandPrefixes[
+        Annotated[ListWeights, subcommand("list")] | Annotated[ConvertWeights, subcommand("convert")]
+    ]
+
+    def run(self) -> int:
+        return self.verb.run()

@@ -12,7 +12,7 @@ needed to go on), `best.safetensors` (the fuser with the lowest validation loss)
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from tectum.data.transforms import centre_crop, random_crop
 from tectum.engine.memory import keep_memory
-from tectum.pair import Pair
+from tectum.pair import Pair, Pairs
 
 VALIDATION_PX = 256
 
@@ -62,8 +62,8 @@ class Schedule:
 def fit(
     fuser: nn.Module,
     objective: nn.Module,
-    pairs: Sequence[Pair],
-    validation: Sequence[Pair],
+    pairs: Pairs,
+    validation: Pairs,
     *,
     run: str | Path,
     schedule: Schedule = Schedule(),
@@ -114,7 +114,7 @@ def fit(
     return best
 
 
-def draw(pairs: Sequence[Pair], schedule: Schedule, step: int) -> Pair:
+def draw(pairs: Pairs, schedule: Schedule, step: int) -> Pair:
     """The batch of a step: crops of pairs in a fresh order every epoch, all from (seed, step)."""
     generator = torch.Generator().manual_seed(schedule.seed * 1_000_003 + step)
     crops = []
@@ -154,14 +154,13 @@ def train_step(
 
 
 @torch.no_grad()
-def validate(
-    fuser: nn.Module, objective: nn.Module, pairs: Sequence[Pair], sample: Path, device: str
-) -> dict[str, float]:
+def validate(fuser: nn.Module, objective: nn.Module, pairs: Pairs, sample: Path, device: str) -> dict[str, float]:
     """Mean terms of the objective over the middle of each image, and a picture of the first and the last pair."""
     fuser.eval()
     sums: dict[str, float] = {}
     sheets = []
-    for index, pair in enumerate(pairs):
+    for index in range(len(pairs)):
+        pair = pairs[index]
         if index in (0, len(pairs) - 1):
             whole = pair.to(device)
             sheets.append(torch.cat([whole.a, whole.b, fuser(whole.a, whole.b)], dim=3)[0, 0])

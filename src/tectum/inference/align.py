@@ -258,7 +258,7 @@ def fit_rig(
         sizes = sizes or here
         if here != sizes:
             raise ValueError(
-                f"all pairs of a rig must have the first one's sizes, {_px(sizes[0])} visible, {_px(sizes[1])} infrared, "
+                f"all pairs of a rig must have the first's sizes, {_px(sizes[0])} visible, {_px(sizes[1])} infrared, "
                 f"got {_px(here[0])} and {_px(here[1])} in pair {num_pairs}; give frames of one pair of cameras"
             )
         try:

@@ -1,10 +1,10 @@
 """Image files to raw pixels, upright and in RGB(A) order, and back; the first bytes say what a file is, not its name.
 
-    PNG, JPEG, BMP, TIFF of 8 bits a channel or fewer,           Pillow   palettes, CMYK, 1-bit, transparency, EXIF
-    moving WebP
-    WebP                                                         OpenCV   1.5 times as fast (it skips a canvas)
-    PNG of 16 bits; TIFF of 16, 32 or 64 bits, integer or float  OpenCV   Pillow cuts 16-bit RGB PNG to 8 bits and has
-                                                                          no 16-bit RGB or float64 TIFF
+    PNG, JPEG, BMP, TIFF of 8 bits a channel or fewer   Pillow   palettes, CMYK, 1-bit, transparency; it is silent
+                                                                 (OpenCV's libpng prints its warnings)
+    PNG of 16 bits; TIFF of 16, 32 or 64 bits, integer  OpenCV   Pillow cuts 16-bit RGB PNG to 8 bits and has no
+    or float                                                     16-bit RGB or float64 TIFF
+    WebP                                                OpenCV   1.5 times as fast as Pillow, which takes animations
 
 The first page of a TIFF is taken; where white is zero it is inverted; beyond 8 bits its channels must be interleaved
 (1, 3 or 4 of them). The EXIF orientation is applied on both ways. ICC profiles and gamma chunks are ignored: numbers
@@ -125,7 +125,7 @@ def _decode(data: bytes) -> Array:
             _check_size(*image.size)
             if name == "TIFF":
                 image.load()  # reads metadata too; it is turned upright here, and its orientation tag removed
-        still_webp = name == "WebP" and not image.is_animated
+        still_webp = name == "WebP" and not getattr(image, "is_animated", False)
         pixels = _from_opencv(data, name) if still_webp else from_pillow(image)
         return _upright(pixels, _orientation(image))
     except Image.DecompressionBombError:  # Pillow's own limit, where it cannot be got round
@@ -159,8 +159,8 @@ def _check_png(data: bytes) -> tuple[bool, bytes]:
     """Walk the chunks: all there, the critical ones undamaged. Returns whether it has 16 bits, and the EXIF data."""
     position, kind, wide, exif, view = 8, b"", False, b"", memoryview(data)
     while kind != b"IEND":
-        length, kind = struct.unpack(">I4s", view[position : position + 8].tobytes().rjust(8, b"\xff"))
-        end = position + 12 + length
+        kind = data[position + 4 : position + 8]
+        end = position + 12 + int.from_bytes(view[position : position + 4], "big")
         if end > len(data):
             raise _Refusal(f"is a truncated PNG file; {_AGAIN}")
         body = view[position + 8 : end - 4]
@@ -220,7 +220,7 @@ def _from_wide_tiff(data: bytes, tags: Any) -> Array:
         raise _Refusal(f"is a truncated or damaged TIFF file; {_AGAIN}")
     if white_is_zero:
         pixels = np.iinfo(pixels.dtype).max - pixels
-    return pixels[..., :3] if num_channels == 4 and tags.get(338, (1,))[0] == 0 else pixels  # 0: not alpha
+    return pixels[..., :3] if num_channels == 4 and (tags.get(338) or (1,))[0] == 0 else pixels  # 0: not alpha
 
 
 def _from_opencv(data: bytes, name: str) -> Array:

@@ -21,6 +21,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from tectum import weights
 from tectum.color import choose_chroma, ycbcr_to_rgb
 from tectum.inference.image import Picture, picture_from_array, read_image, to_array
 from tectum.inference.tiling import fuse_tensors
@@ -121,8 +122,6 @@ class FusePipeline:
 
             self.rig = Rig.load(options.rig)
         if fuser is None:
-            from tectum import weights
-
             fuser = weights.load(options.system, options.weights, device=self.device, dtype=options.dtype)
         self.fuser = fuser
 
@@ -369,8 +368,6 @@ def _one_of(name: str, value: object, known: tuple[object, ...]) -> None:
 
 def _weights_identity(options: FuseOptions) -> str | None:
     """Name and start of the SHA-256 of the weights that `options` lead to; None for a system without."""
-    from tectum import weights
-
     name = options.weights or (options.system if options.system in weights.cards() else None)
     if name is None and ":" not in options.system:
         name = weights.default_weights(options.system)

@@ -27,7 +27,7 @@ Differs from the release:
     - no min-max stretch of the result, and no second set of weights for the meta step
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -77,8 +77,8 @@ class TDFusion(nn.Module):
 
         def fuse(state: State, moments: State, window: Window) -> tuple[State, State]:
             x1, x2 = answer(encoders[1], state, moments)
-            v1, v2, *moments = self.fusion.ask(x1, x2, window)
-            return (x1, x2, v1, v2), tuple(moments)
+            v1, v2, *sums = self.fusion.ask(x1, x2, window)
+            return (x1, x2, v1, v2), tuple(sums)
 
         def decode1(state: State, moments: State, window: Window) -> tuple[State, State]:
             return ask((self.decoder[0],), (self.fusion.answer(*state, *moments),), window)
@@ -93,13 +93,16 @@ class TDFusion(nn.Module):
         return [Stage(run, halo) for run, halo in halos.items()]
 
 
-def ask(blocks: tuple[nn.Module, ...], xs: State, window: Window) -> tuple[State, State]:
+Blocks = tuple[Any, ...]  # Restormer blocks; nn.Sequential forgets their type
+
+
+def ask(blocks: Blocks, xs: State, window: Window) -> tuple[State, State]:
     """State (x_1, .., x_n, v_1, .., v_n) and the moments, of blocks side by side."""
     vs, moments = zip(*(block.ask(x, window) for block, x in zip(blocks, xs, strict=True)), strict=True)
     return (*xs, *vs), moments
 
 
-def answer(blocks: tuple[nn.Module, ...], state: State, moments: State) -> State:
+def answer(blocks: Blocks, state: State, moments: State) -> State:
     xs, vs = state[: len(blocks)], state[len(blocks) :]
     return tuple(block.answer(x, v, m) for block, x, v, m in zip(blocks, xs, vs, moments, strict=True))
 

@@ -194,11 +194,12 @@ def convert(source: Path, target: Path) -> int:
             state = torch.load(source, map_location="cpu", weights_only=True)
         except Exception as error:
             raise ValueError(f"{source} is not a checkpoint PyTorch reads safely ({type(error).__name__})") from error
-    while isinstance(state, dict) and state and not any(isinstance(x, Tensor) for x in state.values()):
-        state = next((x for x in state.values() if isinstance(x, dict)), {})
-    if not isinstance(state, dict) or not state:
+    found: Any = state
+    while isinstance(found, dict) and found and not any(isinstance(x, Tensor) for x in found.values()):
+        found = next((x for x in found.values() if isinstance(x, dict)), {})
+    if not isinstance(found, dict) or not found:
         raise ValueError(f"{source} holds no state dict; give the checkpoint of the fusion network")
-    converted = from_published(state)
+    converted = from_published({name: x for name, x in found.items() if isinstance(x, Tensor)})
     fuser = resolve(SYSTEMS, "tdfusion", kind="system").fuser()
     fill(fuser, converted, source)
     target.parent.mkdir(parents=True, exist_ok=True)

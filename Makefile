@@ -1,0 +1,47 @@
+# Two commands do all the set-up on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+# OpenMP threads that spin while they wait make everything slower on a busy machine.
+export OMP_WAIT_POLICY ?= passive
+
+.PHONY: demo test test-slow check figures bench wheel clean
+
+demo: .venv/installed  ## fuse a packaged pair and say where the picture is
+	$(BIN)/tectum fuse src/tectum/data/demo/vi/street-1.png src/tectum/data/demo/ir/street-1.png -o out/demo/fused.png --report --overwrite
+	@echo "visible | infrared | fused | difference: out/demo/fused-report.png"
+
+test: .venv/dev  ## all tests but the slow ones, a few minutes
+	$(BIN)/python -m pytest -m "not slow" -n 2
+
+test-slow: .venv/dev  ## the slow tests
+	$(BIN)/python -m pytest -m slow
+
+check: .venv/dev  ## style and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+figures: .venv/installed  ## pictures of the README (synthetic), and of real pairs if TECTUM_DATA names a folder of them
+	$(BIN)/python benchmarks/figures.py
+
+bench: .venv/installed  ## the table of docs/speed.md, on this machine
+	$(BIN)/python benchmarks/fuser.py
+
+wheel: .venv/dev
+	$(BIN)/pip wheel --no-deps -w dist .
+
+.venv/bin/python:
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'tectum needs Python 3.11 or newer: make PYTHON=python3.11')"
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+
+.venv/installed: .venv/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+.venv/dev: .venv/installed
+	$(BIN)/python -m pip install --quiet --group dev
+	touch $@
+
+clean:
+	rm -rf .venv out dist build

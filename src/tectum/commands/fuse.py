@@ -1,0 +1,212 @@
+"""`tectum fuse`: two images, or two folders of them."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from tyro.conf import Positional, arg
+
+from tectum.commands.messages import Flag, check_place, optional, say
+
+if TYPE_CHECKING:
+    from tectum.inference.folders import Matches
+    from tectum.inference.fuse import Fused, FuseOptions
+    from tectum.inference.stream import Outcome
+
+
+@dataclass(frozen=True)
+class Fuse:
+    """Fuse a visible and an infrared image, or two folders of them, into one picture each.
+
+    Files: OUT is a file name (.png .jpg .webp .bmp .tif), or a folder if it exists or ends in a slash.
+    Folders, or quoted patterns ('vi/*.png'): images are matched by name without the extension and written to
+    OUT/NAME.png; what is finished is passed over, so the same command continues a run that was cut short.
+
+    Exit code: 0 all pairs done, 1 some failed (the others are kept), 2 a mistake found before the start, 130 Ctrl-C.
+    """
+
+    visible: Annotated[Positional[str], arg(metavar="VISIBLE")]
+    """Visible image, folder or quoted pattern."""
+
+    infrared: Annotated[Positional[str], arg(metavar="INFRARED")]
+    """Infrared image, folder or quoted pattern."""
+
+    out: Annotated[str, arg(aliases=["-o"], metavar="OUT")]
+    """Where the result goes."""
+
+    system: Annotated[str, arg(metavar="NAME")] = "tdfusion"
+    """Which fuser: tdfusion, average, maximum, or your own as package.module:Class."""
+
+    weights: Annotated[str | None, optional("NAME|FILE")] = None
+    """Packaged weights or a .safetensors file; the system's own without it."""
+
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """auto takes CUDA, then MPS, then the CPU."""
+
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Numbers the network computes with; bfloat16 is faster where hardware has it, and less exact."""
+
+    tile: Annotated[int | None, optional("N")] = None
+    """Fuse in tiles of N x N pixels: for images that do not fit in memory; slower, same result."""
+
+    output: Literal["colour", "grey", "both"] = "colour"
+    """colour keeps the sources' colour, grey is the fused luminance. both: NAME.png and NAME-grey.png, or the folders
+    OUT/colour and OUT/grey."""
+
+    stretch: Literal["none", "minmax"] = "none"
+    """minmax spreads each result over the whole brightness range (a sequence then flickers)."""
+
+    bits: Literal[8, 16] = 8
+    """Bits per channel of the result; 16 for PNG and TIFF."""
+
+    resize: Flag = False
+    """Bring the infrared to the visible's size: one view in two resolutions."""
+
+    align: Flag = False
+    """Register the infrared to the visible, each pair by itself; refused where that went badly."""
+
+    rig: Annotated[str | None, optional("FILE")] = None
+    """Register with a file of `tectum align`: one transform, one infrared range, no flicker."""
+
+    visible_range: Annotated[str, arg(metavar="RANGE")] = "auto"
+    """Raw values that become black and white: auto, full, LOW,HIGH or percentiles pLOW,pHIGH."""
+
+    infrared_range: Annotated[str, arg(metavar="RANGE")] = "auto"
+    """The same for the infrared; auto takes percentiles 0.1 and 99.9 of each 16-bit or float image."""
+
+    report: Flag = False
+    """Also draw visible | infrared | fused | difference: NAME-report.png, or OUT/report/NAME.png."""
+
+    overwrite: Flag = False
+    """Replace results that are already there."""
+
+    quiet: Flag = False
+    """No progress bar and no summary; problems are still told."""
+
+    threads: Annotated[int | None, optional("N")] = None
+    """Processor threads to use."""
+
+    def run(self) -> int:
+        check_place("visible", self.visible)
+        check_place("infrared", self.infrared)
+        options = self.options()
+        from tectum.inference import folders
+
+        many = [folders.is_many(where) for where in (self.visible, self.infrared)]
+        if many[0] != many[1]:
+            raise ValueError(
+                f"give two files or two folders, got {self.visible} (a {'folder' if many[0] else 'file'}) and "
+                f"{self.infrared} (a {'folder' if many[1] else 'file'})"
+            )
+        if many[0] and os.path.realpath(self.visible) == os.path.realpath(self.infrared):
+            raise ValueError(f"visible and infrared images are needed, got {self.visible} for both; name two folders")
+        if self.threads is not None:
+            import torch
+
+            torch.set_num_threads(self.threads)
+        return self._folder(options) if many[0] else self._file(options)
+
+    def options(self) -> "FuseOptions":
+        """The part of the flags that says how a pair is fused."""
+        if self.threads is not None and self.threads < 1:
+            raise ValueError(f"--threads must be at least 1, got {self.threads}")
+        from tectum.inference.fuse import FuseOptions
+
+        names = FuseOptions.__dataclass_fields__
+        return FuseOptions(**{name: getattr(self, name) for name in names})
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of output that are written."""
+        return ("colour", "grey") if self.output == "both" else (self.output,)
+
+    def _file(self, options: "FuseOptions") -> int:
+        from tectum.inference.fuse import FusePipeline
+        from tectum.inference.image import check_output, write_image
+
+        files = self.files()
+        for file in files.values():
+            if any(file.exists() and file.samefile(source) for source in (self.visible, self.infrared)):
+                raise ValueError(f"{file} is one of the sources; choose another name with -o")
+            if file.exists() and not file.is_dir() and not self.overwrite:
+                raise FileExistsError(f"{file} exists already; choose another name, or add --overwrite")
+        pipeline = FusePipeline(options)
+        pictures = pipeline.read(self.visible, self.infrared)
+        for kind, file in files.items():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            check_output(file, bits=8 if kind == "report" else self.bits)
+        fused = pipeline(*pictures)
+        for note in fused.notes:
+            say(f"warning: {note}")
+        for kind, file in files.items():
+            write_image(file, report_picture(fused) if kind == "report" else fused.array(kind, bits=self.bits))
+        if not self.quiet:
+            print(", ".join(str(file) for file in files.values()))
+        return 0
+
+    def files(self) -> dict[str, Path]:
+        """The files one pair is written to, by kind; the first kind has the name of OUT."""
+        out = Path(self.out)
+        if out.is_dir() or self.out.endswith(("/", os.sep)):
+            out = out / f"{Path(self.visible).stem}.png"
+        files = {kind: out if i == 0 else out.with_stem(f"{out.stem}-{kind}") for i, kind in enumerate(self.kinds)}
+        if self.report:
+            files["report"] = out.with_name(f"{out.stem}-report.png")
+        return files
+
+    def _folder(self, options: "FuseOptions") -> int:
+        from tectum.inference import folders, stream
+        from tectum.inference.fuse import FusePipeline
+
+        matches = folders.match(self.visible, self.infrared)
+        results = folders.ResultFolder(Path(self.out), self.kinds, self.report)
+        outcome = stream.fuse_folder(
+            FusePipeline(options),
+            matches,
+            results,
+            bits=self.bits,
+            picture=report_picture,
+            overwrite=self.overwrite,
+            quiet=self.quiet,
+        )
+        return tell(outcome, matches, self.out, quiet=self.quiet, overwrite=self.overwrite)
+
+
+def report_picture(fused: "Fused") -> Any:
+    """The side-by-side picture of a fused pair."""
+    from tectum import report
+    from tectum.inference.image import to_array
+
+    visible, infrared = (to_array(source.y, source.chroma) for source in (fused.visible, fused.infrared))
+    return report.side_by_side(visible, infrared, fused.array())
+
+
+def tell(outcome: "Outcome", matches: "Matches", out: str, *, quiet: bool, overwrite: bool) -> int:
+    """Say what became of a folder run: the summary on stdout, problems on stderr. Returns the exit code."""
+    from tectum.inference.folders import some
+
+    again = "the same command without --overwrite" if overwrite else "the same command"
+    if not quiet:
+        there = f" ({outcome.num_skipped} were there already)" if outcome.num_skipped else ""
+        speed = len(outcome.done) / max(outcome.seconds, 1e-9)
+        rate = f" in {outcome.seconds:.1f} s, {speed:.2f} images/s" if outcome.done else ""
+        print(f"{len(outcome.done)} of {outcome.num_pairs} pairs fused into {out}{there}{rate}")
+    for note, names in outcome.notes.items():
+        say(f"warning: {some(names)}: {note}")
+    for role, other in (("visible", "infrared"), ("infrared", "visible")):
+        if alone := matches.alone[role]:
+            say(f"{len(alone)} {role} without {other} of that name, passed over: {some(alone)}")
+    reasons: dict[str, list[str]] = {}
+    for name, reason in outcome.failures.items():
+        reasons.setdefault(reason, []).append(name)
+    for reason, names in reasons.items():
+        say(f"not fused: {some(names)}: {reason}")
+    kept = f"{outcome.num_there} of {outcome.num_pairs} pairs are done and kept, {again} continues"
+    if outcome.interrupted:
+        say(f"interrupted; {kept}")
+        return 130
+    if outcome.stopped is not None:
+        say(f"{outcome.stopped}; {kept}")
+        return 1
+    return 1 if outcome.failures else 0

@@ -1,0 +1,42 @@
+"""What the verbs share: how they speak, and two kinds of flags."""
+
+import difflib
+import glob
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+from tyro.conf import arg
+
+Flag = Annotated[bool, arg(help_behavior_hint="")]
+
+
+def optional(metavar: str) -> Any:
+    """A flag that may be left out, its help without `(default: None)`."""
+    return arg(metavar=metavar, help_behavior_hint="")
+
+
+def sentence(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"cannot read or write {error.filename}: {error.strerror}; check the path, its permissions and the disk"
+    return str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+
+
+def say(sentence: str) -> None:
+    """One line on stderr."""
+    print(f"tectum: {' '.join(sentence.split())}", file=sys.stderr)
+
+
+def check_place(role: str, where: str) -> None:
+    """A quick answer to a misspelt path, before torch is imported."""
+    if not Path(where).exists() and not glob.has_magic(where):
+        close = difflib.get_close_matches(Path(where).name, neighbours(Path(where)), n=1)
+        hint = f"did you mean {Path(where).with_name(close[0])}?" if close else "check the path"
+        raise FileNotFoundError(f"{role} image or folder {where} does not exist; {hint}")
+
+
+def neighbours(path: Path) -> list[str]:
+    try:
+        return [p.name for p in path.parent.iterdir()]
+    except OSError:
+        return []
