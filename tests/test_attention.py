@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tectum.nn.attention import ChannelAttention, ChannelNorm, GatedFeedForward, RestormerBlock, gram
+from tectum.nn.attention import ChannelAttention, ChannelNorm, GatedFeedForward, RestormerBlock, products
 from tectum.systems.tdfusion import AdaptiveFusion
 
 Perturb = Callable[..., nn.Module]
@@ -80,9 +80,7 @@ def test_queries_come_from_the_other_stream(perturb: Perturb) -> None:
     fusion = perturb(AdaptiveFusion(8)).double()
     x1, x2 = features(8, 4, 3), features(8, 4, 3, seed=1)
     streams = ((fusion.infrared, x1), (fusion.visible, x2))
-    z1, z2 = (
-        depthwise_by_hand(conv1x1_by_hand(x[0].tolist(), s.qkv.weight), s.qkv_dwconv.weight) for s, x in streams
-    )
+    z1, z2 = (depthwise_by_hand(conv1x1_by_hand(x[0].tolist(), s.qkv.weight), s.qkv_dwconv.weight) for s, x in streams)
     attended = []
     for (stream, x), query, own in zip(streams, (z2, z1), (z1, z2), strict=True):
         mixed = attend_by_hand(query[:8], own[8:16], own[16:], stream.temperature.flatten().tolist())
@@ -115,12 +113,16 @@ def test_feed_forward_gates_the_second_half_with_the_first(perturb: Perturb) -> 
     torch.testing.assert_close(ffn(x)[0], torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-12)
 
 
-def test_gram_matrices_add_up() -> None:
-    z = features(6, 9, 4, batch=2)
-    whole = gram(z)
-    torch.testing.assert_close(gram(z[:, :, :5]) + gram(z[:, :, 5:]), whole, rtol=1e-13, atol=1e-13)
-    torch.testing.assert_close(whole[1, 2, 5], (z[1, 2] * z[1, 5]).sum(), rtol=1e-13, atol=1e-13)
-    assert gram(z.bfloat16()).dtype == torch.float32, "sums over many pixels need more than bfloat16's 8 bits"
+def test_products_add_up() -> None:
+    q, k = features(6, 9, 4, batch=2), features(6, 9, 4, batch=2, seed=1)
+    whole = products(q, k)
+    parts = products(q[:, :, :5], k[:, :, :5]) + products(q[:, :, 5:], k[:, :, 5:])
+    torch.testing.assert_close(parts, whole, rtol=1e-13, atol=1e-13)
+    for i in range(6):
+        expected = [float((q[1, i] * k[1, j]).sum()) for j in range(6)]
+        assert whole[1, i].tolist() == pytest.approx(expected, rel=1e-12)
+        assert whole[1, 6:, i].tolist() == pytest.approx([float(x[1, i].square().sum()) for x in (q, k)], rel=1e-12)
+    assert products(q.bfloat16(), k.bfloat16()).dtype == torch.float32, "many pixels need more than bfloat16's 8 bits"
 
 
 def test_moments_of_stripes_add_up(perturb: Perturb) -> None:

@@ -92,9 +92,7 @@ def test_tiles_on_their_own_would_not_do(tdfusion: Any, images: Images) -> None:
 
 
 @pytest.mark.parametrize("thin", range(6))
-def test_every_halo_is_needed(
-    tdfusion: Any, images: Images, thin: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_halo_is_needed(tdfusion: Any, images: Images, thin: int, monkeypatch: pytest.MonkeyPatch) -> None:
     a, b = images(24, 20)
     stages = tdfusion.stages()
     assert len(stages) == 6
@@ -122,7 +120,7 @@ def test_windows_cover_each_pixel_once(size: tuple[int, int], window: tuple[int,
 
 @pytest.mark.parametrize("tile", [None, 32])
 def test_bfloat16_is_close(perturb: Perturb, images: Images, tile: int | None) -> None:
-    """3 significant digits inside: on average a 5-bit-accurate picture at worst, in float32 and in [0,1]."""
+    """Rounded to 8 bits of mantissa at every layer: within 0.01 of float32 on average, within 0.15 anywhere."""
     a, b = images(48, 40)
     exact = fuse_tensors(perturb(TDFusion()), a, b)
     short = fuse_tensors(perturb(TDFusion()).bfloat16(), a, b, tile=tile)
@@ -163,7 +161,7 @@ def test_tiles_never_hold_more_than_a_tile_and_its_halo(tdfusion: Any, monkeypat
 
     monkeypatch.setattr(tdfusion, "stages", lambda: [watched(stage) for stage in stages])
     largest = []
-    for side in (100, 170):
+    for side in (80, 112):
         seen.clear()
         fuse_tensors(tdfusion, torch.zeros(1, 1, side, side), torch.zeros(1, 1, side, side), tile=32)
         largest.append(max(seen))

@@ -55,6 +55,7 @@ class Metric(Protocol):
 State = tuple[Tensor, ...]
 Window = tuple[slice, slice]
 """Rows and columns of an image."""
+WHOLE: Window = (slice(None), slice(None))
 
 
 @dataclass(frozen=True)

@@ -6,16 +6,14 @@ content, and seams would show. But what its pixels tell each other are sums over
     for every stage:   for every window:   state, terms <- stage(state, moments)   sums += terms
                        moments <- sums
 
-Two schedules run this loop.
-
-*Stripes* (default on a CPU) keep the state of the whole image between stages and go through it a few rows at a time:
-the many-channel temporaries of a stage then stay in the processor's cache, and no large block of memory is asked from
-the operating system and given back at every operation - which is where a network of this kind otherwise spends most of
-its time. Memory: the state before and after a stage, about 512 bytes a pixel for TDFusion.
+*Stripes.* On a CPU a stage goes through its state a few rows at a time: the many-channel temporaries then stay in the
+processor's cache, and no large block of memory is asked from the operating system and given back at every operation -
+which is where a network of this kind otherwise spends most of its time. The state before and after a stage is kept
+whole: about 512 bytes a pixel for TDFusion.
 
 *Tiles* (`tile=N`) keep nothing but the two sources and the result: for every stage each tile is computed anew from the
-sources, with a halo as wide as all stages so far. Memory does not depend on the size of the image; time is about three
-and a half times longer.
+sources, with a halo as wide as all stages so far. Memory does not depend on the size of the image, and it takes about
+three and a half times as long.
 
 Both equal the whole image's result up to the order of float32 sums (about 1e-6).
 """
@@ -26,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tectum.protocols import Stage, State, Window
+from tectum.protocols import WHOLE, Stage, State, Window
 
 STRIPE_PX = 30_000
 """Pixels in a stripe: the fastest of 5,000 to 80,000 at 640x480; 128 channels of it in float32 are 15 MB."""
@@ -51,7 +49,7 @@ def fuse_tensors(fuser: nn.Module, a: Tensor, b: Tensor, *, tile: int | None = N
     if tile is not None and tile < 32:
         raise ValueError(f"tile must be at least 32 pixels, got {tile}")
     parameter = next(fuser.parameters(), a)
-    like = {"device": parameter.device, "dtype": parameter.dtype}
+    like: dict[str, Any] = {"device": parameter.device, "dtype": parameter.dtype}
     stages: Callable[[], list[Stage]] | None = getattr(fuser, "stages", None)
     if stages is None and tile is not None:
         raise ValueError(f"{type(fuser).__name__} has no stages and cannot be tiled exactly; leave out --tile")
@@ -59,29 +57,19 @@ def fuse_tensors(fuser: nn.Module, a: Tensor, b: Tensor, *, tile: int | None = N
     for x, y in zip(a.split(1), b.split(1), strict=True):
         if stages is None:
             fused: Tensor = fuser(x.to(**like), y.to(**like))
-        elif tile is not None:
-            fused = run_tiles(stages(), x, y, tile, like)
+        elif tile is None:
+            fused = run_whole(stages(), (x.to(**like), y.to(**like)))
         else:
-            rows = max(8, STRIPE_PX // x.shape[3]) if parameter.device.type == "cpu" else x.shape[2]
-            fused = run_stripes(stages(), (x.to(**like), y.to(**like)), rows)
+            fused = run_tiles(stages(), x, y, tile, like)
         outputs.append(fused.to(a.device, torch.float32).clamp(0, 1))
     return torch.cat(outputs)
 
 
-def run_stripes(stages: list[Stage], state: State, rows: int) -> Tensor:
-    """All stages one after the other, each over stripes of `rows` rows; the state between them is kept whole."""
-    height, width = state[0].shape[2:]
+def run_whole(stages: list[Stage], state: State) -> Tensor:
+    """All stages one after the other; the state between them is that of the whole image."""
     moments: State = ()
     for stage in stages:
-        whole: State = ()
-        sums: State = ()
-        for core, inner, outer in windows(height, width, rows, width, stage.halo):
-            new, terms = stage.run(tuple(x[:, :, *outer] for x in state), moments, inner)
-            sums = add(sums, terms)
-            whole = whole or tuple(empty(x, height, width) for x in new)
-            for x, y in zip(whole, new, strict=True):
-                x[:, :, *core] = y[:, :, *inner]
-        state, moments = whole, sums
+        state, moments = run_stage(stage, state, moments)
     return state[0]
 
 
@@ -96,12 +84,30 @@ def run_tiles(stages: list[Stage], a: Tensor, b: Tensor, tile: int, like: dict[s
         for core, inner, outer in windows(height, width, tile, tile, halo):
             state: State = (a[:, :, *outer].to(**like), b[:, :, *outer].to(**like))
             for stage, moments in zip(stages[: last + 1], known, strict=True):
-                state, terms = stage.run(state, moments, inner)
+                state, terms = run_stage(stage, state, moments, inner)
             sums = add(sums, terms)
             if last == len(stages) - 1:
                 fused[:, :, *core] = state[0][:, :, *inner].to(fused)
         known.append(sums)
     return fused
+
+
+def run_stage(stage: Stage, state: State, moments: State, window: Window = WHOLE) -> tuple[State, State]:
+    """One stage over an image or tile, on a CPU in stripes; the moments are summed over `window` of it."""
+    height, width = state[0].shape[2:]
+    rows = max(8, STRIPE_PX // width) if state[0].device.type == "cpu" else height
+    first, last, _ = window[0].indices(height)
+    whole: State = ()
+    sums: State = ()
+    for core, inner, outer in windows(height, width, rows, width, stage.halo):
+        above = outer[0].start
+        counted = slice(*(min(max(row, core[0].start), core[0].stop) - above for row in (first, last)))
+        new, terms = stage.run(tuple(x[:, :, outer[0]] for x in state), moments, (counted, window[1]))
+        sums = add(sums, terms)
+        whole = whole or tuple(empty(x, height, width) for x in new)
+        for x, y in zip(whole, new, strict=True):
+            x[:, :, core[0]] = y[:, :, inner[0]]
+    return whole, sums
 
 
 def windows(height: int, width: int, rows: int, columns: int, halo: int) -> Iterator[tuple[Window, Window, Window]]:

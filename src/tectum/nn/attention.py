@@ -25,9 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tectum.protocols import Window
-
-WHOLE: Window = (slice(None), slice(None))
+from tectum.protocols import WHOLE, Window
 
 
 class RestormerBlock(nn.Module):

@@ -34,8 +34,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tectum.losses import gradient_loss, weighted_intensity_loss
-from tectum.nn.attention import WHOLE, RestormerBlock, attention_matrix, conv1x1, conv3x3, depthwise3x3, mix, products
-from tectum.protocols import Stage, State, Window
+from tectum.nn.attention import RestormerBlock, attention_matrix, conv1x1, conv3x3, depthwise3x3, mix, products
+from tectum.protocols import WHOLE, Stage, State, Window
 
 
 class TDFusion(nn.Module):
