@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tectum.inference import tiling
-from tectum.inference.tiling import fuse_tensors, run_stripes, windows
+from tectum.inference.tiling import fuse_tensors, windows
 from tectum.protocols import Stage
 from tectum.systems import SYSTEMS
 from tectum.systems.baselines import Average
@@ -38,11 +38,14 @@ def test_something_is_tested() -> None:
 
 
 @pytest.mark.parametrize("size", [(40, 61), (7, 90), (90, 7), (1, 1), (33, 1)])
-@pytest.mark.parametrize("rows", [1, 3, 8, 1000])
-def test_stripes_equal_the_whole_image(fuser: Any, images: Images, size: tuple[int, int], rows: int) -> None:
+@pytest.mark.parametrize("rows", [8, 13, 1000])
+def test_stripes_equal_the_whole_image(
+    fuser: nn.Module, images: Images, size: tuple[int, int], rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiling, "STRIPE_PX", rows * size[1])
     a, b = images(*size)
-    with torch.inference_mode():
-        torch.testing.assert_close(run_stripes(fuser.stages(), (a, b), rows), fuser(a, b), **EXACT)
+    with torch.no_grad():
+        torch.testing.assert_close(fuse_tensors(fuser, a, b), fuser(a, b), **EXACT)
 
 
 @pytest.mark.parametrize("num_stripes", [1, 2, 5])
@@ -60,10 +63,15 @@ def test_the_default_is_stripes_and_exact(
     assert set(seen) == {9}
 
 
+@pytest.mark.parametrize("stripe_px", [1, 400, 30_000])
 @pytest.mark.parametrize(
     ("size", "tile"), [((70, 45), 32), ((64, 64), 32), ((65, 33), 32), ((20, 30), 32), ((50, 50), 400), ((3, 40), 32)]
 )
-def test_tiles_equal_the_whole_image(fuser: nn.Module, images: Images, size: tuple[int, int], tile: int) -> None:
+def test_tiles_equal_the_whole_image(
+    fuser: nn.Module, images: Images, size: tuple[int, int], tile: int, stripe_px: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where each tile is itself run in stripes."""
+    monkeypatch.setattr(tiling, "STRIPE_PX", stripe_px)
     a, b = images(*size)
     with torch.no_grad():
         torch.testing.assert_close(fuse_tensors(fuser, a, b, tile=tile), fuser(a, b), **EXACT)
@@ -97,8 +105,10 @@ def test_every_halo_is_needed(tdfusion: Any, images: Images, thin: int, monkeypa
     stages = tdfusion.stages()
     assert len(stages) == 6
     stages[thin] = Stage(stages[thin].run, stages[thin].halo - 1)
-    with torch.inference_mode():
-        assert (run_stripes(stages, (a, b), 6) - tdfusion(a, b)).abs().max() > 1e-4
+    monkeypatch.setattr(tdfusion, "stages", lambda: stages)
+    monkeypatch.setattr(tiling, "STRIPE_PX", 8 * 20)
+    with torch.no_grad():
+        assert (fuse_tensors(tdfusion, a, b) - tdfusion(a, b)).abs().max() > 1e-4
 
 
 @pytest.mark.parametrize(("size", "window"), [((10, 7), (3, 7)), ((10, 7), (4, 2)), ((5, 5), (9, 9)), ((1, 1), (1, 1))])

@@ -360,6 +360,20 @@ def test_a_run_begun_on_a_gpu_goes_on_without_one(run: Run, tmp_path: Path, monk
     assert timeless(run("moved")) == timeless(line)
 
 
+def test_a_checkpoint_is_replaced_and_never_written_over(run: Run, tmp_path: Path) -> None:
+    """The old file, kept under a second name, stays as it was."""
+    names = ("last.pt", "best.pt", "best.safetensors")
+    with pytest.raises(Stopped):
+        run(report=stop_at(4))
+    before = {}
+    for name in names:
+        (tmp_path / name).hardlink_to(tmp_path / "run" / name)
+        before[name] = (tmp_path / name).read_bytes()
+    run()
+    assert {name: (tmp_path / name).read_bytes() for name in names} == before
+    assert (tmp_path / "run" / "last.pt").read_bytes() != before["last.pt"]
+
+
 def test_half_a_file_left_behind_is_no_checkpoint(run: Run, tmp_path: Path) -> None:
     """What the loss of power leaves: the partial file is still there."""
     line = run("straight")

@@ -64,7 +64,21 @@ class PairFolder(Dataset[Pair]):
 
 
 def images(folder: Path) -> dict[str, Path]:
-    return {path.stem: path for path in folder.iterdir() if path.suffix.lower() in EXTENSIONS}
+    """Image files by stem.
+
+    Raises:
+        ValueError: two files of one stem.
+    """
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() not in EXTENSIONS or path.name.startswith("."):
+            continue
+        if path.stem in found:
+            raise ValueError(
+                f"one file per pair must be in {folder}, got {found[path.stem].name} and {path.name}; remove one"
+            )
+        found[path.stem] = path
+    return found
 
 
 def read_luminance(path: Path) -> Tensor:

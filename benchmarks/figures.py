@@ -1,0 +1,75 @@
+"""Draw the figures: synthetic scenes for the README (committed), real pairs from the user's own copy of the data (not).
+
+    python benchmarks/figures.py [--weights NAME|FILE]
+
+docs/figures/*.jpg show scenes of `tectum.data.synthetic`. With TECTUM_DATA set to a folder of data sets
+(`NAME/test/vi` and `NAME/test/ir`), out/figures/NAME.png shows every few pairs of each set; those stay uncommitted.
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from tectum.commands.fuse import report_picture
+from tectum.data.synthetic import demo_folder
+from tectum.inference.folders import match
+from tectum.inference.fuse import FuseOptions, FusePipeline
+from tectum.inference.image import to_array, write_image
+
+SETS = ("msrs", "tno", "roadscene", "llvip", "m3fd")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--weights")
+    parser.add_argument("--each", type=int, default=6, help="real pairs per set")
+    arguments = parser.parse_args()
+    pipeline = FusePipeline(FuseOptions(weights=arguments.weights))
+    street(pipeline, Path("docs/figures"))
+    data = os.environ.get("TECTUM_DATA")
+    for name in SETS if data else ():
+        folder = Path(data or "") / name / "test"
+        if folder.is_dir():
+            real(pipeline, folder, Path("out/figures") / f"{name}.png", arguments.each)
+
+
+def street(pipeline: FusePipeline, out: Path) -> None:
+    """Visible | infrared | fused of the packaged scenes, one row each."""
+    out.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for pair in match(str(demo_folder() / "vi"), str(demo_folder() / "ir")).pairs:
+        fused = pipeline(*pipeline.read(pair.visible, pair.infrared))
+        rows.append(row([to_array(x.y, x.chroma) for x in (fused.visible, fused.infrared)] + [fused.array()]))
+    sheet = Image.fromarray(np.concatenate(rows))
+    sheet.resize((1440, sheet.height * 1440 // sheet.width), Image.Resampling.LANCZOS).save(
+        out / "street.jpg", quality=88
+    )
+    print(out / "street.jpg")
+
+
+def real(pipeline: FusePipeline, folder: Path, out: Path, num: int) -> None:
+    """Reports of pairs spread over a test folder, one picture."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    pairs = match(str(folder / "vi"), str(folder / "ir")).pairs
+    pictures = []
+    for pair in pairs[:: max(1, len(pairs) // num)][:num]:
+        pictures.append(report_picture(pipeline(*pipeline.read(pair.visible, pair.infrared))))
+    width = max(p.shape[1] for p in pictures)
+    padded = [np.pad(p, ((0, 0), (0, width - p.shape[1]), (0, 0)), constant_values=250) for p in pictures]
+    write_image(out, np.concatenate(padded))
+    print(out)
+
+
+def row(images: list[np.ndarray]) -> np.ndarray:
+    """Images side by side with a thin white gap."""
+    coloured = [x if x.ndim == 3 else np.repeat(x[..., None], 3, axis=2) for x in images]
+    gap = np.full((coloured[0].shape[0], 8, 3), 255, np.uint8)
+    line = np.concatenate([part for x in coloured for part in (x, gap)][:-1], axis=1)
+    return np.concatenate([line, np.full((8, line.shape[1], 3), 255, np.uint8)])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""Put the best weights of a run into the package, with their card.
+
+    python benchmarks/package.py RUN NAME --data MSRS
+
+The card says what the weights were trained on, by which recipe, how long, and what the training objective says of
+them on the validation pairs and on the test pairs (lower is better), beside the average and the maximum of the sources.
+"""
+
+import argparse
+import datetime
+import json
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from tectum import recipes, weights
+from tectum.data.folders import PairFolder, split_names
+from tectum.inference.tiling import fuse_tensors
+from tectum.pair import Pairs
+from tectum.systems import SYSTEMS
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", type=Path)
+    parser.add_argument("name")
+    parser.add_argument("--data", type=Path, required=True, help="folder of the set, with train and test inside")
+    arguments = parser.parse_args()
+    recipe = recipes.read(arguments.run / "recipe.json")
+    system = SYSTEMS[recipe.system]
+    assert system.objective is not None
+    lines = [json.loads(line) for line in (arguments.run / "log.jsonl").read_text().splitlines()]
+    best = min(lines, key=lambda line: line["valid_loss"])
+    state = weights.read(arguments.run / "best.safetensors")
+    fuser = system.fuser()
+    weights.fill(fuser, state, arguments.run)
+    sets = {
+        "validation": PairFolder(arguments.data, split_names(recipe.validation or "msrs-validation")),
+        "test": PairFolder(arguments.data / "test"),
+    }
+    rows = {recipe.system: fuser.eval(), "average": SYSTEMS["average"].fuser(), "maximum": SYSTEMS["maximum"].fuser()}
+    scores = {
+        f"{where} objective of {name} ({len(pairs)} pairs)": round(mean_loss(row, system.objective(), pairs), 4)
+        for where, pairs in sets.items()
+        for name, row in rows.items()
+    }
+    file = f"{arguments.name}.safetensors"
+    cards = weights.cards()
+    cards[arguments.name] = {
+        "system": recipe.system,
+        "file": file,
+        "sha256": weights.save(state, weights.FOLDER / file),
+        "data": "MSRS: 181 labelled pairs of a re-split of its official test split; 40 more chose the checkpoint",
+        "recipe": f"{recipe.name}: {best['step']} of {recipe.schedule.steps} steps, seed {recipe.schedule.seed}",
+        "seconds": lines[-1]["seconds"],
+        "scores": scores,
+        "licence": "research use; see NOTICE: the training images state no licence",
+        "date": str(datetime.date.today()),
+    }
+    (weights.FOLDER / "cards.json").write_text(json.dumps(cards, indent=2) + "\n")
+    print(json.dumps(cards[arguments.name], indent=2))
+
+
+@torch.inference_mode()
+def mean_loss(fuser: nn.Module, objective: nn.Module, pairs: Pairs) -> float:
+    """Mean objective over whole images."""
+    total = 0.0
+    for index in range(len(pairs)):
+        pair = pairs[index]
+        total += float(sum(objective(fuse_tensors(fuser, pair.a, pair.b), pair.a, pair.b).values()))
+    return total / len(pairs)
+
+
+if __name__ == "__main__":
+    main()
