@@ -49,7 +49,10 @@ class PairFolder(Dataset[Pair]):
             a, b = (read_luminance(path) for path in self.files[self.names[index]])
             self.cache[index] = a, b
         a, b = self.cache[index]
-        return Pair(a[None, None] / 255, b[None, None] / 255, name=(self.names[index],))
+        try:
+            return Pair(a[None, None] / 255, b[None, None] / 255, name=(self.names[index],))
+        except ValueError as error:
+            raise ValueError(f"pair {self.names[index]}: {error}") from error
 
     @staticmethod
     def locate(root: Path) -> tuple[dict[str, Path], dict[str, Path]]:
@@ -89,8 +92,8 @@ def read_luminance(path: Path) -> Tensor:
     """
     try:
         with Image.open(path) as image:
-            if image.mode.startswith(("I", "F")):
-                raise ValueError(f"training images must be 8-bit, {path} is {image.mode}; convert it first")
+            if image.mode.startswith(("I", "F")) or "16" in str(image.tile[0].args if image.tile else ""):
+                raise ValueError(f"training images must be 8-bit, {path} is deeper; convert it first")
             return torch.from_numpy(np.array(image.convert("L")))
     except (OSError, SyntaxError) as error:
         raise ValueError(f"{path} is not an image that can be read ({error}); replace or remove it") from error

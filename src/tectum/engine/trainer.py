@@ -88,14 +88,20 @@ def fit(
     """
     folder = Path(run)
     (folder / "samples").mkdir(parents=True, exist_ok=True)
+    if len(pairs) == 0 or len(validation) == 0 or schedule.steps < 1:
+        raise ValueError(
+            f"training needs pairs, validation pairs and steps, got {len(pairs)}, {len(validation)} and "
+            f"{schedule.steps}; complete the data set or the schedule"
+        )
     keep_memory()
-    fuser, objective = fuser.to(device), objective.to(device)
+    fuser, objective = fuser.to(device), objective.to(device).requires_grad_(False)
     optimizer = torch.optim.Adam(fuser.parameters(), lr=schedule.lr)
     state = resume(folder, fuser, optimizer, schedule)
     clock = time.monotonic()
     while state["step"] < schedule.steps:
         step = state["step"]
         batch = draw(pairs, schedule, step).to(device)
+        torch.manual_seed(schedule.seed * 1_000_003 + step)  # dropout, if the fuser has any, resumes too
         terms = train_step(fuser, objective, optimizer, batch, schedule, step, folder)
         state["step"] = step + 1
         if report is not None:
@@ -141,16 +147,23 @@ def train_step(
     optimizer.zero_grad(set_to_none=True)
     terms = objective(fuser(batch.a, batch.b), batch.a, batch.b)
     loss: Tensor = torch.stack(list(terms.values())).sum()
-    if not bool(loss.isfinite()):
-        save_file({"a": batch.a.cpu(), "b": batch.b.cpu()}, folder / "not-finite.safetensors")
-        raise ValueError(
-            f"the loss must stay finite, but is {loss.item()} at step {step} on {', '.join(batch.name)}; the batch is "
-            f"in {folder / 'not-finite.safetensors'}, lower --lr"
-        )
+    refuse_not_finite("loss", loss, batch, step, folder)
     loss.backward()
-    nn.utils.clip_grad_norm_(fuser.parameters(), schedule.clip)
+    norm = nn.utils.clip_grad_norm_(fuser.parameters(), schedule.clip)
+    refuse_not_finite("norm of the gradient", norm, batch, step, folder)
     optimizer.step()
     return {name: float(term.detach()) for name, term in terms.items()}
+
+
+def refuse_not_finite(what: str, value: Tensor, batch: Pair, step: int, folder: Path) -> None:
+    """Stop before a value that is not finite reaches the weights, and keep the batch that made it."""
+    if not bool(value.isfinite()):
+        file = folder / "not-finite.safetensors"
+        save_file({"a": batch.a.cpu().contiguous(), "b": batch.b.cpu().contiguous()}, file)
+        raise ValueError(
+            f"the {what} must stay finite, but is {value.item()} at step {step} on {', '.join(batch.name)}; the batch "
+            f"is in {file}, lower --lr"
+        )
 
 
 @torch.no_grad()
@@ -185,13 +198,21 @@ def resume(folder: Path, fuser: nn.Module, optimizer: torch.optim.Optimizer, sch
     path = folder / "last.pt"
     if not path.exists():
         return {"step": 0, "seconds": 0.0, "best": None, "schedule": asdict(schedule)}
-    saved = torch.load(path, weights_only=True)
+    try:
+        saved = torch.load(path, weights_only=True, map_location="cpu")
+    except Exception as error:  # zipfile, pickle and torch each raise their own
+        raise ValueError(f"{path} is damaged ({type(error).__name__}); delete it to start the run again") from error
     if saved["state"]["schedule"] != asdict(schedule):
         changed = [k for k, v in asdict(schedule).items() if saved["state"]["schedule"].get(k) != v]
         raise ValueError(
             f"{folder} holds a run with another {', '.join(changed)}; repeat its settings, or choose a new folder"
         )
-    fuser.load_state_dict(saved["fuser"])
+    try:
+        fuser.load_state_dict(saved["fuser"])
+    except RuntimeError as error:
+        raise ValueError(
+            f"{folder} holds a run of another fuser than {type(fuser).__name__}; choose a new folder"
+        ) from error
     optimizer.load_state_dict(saved["optimizer"])
     state: dict[str, Any] = saved["state"]
     return state
@@ -200,17 +221,19 @@ def resume(folder: Path, fuser: nn.Module, optimizer: torch.optim.Optimizer, sch
 def checkpoint(
     folder: Path, fuser: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any], line: dict[str, Any]
 ) -> None:
-    """Write the log line, the best weights if these are the best, and what is needed to go on, in that order."""
+    """Write the best weights if these are the best, the log line, and what is needed to go on, in that order."""
     best = state["best"]
     if best is None or line["valid_loss"] < best["valid_loss"]:
         state["best"] = line
         atomically(folder / "best.pt", lambda path: torch.save(fuser.state_dict(), path))
         weights = {name: x.detach().cpu().contiguous() for name, x in fuser.state_dict().items()}
         atomically(folder / "best.safetensors", lambda path: save_file(weights, path))
+    log = folder / "log.jsonl"
+    before = log.read_text().splitlines() if log.exists() else []
+    lines = [x for x in before if json.loads(x)["step"] < line["step"]] + [json.dumps(line)]
+    atomically(log, lambda path: path.write_text("\n".join(lines) + "\n"))
     content = {"fuser": fuser.state_dict(), "optimizer": optimizer.state_dict(), "state": state}
     atomically(folder / "last.pt", lambda path: torch.save(content, path))
-    with (folder / "log.jsonl").open("a") as log:
-        log.write(json.dumps(line) + "\n")
 
 
 def atomically(path: Path, write: Callable[[Path], object]) -> None:

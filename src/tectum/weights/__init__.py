@@ -171,6 +171,34 @@ def from_published(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return out
 
 
+def read_checkpoint(path: Path) -> Any:
+    """What a .npz, .pth, .pt or .ckpt file holds, read without running anything in it.
+
+    Raises:
+        ValueError: the file is damaged, or can only be read by running code in it.
+    """
+    try:
+        if path.suffix == ".npz":
+            import numpy as np
+
+            with path.open("rb") as file, np.load(file) as arrays:
+                return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # zipfile, pickle, numpy and torch each raise their own
+        raise ValueError(
+            f"{path} must be a checkpoint that can be read without running code in it, but {type(error).__name__}; "
+            "download it again, or save its state dict alone with torch.save"
+        ) from error
+
+
+def state_dicts(content: Any) -> list[dict[str, Tensor]]:
+    """All {name: tensor} dicts in nested dicts, outermost first."""
+    if not isinstance(content, dict):
+        return []
+    tensors = {name: x for name, x in content.items() if isinstance(name, str) and isinstance(x, Tensor)}
+    return ([tensors] if tensors else []) + [s for x in content.values() for s in state_dicts(x)]
+
+
 def convert(source: Path, target: Path) -> int:
     """Turn a user's own copy of the authors' TDFusion/ReFusion checkpoint into a safetensors file for `tdfusion`.
 
@@ -184,22 +212,10 @@ def convert(source: Path, target: Path) -> int:
         raise FileNotFoundError(f"a checkpoint must be a file, and {source} is none; check the path")
     if target.suffix != ".safetensors":
         raise ValueError(f"converted weights are written as .safetensors, got {target.name}; rename the output")
-    if source.suffix == ".npz":
-        import numpy as np
-
-        with np.load(source) as arrays:
-            state = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
-    else:
-        try:
-            state = torch.load(source, map_location="cpu", weights_only=True)
-        except Exception as error:
-            raise ValueError(f"{source} is not a checkpoint PyTorch reads safely ({type(error).__name__})") from error
-    found: Any = state
-    while isinstance(found, dict) and found and not any(isinstance(x, Tensor) for x in found.values()):
-        found = next((x for x in found.values() if isinstance(x, dict)), {})
-    if not isinstance(found, dict) or not found:
+    states = state_dicts(read_checkpoint(source))
+    if not states:
         raise ValueError(f"{source} holds no state dict; give the checkpoint of the fusion network")
-    converted = from_published({name: x for name, x in found.items() if isinstance(x, Tensor)})
+    converted = from_published(next((s for s in states if any("project_in_1" in name for name in s)), states[0]))
     fuser = resolve(SYSTEMS, "tdfusion", kind="system").fuser()
     fill(fuser, converted, source)
     target.parent.mkdir(parents=True, exist_ok=True)
