@@ -17,9 +17,9 @@ from tectum import report
 from tectum.cli import VERBS, Fuse, main
 from tectum.color import rgb_to_ycbcr
 from tectum.data.synthetic import render
-from tectum.inference.align import Rig
 from tectum.inference.fuse import FuseOptions, FusePipeline, fuse
 from tectum.inference.image import picture_from_array, write_image
+from tectum.inference.rig import Rig
 
 HEIGHT, WIDTH = 20, 28
 

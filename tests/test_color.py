@@ -137,7 +137,7 @@ def test_black_and_white_have_no_colour_whatever_the_chroma() -> None:
 def test_chroma_rule_is_symmetric_to_the_last_bit() -> None:
     _, a = random_case(6)
     _, b = random_case(7)
-    assert torch.equal(choose_chroma(a, b), choose_chroma(b, a))
+    assert torch.equal(choose_chroma(a, b, mix=True), choose_chroma(b, a, mix=True))
 
 
 def test_chroma_rule_lets_grey_give_way() -> None:
@@ -150,23 +150,29 @@ def test_chroma_rule_lets_grey_give_way() -> None:
     assert choose_chroma(rounding_noise, torch.zeros_like(colour)) is None
 
 
+def test_the_colour_bearing_source_keeps_its_chroma() -> None:
+    _, a = random_case(9)
+    _, b = random_case(10)
+    assert choose_chroma(a, b) is a
+
+
 def test_chroma_rule_is_the_saturation_weighted_mean() -> None:
     _, a = random_case(9)
     _, b = random_case(10)
-    mixed = choose_chroma(a, b)
+    mixed = choose_chroma(a, b, mix=True)
     assert mixed is not None
     for row, column, channel in ((0, 0, 0), (3, 60, 1), (63, 63, 0)):
         u, v = a[channel, row, column].item(), b[channel, row, column].item()
         assert mixed[channel, row, column].item() == pytest.approx((u * abs(u) + v * abs(v)) / (abs(u) + abs(v)))
     assert torch.all(mixed <= torch.maximum(a, b) + 1e-6) and torch.all(mixed >= torch.minimum(a, b) - 1e-6)
-    twice = choose_chroma(a, a)
+    twice = choose_chroma(a, a, mix=True)
     assert twice is not None and close(twice, a)
 
 
 def test_chroma_rule_where_both_are_zero_at_a_pixel() -> None:
     a, b = torch.zeros(2, 1, 2), torch.zeros(2, 1, 2)
     a[:, :, 1], b[:, :, 1] = 0.3, -0.2
-    mixed = choose_chroma(a, b)
+    mixed = choose_chroma(a, b, mix=True)
     assert mixed is not None and torch.equal(mixed[:, :, 0], torch.zeros(2, 1)) and bool(mixed.isfinite().all())
 
 

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tectum.engine.trainer import fit as fit
     from tectum.inference.fuse import fuse as fuse
     from tectum.weights import load as load
 

@@ -21,11 +21,11 @@ with the visible chroma, clamping changed Y by 0.01 of 255 on average but by up 
 (maximum); with the mean it turned the hue by 5 degrees at the 99th percentile of coloured pixels, and yellow-green
 leaves became pure green. With Y raised by 60 %, lamps got coloured rings. The default did neither, but whitens lamps.
 
-Chroma rule, per pixel and per channel, for sources with chroma c_a and c_b:
+Chroma rule, for sources with chroma c_a and c_b. A grey source (None, or all below half an 8-bit step) gives way to the
+other. Where both have colour, the fused image keeps that of a, the colour-bearing one: what colour a thermal camera
+shows is false. Two sources of one kind (exposures, foci; `mix=True`) mix theirs, the more saturated leading:
 
-    C = (c_a |c_a| + c_b |c_b|) / (|c_a| + |c_b|)          (0 where both are 0)
-
-The more saturated source leads; a grey one (None, or all below half an 8-bit step) gives way entirely.
+    C = (c_a |c_a| + c_b |c_b|) / (|c_a| + |c_b|)          per pixel and channel, 0 where both are 0
 
 Reference:
     Information technology - Digital compression and coding of continuous-tone still images: JPEG File Interchange
@@ -101,20 +101,21 @@ def ycbcr_to_rgb(y: Tensor, chroma: Tensor, *, keep_luminance: bool = True) -> T
     return (y + offset).clamp(0, 1)
 
 
-def choose_chroma(chroma_a: Tensor | None, chroma_b: Tensor | None) -> Tensor | None:
-    """The chroma of the fused image; symmetric in its arguments.
+def choose_chroma(chroma_a: Tensor | None, chroma_b: Tensor | None, *, mix: bool = False) -> Tensor | None:
+    """The chroma of the fused image.
 
     Args:
         chroma_a, chroma_b: (..., 2, H, W) centred on 0, or None for a grey source.
+        mix: the two are of one kind, so that both colours are true.
 
     Returns:
-        The other's chroma where one source is grey; None where both are; else the saturation-weighted mix.
+        The other's chroma where one source is grey; None where both are; else a's, or the saturation-weighted mix.
 
     Raises:
         ValueError: if two chromas differ in shape.
 
     >>> warm, cold = torch.full((2, 1, 1), 0.2), torch.full((2, 1, 1), -0.1)
-    >>> [round(v, 3) for v in choose_chroma(warm, cold).flatten().tolist()]
+    >>> [round(v, 3) for v in choose_chroma(warm, cold, mix=True).flatten().tolist()]
     [0.1, 0.1]
     >>> choose_chroma(None, cold) is cold, choose_chroma(None, None) is None
     (True, True)
@@ -127,6 +128,8 @@ def choose_chroma(chroma_a: Tensor | None, chroma_b: Tensor | None) -> Tensor | 
     chroma_a, chroma_b = _none_if_grey(chroma_a), _none_if_grey(chroma_b)
     if chroma_a is None or chroma_b is None:
         return chroma_a if chroma_b is None else chroma_b
+    if not mix:
+        return chroma_a
     weight_a, weight_b = chroma_a.abs(), chroma_b.abs()
     return (chroma_a * weight_a + chroma_b * weight_b) / (weight_a + weight_b).clamp_min(_TINY)
 

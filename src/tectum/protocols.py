@@ -10,8 +10,10 @@
 
 import difflib
 import importlib
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor, nn
@@ -103,9 +105,11 @@ def resolve(table: Mapping[str, T], name: str, *, kind: str) -> T:
         return table[name]
     if ":" in name:
         module, _, attribute = name.partition(":")
+        if str(Path.cwd()) not in sys.path:
+            sys.path.append(str(Path.cwd()))  # a script's own folder is there already, an installed command's is not
         try:
             found: T = getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError) as error:
+        except (ImportError, AttributeError, TypeError, ValueError) as error:
             raise ValueError(f"{kind} '{name}' must be importable as module:attribute, but {error}") from error
         return found
     raise ValueError(unknown(name, table, kind=kind))

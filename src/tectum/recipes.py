@@ -87,6 +87,8 @@ def folder(recipe: Recipe, data: Path | None) -> tuple[Pairs, Pairs]:
     if data is None:
         raise ValueError(f"recipe '{recipe.name}' needs a folder of pairs (vi and ir inside); give it with --data")
     names = PairFolder(data).names
+    if len(names) < 2:
+        raise ValueError(f"training needs at least two pairs, one of them for validation, got {len(names)} in {data}")
     kept = names[::6] if recipe.validation is None else split_names(recipe.validation)
     return PairFolder(data, without(names, kept)), PairFolder(data, kept)
 

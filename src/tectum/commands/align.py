@@ -30,7 +30,7 @@ class Align:
     out: Annotated[str, arg(aliases=["-o"], metavar="FILE")]
     """The rig file to write, e.g. rig.json."""
 
-    model: Literal["translation", "euclidean", "affine", "homography"] = "affine"
+    model: Literal["translation", "similarity", "affine", "homography"] = "similarity"
     """What the transform may do; fewer freedoms are steadier."""
 
     pairs: Annotated[int, arg(metavar="N")] = 30
@@ -57,20 +57,22 @@ class Align:
             raise FileExistsError(f"{self.out} exists already; choose another name, or add --overwrite")
         from dataclasses import replace
 
-        from tectum.inference import align, folders
+        from tectum.inference import folders
+        from tectum.inference.align import corner_shifts, plain_matrix
+        from tectum.inference.rig import common_range, fit_rig
 
         matches = folders.match(self.visible, self.infrared)
         num = min(self.pairs, len(matches.pairs))
         chosen = [matches.pairs[i * len(matches.pairs) // num] for i in range(num)]
         ranges: list[tuple[float, float]] = []
-        rig = align.fit_rig(self.frames(chosen, ranges), model=self.model, max_shift=self.max_shift)
+        rig = fit_rig(self.frames(chosen, ranges), model=self.model, max_shift=self.max_shift)
         if ranges:
-            rig = replace(rig, infrared_range=align.common_range(ranges))
+            rig = replace(rig, infrared_range=common_range(ranges))
         Path(self.out).parent.mkdir(parents=True, exist_ok=True)
         rig.save(self.out)
         if not self.quiet:
-            plain = align.plain_matrix(rig.visible_size, rig.infrared_size)
-            shift = abs(align.corner_shifts(rig.matrix, plain, rig.visible_size)).max()
+            plain = plain_matrix(rig.visible_size, rig.infrared_size)
+            shift = abs(corner_shifts(rig.matrix, plain, rig.visible_size)).max()
             raw = rig.infrared_range
             print(
                 f"{self.out}: {rig.num_pairs} of {num} pairs agree within {rig.spread_px:.1f} px (median); corners move"

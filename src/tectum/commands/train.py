@@ -1,13 +1,13 @@
 """`tectum train`: a recipe, data, and a run folder that can be stopped and continued at any moment."""
 
-import json
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from tectum.commands.messages import Flag, optional
+from tectum.commands.messages import Flag, optional, say
 
 if TYPE_CHECKING:
     from tectum.recipes import Recipe
@@ -66,15 +66,28 @@ class Train:
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         device = find_device(self.device)
+        if recipe.data == "street" and not self.quiet:
+            print("rendering synthetic scenes", file=sys.stderr)
         fuser, objective, pairs, validation = recipes.build(recipe, None if self.data is None else Path(self.data))
         run = Path(self.out)
         run.mkdir(parents=True, exist_ok=True)
         if not (run / "last.pt").exists():
             recipes.save(recipe, run / "recipe.json")
         with Progress(run, recipe.schedule.steps, quiet=self.quiet) as progress:
-            best = fit(
-                fuser, objective, pairs, validation, run=run, schedule=recipe.schedule, device=device, report=progress
-            )
+            try:
+                best = fit(
+                    fuser,
+                    objective,
+                    pairs,
+                    validation,
+                    run=run,
+                    schedule=recipe.schedule,
+                    device=device,
+                    report=progress,
+                )
+            except KeyboardInterrupt:
+                say(f"interrupted; the same command continues the run in {run}")
+                return 130
         print(f"{run / 'best.safetensors'}: validation loss {best['valid_loss']:.4f} at step {best['step']}")
         return 0
 
@@ -88,7 +101,14 @@ class Train:
                 raise FileNotFoundError(f"a recipe must be a file, and {self.recipe} is none; check the path")
             recipe = recipes.read(Path(self.recipe))
         else:
-            recipe = resolve(recipes.RECIPES, self.recipe, kind="recipe")()
+            make = resolve(recipes.RECIPES, self.recipe, kind="recipe")
+            recipe = make()
+            if not isinstance(recipe, recipes.Recipe):
+                raise ValueError(
+                    f"'{self.recipe}' must be a function that returns a Recipe, got {type(recipe).__name__}"
+                )
+        if self.data is not None and recipe.data != "folder":
+            raise ValueError(f"recipe '{recipe.name}' renders its own scenes; leave out --data")
         changes = {name: getattr(self, name) for name in ("steps", "batch", "crop_px", "lr", "seed")}
         changes = {name: value for name, value in changes.items() if value is not None}
         for name, value in changes.items():
@@ -125,7 +145,9 @@ class Progress:
             self.bar.update(line["step"] - self.bar.n)
             self.bar.set_postfix(loss=f"{line['loss']:.4f}", refresh=False)
             return
-        self.bar.write(json.dumps(line))
+        terms = ", ".join(f"{name[6:]} {line[name]:.4f}" for name in line if name.startswith("valid_"))
+        if not self.bar.disable:
+            self.bar.write(f"step {line['step']}: validation {terms}", file=sys.stderr)
         if self.writer is not None:
             for name, value in line.items():
                 self.writer.add_scalar(name, value, line["step"])

@@ -52,7 +52,7 @@ class PairFolder(Dataset[Pair]):
         try:
             return Pair(a[None, None] / 255, b[None, None] / 255, name=(self.names[index],))
         except ValueError as error:
-            raise ValueError(f"pair {self.names[index]}: {error}") from error
+            raise ValueError(f"pair {self.names[index]} cannot be trained on: {error}") from error
 
     @staticmethod
     def locate(root: Path) -> tuple[dict[str, Path], dict[str, Path]]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tectum.data.transforms import centre_crop, random_crop
@@ -26,6 +26,8 @@ from tectum.engine.memory import keep_memory
 from tectum.pair import Pair, Pairs
 
 VALIDATION_PX = 256
+KEEP_EVERY_S = 30.0
+"""Seconds after which the state of a run is written again: what an interruption can cost."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +82,7 @@ def fit(
         run: folder of the run; one that holds a checkpoint is continued.
         schedule: steps, rates, crops, seed.
         device: where to train.
-        report: called after every step with {"step", "steps", "loss", "seconds"}, and with a whole log line after a
-            validation.
+        report: called after every step with {"step", "steps", "loss"}, and with a whole log line after a validation.
 
     Raises:
         ValueError: the run folder belongs to another schedule, or a loss is not finite (the batch is saved).
@@ -97,26 +98,30 @@ def fit(
     fuser, objective = fuser.to(device), objective.to(device).requires_grad_(False)
     optimizer = torch.optim.Adam(fuser.parameters(), lr=schedule.lr)
     state = resume(folder, fuser, optimizer, schedule)
-    clock = time.monotonic()
+    clock = kept = time.monotonic()
     while state["step"] < schedule.steps:
         step = state["step"]
         batch = draw(pairs, schedule, step).to(device)
         torch.manual_seed(schedule.seed * 1_000_003 + step)  # dropout, if the fuser has any, resumes too
         terms = train_step(fuser, objective, optimizer, batch, schedule, step, folder)
         state["step"] = step + 1
+        line: dict[str, Any] = {"step": step + 1, "steps": schedule.steps, "loss": sum(terms.values())}
         if report is not None:
-            report({"step": step + 1, "steps": schedule.steps, "loss": sum(terms.values())})
+            report(line)
         if (step + 1) % schedule.validate_every == 0 or step + 1 == schedule.steps:
-            state["seconds"] += time.monotonic() - clock
-            clock = time.monotonic()
-            line = {"step": step + 1, "seconds": round(state["seconds"], 1), "lr": schedule.rate(step)}
+            seconds = state["seconds"] + time.monotonic() - clock
+            line = {"step": step + 1, "seconds": round(seconds, 1), "lr": schedule.rate(step)}
             line |= {f"train_{name}": value for name, value in terms.items()}
             line |= validate(fuser, objective, validation, folder / "samples" / f"{step + 1:06d}.png", device)
-            checkpoint(folder, fuser, optimizer, state, line)
+            record(folder, fuser, state, line)
             if report is not None:
                 report(line)
+        now = time.monotonic()
+        if now - kept > KEEP_EVERY_S or state["step"] == schedule.steps or "valid_loss" in line:
+            state["seconds"], clock, kept = state["seconds"] + now - clock, now, now
+            keep(folder, fuser, optimizer, state)
     best: dict[str, Any] = state["best"]
-    fuser.load_state_dict(torch.load(folder / "best.pt", weights_only=True, map_location=device))
+    fuser.load_state_dict(load_file(folder / "best.safetensors", device=device))
     return best
 
 
@@ -218,20 +223,21 @@ def resume(folder: Path, fuser: nn.Module, optimizer: torch.optim.Optimizer, sch
     return state
 
 
-def checkpoint(
-    folder: Path, fuser: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any], line: dict[str, Any]
-) -> None:
-    """Write the best weights if these are the best, the log line, and what is needed to go on, in that order."""
+def record(folder: Path, fuser: nn.Module, state: dict[str, Any], line: dict[str, Any]) -> None:
+    """Write the best weights if these are the best, and the log line."""
     best = state["best"]
     if best is None or line["valid_loss"] < best["valid_loss"]:
         state["best"] = line
-        atomically(folder / "best.pt", lambda path: torch.save(fuser.state_dict(), path))
         weights = {name: x.detach().cpu().contiguous() for name, x in fuser.state_dict().items()}
         atomically(folder / "best.safetensors", lambda path: save_file(weights, path))
     log = folder / "log.jsonl"
     before = log.read_text().splitlines() if log.exists() else []
     lines = [x for x in before if json.loads(x)["step"] < line["step"]] + [json.dumps(line)]
     atomically(log, lambda path: path.write_text("\n".join(lines) + "\n"))
+
+
+def keep(folder: Path, fuser: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Write what is needed to go on from here."""
     content = {"fuser": fuser.state_dict(), "optimizer": optimizer.state_dict(), "state": state}
     atomically(folder / "last.pt", lambda path: torch.save(content, path))
 

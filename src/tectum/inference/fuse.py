@@ -118,7 +118,7 @@ class FusePipeline:
         self.device = find_device(options.device)
         self.rig = None
         if options.rig is not None:
-            from tectum.inference.align import Rig
+            from tectum.inference.rig import Rig
 
             self.rig = Rig.load(options.rig)
         if fuser is None:
@@ -174,10 +174,11 @@ class FusePipeline:
 
     def _warp(self, visible: Picture, infrared: Picture) -> tuple[Picture, Tensor | None]:
         from tectum.inference import align
+        from tectum.inference.rig import Rig
 
         size = (visible.y.shape[1], visible.y.shape[2])
         if self.rig is None:
-            found: align.Registration | align.Rig = align.register(visible.y[0].numpy(), infrared.y[0].numpy())
+            found: align.Registration | Rig = align.register(visible.y[0].numpy(), infrared.y[0].numpy())
         elif self.rig.visible_size == size:
             found = self.rig
         else:
@@ -333,6 +334,11 @@ def _notes(visible: Picture, infrared: Picture, *, resize: bool) -> tuple[str, .
     notes = []
     if not _coloured(visible) and _coloured(infrared):
         notes.append("the infrared image has colour and the visible one has none; are they swapped?")
+    elif _coloured(infrared):
+        notes.append(
+            "the infrared image is in colour and only its brightness is used, which in a palette of false colours need "
+            "not follow the temperature; export it in grey (white hot) if you can"
+        )
     (height, width), (other_height, other_width) = visible.y.shape[-2:], infrared.y.shape[-2:]
     if resize and abs(width * other_height / (height * other_width) - 1) > 0.03:
         notes.append("visible and infrared differ in proportions, so --resize distorts; is --align or --rig meant?")

@@ -61,6 +61,11 @@ def fuse_tensors(fuser: nn.Module, a: Tensor, b: Tensor, *, tile: int | None = N
             fused = run_whole(stages(), (x.to(**like), y.to(**like)))
         else:
             fused = run_tiles(stages(), x, y, tile, like)
+        if fused.shape != x.shape:
+            raise ValueError(
+                f"a fuser must return the shape of its inputs, {tuple(x.shape)}, but {type(fuser).__name__} returned "
+                f"{tuple(fused.shape)}; correct it"
+            )
         outputs.append(fused.to(a.device, torch.float32).clamp(0, 1))
     return torch.cat(outputs)
 

@@ -7,6 +7,7 @@ says, or does not fit the network, is refused before anything of it is used; not
 """
 
 import hashlib
+import inspect
 import json
 from importlib import resources
 from pathlib import Path
@@ -17,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from tectum.protocols import resolve, unknown
+from tectum.protocols import System, resolve, unknown
 from tectum.systems import SYSTEMS
 
 FOLDER = Path(str(resources.files("tectum.weights")))
@@ -48,10 +49,10 @@ def load(
     if weights is None and system in cards():
         system, weights = cards()[system]["system"], system
     entry = resolve(SYSTEMS, system, kind="system")
-    if isinstance(entry, type):  # a user's own class, by module:Class
-        fuser, default = entry(), None
-    else:
+    if isinstance(entry, System):
         fuser, default = entry.fuser(), entry.weights
+    else:
+        fuser, default = own_fuser(entry, system), None
     weights = default if weights is None else weights
     if weights is not None:
         path, card = find(weights)
@@ -63,6 +64,21 @@ def load(
     elif list(fuser.parameters()):
         raise ValueError(f"system '{system}' has no packaged weights; name a .safetensors file with --weights")
     return fuser.to(device=device, dtype=DTYPES[dtype]).eval().requires_grad_(False)
+
+
+def own_fuser(make: Any, name: str) -> nn.Module:
+    """An instance of a user's own class, named by module:Class."""
+    fuser = make() if isinstance(make, type) and issubclass(make, nn.Module) and not required(make) else None
+    if fuser is None:
+        raise ValueError(f"system '{name}' must be a torch.nn.Module class that needs no arguments, got {make!r}")
+    return fuser
+
+
+def required(make: type) -> list[str]:
+    """Names of the constructor's arguments that have no default."""
+    kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    parameters = inspect.signature(make).parameters.items()
+    return [name for name, p in parameters if p.default is p.empty and p.kind not in kinds]
 
 
 def default_weights(system: str) -> str | None:

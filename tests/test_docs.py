@@ -1,0 +1,183 @@
+"""What the pages say holds: their Python runs, their commands parse, their links lead somewhere, their messages exist.
+
+A Python block that starts with a comment `# NAME.py` is also saved under that name, so that later commands find it.
+Blocks fenced as ```python no-run or ```sh no-run are left alone.
+"""
+
+import ast
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tectum import cli
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+GUIDES = ("fusing.md", "extending.md", "training.md")  # read from top to bottom, everything in them can be done
+RUN = [path for path in PAGES if path.name == "README.md" or path.parent.name == "docs"]
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of a page."""
+
+    page: Path
+    line: int
+    kind: str
+    text: str
+
+
+def blocks(page: Path) -> Iterator[Block]:
+    kind: str | None = None
+    start, text = 0, ""
+    for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), 1):
+        if line.startswith("```"):
+            if kind is None:
+                kind, start, text = line.removeprefix("```").strip(), number, ""
+            else:
+                yield Block(page, start, kind, text)
+                kind = None
+        elif kind is not None:
+            text += line + "\n"
+    assert kind is None, f"{page.name}: the block that starts in line {start} never ends"
+
+
+def commands(block: Block) -> Iterator[list[str]]:
+    """The words of each `tectum ...` line of a shell block, without tectum, variables before it and comments."""
+    for line in block.text.replace("\\\n", " ").splitlines():
+        words = shlex.split(line.removeprefix("$ "), comments=True)
+        while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
+            words = words[1:]
+        if words and Path(words[0]).name == "tectum":
+            yield words[1:]
+
+
+def page_id(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to work in, from which Python can import."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path
+
+
+def run_python(block: Block, names: dict[str, object]) -> None:
+    if found := re.match(r"# (\w+\.py)\n", block.text):
+        Path(found[1]).write_text(block.text, encoding="utf-8")
+    tree = ast.parse(block.text)
+    ast.increment_lineno(tree, block.line)
+    exec(compile(tree, str(block.page), "exec"), names)
+
+
+@pytest.mark.parametrize("page", RUN, ids=page_id)
+def test_python_runs(page: Path, desk: Path) -> None:
+    names: dict[str, object] = {"__name__": "page"}
+    for block in blocks(page):
+        if block.kind == "python":
+            run_python(block, names)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_commands_parse(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for block in blocks(page):
+        for words in commands(block) if block.kind == "sh" else ():
+            where = f"{page.name}, block in line {block.line}: tectum {shlex.join(words)}"
+            if words in ([], ["--help"], ["--version"]) or words[-1] == "--help":
+                assert cli.main(words) == 0, where
+                continue
+            try:
+                cli.parse(words)
+            except ValueError as error:
+                pytest.fail(f"{where}: {error}")
+
+
+def test_the_guides_have_something_to_check() -> None:
+    found = {name: [b.kind for b in blocks(ROOT / "docs" / name)] for name in GUIDES}
+    for name, kinds in found.items():
+        assert kinds.count("python") >= 2 and kinds.count("sh") >= 2, name
+    assert {kind for kinds in found.values() for kind in kinds} <= {"python", "sh"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", GUIDES)
+def test_the_guides_can_be_followed(name: str, desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every block in order; training for a few steps only."""
+    if name == "extending.md":
+        from tectum.data.synthetic import render, save
+
+        for seed in (2, 3):
+            save(render(seed, (120, 160)), desk, f"street-{seed}")
+    names: dict[str, object] = {"__name__": "page"}
+    for block in blocks(ROOT / "docs" / name):
+        if block.kind == "python":
+            run_python(block, names)
+        for words in commands(block) if block.kind == "sh" else ():
+            if words[0] == "train":
+                words = [*words, "--steps", "2"] if "--steps" not in words else words
+            assert cli.main(words) == 0, f"line {block.line}: tectum {shlex.join(words)}: {capsys.readouterr().err}"
+
+
+def outside_blocks(page: Path) -> str:
+    return re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+
+
+def prose(page: Path) -> str:
+    """A page without its fenced blocks and without code in backticks."""
+    return re.sub(r"`[^`\n]*`", "x", outside_blocks(page))
+
+
+def anchors(page: Path) -> set[str]:
+    """What GitHub makes of the headings."""
+    titles = re.findall(r"^#+ (.*)$", outside_blocks(page), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.replace("`", "").lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_links_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\(([^)\s]+)\)|(?:src|href)=\"([^\"]+)\"", prose(page))
+    for link in (a or b for a, b in links):
+        if re.match(r"[a-z]+:", link):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), f"{page.name} links to {link}"
+        assert target.is_relative_to(ROOT), f"{page.name} links to {link}, outside the repository"
+        if anchor and target.suffix == ".md":
+            assert anchor in anchors(target), f"{page.name} links to {link}; {target.name} has {anchors(target)}"
+
+
+def quoted_messages(page: Path) -> Iterator[str]:
+    """The code in the first column of the tables headed `message`."""
+    inside = False
+    for line in page.read_text(encoding="utf-8").splitlines():
+        cells = [cell.strip() for cell in line.split("|")]
+        inside = len(cells) > 2 and (cells[1] == "message" or inside)
+        if inside:
+            yield from re.findall(r"`([^`]+)`", cells[1])
+
+
+@pytest.mark.parametrize("page", ["fusing.md", "training.md"])
+def test_quoted_messages_are_ours(page: str) -> None:
+    source = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "src").rglob("*.py"))
+    source = re.sub(r'"\s*\n\s*f?"', "", source)  # sentences that go on in the next line
+    messages = list(quoted_messages(ROOT / "docs" / page))
+    assert len(messages) > 5
+    missing = [message for message in messages if message not in source]
+    assert not missing, f"{page} quotes messages that nothing says: {missing}"
+
+
+def test_flags_in_the_text_exist(capsys: pytest.CaptureFixture[str]) -> None:
+    for verb in ("fuse", "align", "train"):
+        assert cli.main([verb, "--help"]) == 0
+    for verb in ("list", "convert"):
+        assert cli.main(["weights", verb, "--help"]) == 0
+    known = set(re.findall(r"--[a-z][a-z-]+", capsys.readouterr().out)) | {"--version"}
+    text = "\n".join((ROOT / "docs" / name).read_text(encoding="utf-8") for name in GUIDES)
+    assert set(re.findall(r"`(--[a-z][a-z-]+)", text)) <= known

@@ -1,0 +1,29 @@
+"""What a user gets from `pip install`: the wheel holds the data files, and is small."""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tectum import weights
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_weights_scenes_and_notices(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(ROOT)]
+    subprocess.run(command, check=True)
+    (wheel,) = tmp_path.glob("tectum-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    files = {f"tectum/weights/{card['file']}" for card in weights.cards().values()}
+    assert files
+    assert files <= names
+    assert {"tectum/weights/NOTICE", "tectum/weights/cards.json", "tectum/py.typed"} <= names
+    assert {"tectum/data/splits/msrs-validation.txt", "tectum/data/demo/vi/street-1.png"} <= names
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+    assert not any(name.startswith(("tests", "benchmarks")) for name in names)
+    assert wheel.stat().st_size < 20e6
