@@ -32,7 +32,7 @@ wheel: .venv/dev
 
 .venv/bin/python:
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'tectum needs Python 3.11 or newer: make PYTHON=python3.11')"
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
 
 .venv/installed: .venv/bin/python pyproject.toml

@@ -202,7 +202,7 @@ def test_cuda_asked_for_and_absent(refused: Refused, monkeypatch: pytest.MonkeyP
     [
         (["--tile", "4"], "at least 32"),
         (["--tile", "big"], "--tile cannot be 'big'"),
-        (["--threads", "0"], "at least 1"),
+        (["--threads", "0"], "between 1 and 1024"),
         (["--bits", "12"], "'8', '16', got '12'"),
         (["--stretch", "max"], "--stretch must be one of"),
         (["--colour", "grey"], "unknown option --colour"),

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from tectum.inference import codecs
-from tectum.inference.codecs import read_pixels, write_pixels
+from tectum.data import codecs
+from tectum.data.codecs import read_pixels, write_pixels
 from tectum.inference.image import read_image
 
 RNG = np.random.default_rng(0)

@@ -179,14 +179,13 @@ def empty(path: Path) -> None:
     path.write_bytes(b"")
 
 
-@pytest.mark.filterwarnings("ignore:Truncated File Read")  # Pillow's own, before its error
 @pytest.mark.parametrize("damage", [cut, text, empty])
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tif"])
 def test_damaged_files_are_named(write: Write, damage: Callable[[Path], None], name: str) -> None:
     write("vi", name)
     root = write("ir", "a")
     damage(root / "vi" / name)
-    with pytest.raises(ValueError, match=rf"vi.{name} is not an image that can be read .*; replace or remove it"):
+    with pytest.raises(ValueError, match=rf"vi.{name} is .*; (copy or save|give)"):
         PairFolder(root)[0]
 
 

@@ -95,7 +95,7 @@ def test_a_run_is_repeated_from_its_recipe(pairs: Path, tmp_path: Path) -> None:
         (["tdfusion-fixd"], "unknown recipe 'tdfusion-fixd'; did you mean 'tdfusion-fixed'?"),
         (["tdfusion-fixed"], "needs a folder of pairs (vi and ir inside); give it with --data"),
         (["tdfusion-fixed", "--data", "nowhere"], "pairs not found in nowhere"),
-        (["tdfusion-fixed-street", "--steps", "0"], "--steps must be greater than 0, got 0"),
+        (["tdfusion-fixed-street", "--steps", "0"], "steps must be greater than 0 and finite, got 0"),
         (["missing.json"], "a recipe must be a file"),
     ],
 )

@@ -345,7 +345,7 @@ def test_a_killed_checkpoint_write_loses_nothing(
     line = run("straight")
     with dying_write(monkeypatch, dies_at), pytest.raises(Stopped):
         run("killed")
-    assert not list((tmp_path / "killed").glob("*.partial"))
+    assert not list((tmp_path / "killed").glob(".tectum-*"))
     if (tmp_path / "killed" / "last.pt").exists():
         assert torch.load(tmp_path / "killed" / "last.pt", weights_only=True)["state"]["step"] in (3, 6)
     assert timeless(run("killed")) == timeless(line)
@@ -379,10 +379,8 @@ def test_half_a_file_left_behind_is_no_checkpoint(run: Run, tmp_path: Path) -> N
     line = run("straight")
     with pytest.raises(Stopped):
         run("killed", report=stop_at(5))
-    for name in ("last.pt", "best.safetensors"):
-        (tmp_path / "killed" / f"{name}.partial").write_bytes(b"half a fi")
+    (tmp_path / "killed" / ".tectum-0123.tmp").write_bytes(b"half a fi")
     assert timeless(run("killed")) == timeless(line)
-    assert not list((tmp_path / "killed").glob("*.partial"))
 
 
 def test_the_log_has_each_validation_once_wherever_the_run_is_stopped(
@@ -397,9 +395,9 @@ def test_the_log_has_each_validation_once_wherever_the_run_is_stopped(
         if steps.count("last.pt") == 2:
             raise Stopped
 
-    atomically = trainer.atomically
+    atomically = trainer.write_whole
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "atomically", dying)
+        patch.setattr(trainer, "write_whole", dying)
         with pytest.raises(Stopped):
             run()
     run()

@@ -59,6 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if argv in ([], ["-h"], ["--help"]):
             print(overview())
             return 0
+        if str(Path.cwd()) not in sys.path:
+            sys.path.append(str(Path.cwd()))  # for --system module:Class; a script's own folder is there already
         return parse(argv).run()
     except SystemExit as end:  # --help
         return end.code if isinstance(end.code, int) else 0

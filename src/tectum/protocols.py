@@ -10,10 +10,8 @@
 
 import difflib
 import importlib
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor, nn
@@ -105,8 +103,6 @@ def resolve(table: Mapping[str, T], name: str, *, kind: str) -> T:
         return table[name]
     if ":" in name:
         module, _, attribute = name.partition(":")
-        if str(Path.cwd()) not in sys.path:
-            sys.path.append(str(Path.cwd()))  # a script's own folder is there already, an installed command's is not
         try:
             found: T = getattr(importlib.import_module(module), attribute)
         except (ImportError, AttributeError, TypeError, ValueError) as error:

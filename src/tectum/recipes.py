@@ -12,6 +12,7 @@ from tectum.color import rgb_to_ycbcr
 from tectum.data.folders import PairFolder, split_names, without
 from tectum.data.synthetic import render
 from tectum.engine.trainer import Schedule
+from tectum.files import write_whole
 from tectum.pair import Pair, Pairs
 from tectum.protocols import resolve
 from tectum.systems import SYSTEMS
@@ -105,7 +106,8 @@ def street(num: int = 36, size: tuple[int, int] = (240, 320)) -> tuple[Pairs, Pa
 
 def save(recipe: Recipe, path: Path) -> None:
     """Write a recipe as JSON."""
-    path.write_text(json.dumps(asdict(recipe), indent=2) + "\n")
+    text = json.dumps(asdict(recipe), indent=2) + "\n"
+    write_whole(path, lambda file: file.write_text(text, encoding="utf-8"))
 
 
 def read(path: Path) -> Recipe:
@@ -115,9 +117,9 @@ def read(path: Path) -> Recipe:
         ValueError: not a recipe.
     """
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
         schedule = Schedule(**content.pop("schedule"))
         return Recipe(schedule=schedule, **content)
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         names = ", ".join(f.name for f in fields(Recipe))
         raise ValueError(f"{path} must hold a recipe ({names}), but {error}; take one from a run folder") from error

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from tectum.commands.messages import Flag, check_place, optional, say
+from tectum.commands.messages import Flag, check_place, check_threads, optional, say
 
 if TYPE_CHECKING:
     from tectum.inference.folders import Matches
@@ -109,8 +109,7 @@ class Fuse:
 
     def options(self) -> "FuseOptions":
         """The part of the flags that says how a pair is fused."""
-        if self.threads is not None and self.threads < 1:
-            raise ValueError(f"--threads must be at least 1, got {self.threads}")
+        check_threads(self.threads)
         from tectum.inference.fuse import FuseOptions
 
         names = FuseOptions.__dataclass_fields__

@@ -40,3 +40,9 @@ def neighbours(path: Path) -> list[str]:
         return [p.name for p in path.parent.iterdir()]
     except OSError:
         return []
+
+
+def check_threads(threads: int | None) -> None:
+    """Refuse numbers of threads that torch crashes on."""
+    if threads is not None and not 1 <= threads <= 1024:
+        raise ValueError(f"--threads must be between 1 and 1024, got {threads}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from tectum.commands.messages import Flag, optional, say
+from tectum.commands.messages import Flag, check_threads, optional, say
 
 if TYPE_CHECKING:
     from tectum.recipes import Recipe
@@ -60,9 +60,10 @@ class Train:
 
         from tectum import recipes
         from tectum.engine.trainer import fit
-        from tectum.inference.fuse import find_device
+        from tectum.weights import find_device
 
         recipe = self.chosen()
+        check_threads(self.threads)
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         device = find_device(self.device)
@@ -111,9 +112,6 @@ class Train:
             raise ValueError(f"recipe '{recipe.name}' renders its own scenes; leave out --data")
         changes = {name: getattr(self, name) for name in ("steps", "batch", "crop_px", "lr", "seed")}
         changes = {name: value for name, value in changes.items() if value is not None}
-        for name, value in changes.items():
-            if value < 0 or (value == 0 and name != "seed"):
-                raise ValueError(f"--{name.replace('_', '-')} must be greater than 0, got {value}")
         return replace(recipe, schedule=replace(recipe.schedule, **changes))
 
 

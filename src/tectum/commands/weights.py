@@ -29,7 +29,7 @@ class ListWeights:
             for key, value in card.items():
                 shown = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
                 print(f"  {key:10} {shown}")
-        print("\n" + (weights.FOLDER / "NOTICE").read_text().strip())
+        print("\n" + (weights.FOLDER / "NOTICE").read_text(encoding="utf-8").strip())
         return 0
 
 

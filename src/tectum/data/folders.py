@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from tectum.color import rgb_to_ycbcr
+from tectum.data.codecs import EXTENSIONS, read_pixels
 from tectum.pair import Pair
 
 LAYOUTS = (("vi", "ir"), ("visible", "infrared"))
-EXTENSIONS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 
 
 class PairFolder(Dataset[Pair]):
@@ -85,18 +85,19 @@ def images(folder: Path) -> dict[str, Path]:
 
 
 def read_luminance(path: Path) -> Tensor:
-    """8-bit luminance (H,W) uint8 of an image file (ITU-R BT.601 weights, rounded).
+    """8-bit luminance (H,W) uint8 of an image file, rounded.
 
     Raises:
         ValueError: not an image that can be read, or deeper than 8 bits.
     """
-    try:
-        with Image.open(path) as image:
-            if image.mode.startswith(("I", "F")) or "16" in str(image.tile[0].args if image.tile else ""):
-                raise ValueError(f"training images must be 8-bit, {path} is deeper; convert it first")
-            return torch.from_numpy(np.array(image.convert("L")))
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f"{path} is not an image that can be read ({error}); replace or remove it") from error
+    pixels = read_pixels(path)
+    if pixels.dtype != np.uint8:
+        raise ValueError(f"training images must be 8-bit, {path} is {pixels.dtype}; convert it first")
+    raw = torch.from_numpy(np.array(pixels))  # a copy: a decoder's array may be read-only
+    if raw.ndim == 2 or raw.shape[2] < 3:
+        return raw if raw.ndim == 2 else raw[..., 0]
+    y, _ = rgb_to_ycbcr(raw[..., :3].permute(2, 0, 1).float() / 255)
+    return (y[0] * 255 + 0.5).floor().to(torch.uint8)
 
 
 def split_names(split: str) -> list[str]:
@@ -105,7 +106,7 @@ def split_names(split: str) -> list[str]:
     >>> len(split_names("msrs-validation"))
     40
     """
-    text = (resources.files("tectum.data") / "splits" / f"{split}.txt").read_text()
+    text = (resources.files("tectum.data") / "splits" / f"{split}.txt").read_text(encoding="utf-8")
     return [name for line in text.splitlines() if not line.startswith("#") for name in line.split()]
 
 

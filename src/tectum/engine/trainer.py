@@ -23,9 +23,10 @@ from torch import Tensor, nn
 
 from tectum.data.transforms import centre_crop, random_crop
 from tectum.engine.memory import keep_memory
+from tectum.files import write_whole
 from tectum.pair import Pair, Pairs
 
-VALIDATION_PX = 256
+VALIDATION_PX, SAMPLE_PX = 256, 640
 KEEP_EVERY_S = 30.0
 """Seconds after which the state of a run is written again: what an interruption can cost."""
 
@@ -52,6 +53,12 @@ class Schedule:
     """Steps between validations; each writes a checkpoint."""
     seed: int = 0
     """Seed of the initial weights and of every crop."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "crop_px", "validate_every", "lr", "clip"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise ValueError(f"{name} must be greater than 0 and finite, got {value}")
 
     def rate(self, step: int) -> float:
         """The learning rate of a step, counted from 0."""
@@ -89,11 +96,12 @@ def fit(
     """
     folder = Path(run)
     (folder / "samples").mkdir(parents=True, exist_ok=True)
-    if len(pairs) == 0 or len(validation) == 0 or schedule.steps < 1:
+    if len(pairs) == 0 or len(validation) == 0:
         raise ValueError(
-            f"training needs pairs, validation pairs and steps, got {len(pairs)}, {len(validation)} and "
-            f"{schedule.steps}; complete the data set or the schedule"
+            f"training needs pairs and validation pairs, got {len(pairs)} and {len(validation)}; complete the data set"
         )
+    if not list(fuser.parameters()):
+        raise ValueError(f"{type(fuser).__name__} has no parameters to train; choose another system")
     keep_memory()
     fuser, objective = fuser.to(device), objective.to(device).requires_grad_(False)
     optimizer = torch.optim.Adam(fuser.parameters(), lr=schedule.lr)
@@ -165,9 +173,10 @@ def refuse_not_finite(what: str, value: Tensor, batch: Pair, step: int, folder: 
     if not bool(value.isfinite()):
         file = folder / "not-finite.safetensors"
         save_file({"a": batch.a.cpu().contiguous(), "b": batch.b.cpu().contiguous()}, file)
+        names = ", ".join(batch.name) or "unnamed pairs"
         raise ValueError(
-            f"the {what} must stay finite, but is {value.item()} at step {step} on {', '.join(batch.name)}; the batch "
-            f"is in {file}, lower --lr"
+            f"the {what} must stay finite, but is {value.item()} at step {step} on {names}; the batch is in {file}, "
+            "lower --lr"
         )
 
 
@@ -180,8 +189,8 @@ def validate(fuser: nn.Module, objective: nn.Module, pairs: Pairs, sample: Path,
     for index in range(len(pairs)):
         pair = pairs[index]
         if index in (0, len(pairs) - 1):
-            whole = pair.to(device)
-            sheets.append(torch.cat([whole.a, whole.b, fuser(whole.a, whole.b)], dim=3)[0, 0])
+            shown = centre_crop(pair, SAMPLE_PX).to(device)
+            sheets.append(torch.cat([shown.a, shown.b, fuser(shown.a, shown.b)], dim=3)[0, 0])
         middle = centre_crop(pair, VALIDATION_PX).to(device)
         for name, term in objective(fuser(middle.a, middle.b), middle.a, middle.b).items():
             sums[name] = sums.get(name, 0.0) + float(term) / len(pairs)
@@ -205,10 +214,11 @@ def resume(folder: Path, fuser: nn.Module, optimizer: torch.optim.Optimizer, sch
         return {"step": 0, "seconds": 0.0, "best": None, "schedule": asdict(schedule)}
     try:
         saved = torch.load(path, weights_only=True, map_location="cpu")
+        known = saved["state"]["schedule"]
     except Exception as error:  # zipfile, pickle and torch each raise their own
         raise ValueError(f"{path} is damaged ({type(error).__name__}); delete it to start the run again") from error
-    if saved["state"]["schedule"] != asdict(schedule):
-        changed = [k for k, v in asdict(schedule).items() if saved["state"]["schedule"].get(k) != v]
+    if known != asdict(schedule):
+        changed = [k for k, v in asdict(schedule).items() if known.get(k) != v]
         raise ValueError(
             f"{folder} holds a run with another {', '.join(changed)}; repeat its settings, or choose a new folder"
         )
@@ -229,24 +239,14 @@ def record(folder: Path, fuser: nn.Module, state: dict[str, Any], line: dict[str
     if best is None or line["valid_loss"] < best["valid_loss"]:
         state["best"] = line
         weights = {name: x.detach().cpu().contiguous() for name, x in fuser.state_dict().items()}
-        atomically(folder / "best.safetensors", lambda path: save_file(weights, path))
+        write_whole(folder / "best.safetensors", lambda path: save_file(weights, path))
     log = folder / "log.jsonl"
-    before = log.read_text().splitlines() if log.exists() else []
+    before = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
     lines = [x for x in before if json.loads(x)["step"] < line["step"]] + [json.dumps(line)]
-    atomically(log, lambda path: path.write_text("\n".join(lines) + "\n"))
+    write_whole(log, lambda path: path.write_text("\n".join(lines) + "\n", encoding="utf-8"))
 
 
 def keep(folder: Path, fuser: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     """Write what is needed to go on from here."""
     content = {"fuser": fuser.state_dict(), "optimizer": optimizer.state_dict(), "state": state}
-    atomically(folder / "last.pt", lambda path: torch.save(content, path))
-
-
-def atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file so that its final name never holds half of it."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        write(partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_whole(folder / "last.pt", lambda path: torch.save(content, path))

@@ -7,13 +7,13 @@ two settings are never mixed in one folder without a word.
 
 import glob
 import json
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tectum.files import write_whole
 from tectum.inference.image import EXTENSIONS
 
 
@@ -211,12 +211,7 @@ class ResultFolder:
         from tectum import __version__
 
         text = json.dumps({"tectum": __version__, **settings, **({"remaking": True} if remaking else {})}, indent=2)
-        temporary = self.path / f".tectum.json.{os.getpid()}"
-        try:
-            temporary.write_text(text + "\n", encoding="utf-8")
-            temporary.replace(self.path / "tectum.json")
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_whole(self.path / "tectum.json", lambda file: file.write_text(text + "\n", encoding="utf-8"))
 
 
 def _read_json(path: Path) -> dict[str, Any]:

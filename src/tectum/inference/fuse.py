@@ -25,6 +25,7 @@ from tectum import weights
 from tectum.color import choose_chroma, ycbcr_to_rgb
 from tectum.inference.image import Picture, picture_from_array, read_image, to_array
 from tectum.inference.tiling import fuse_tensors
+from tectum.weights import find_device
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Source = str | Path | Array | Tensor | Image.Image
@@ -87,10 +88,12 @@ class Fused:
 
     def array(self, output: str = "colour", *, bits: int = 8) -> Array:
         """Pixels: (H, W, 3) in colour, (H, W) grey or when no source has colour, (H, W, 4) with alpha."""
+        _one_of("output", output, ("colour", "grey"))
         return to_array(self.y, self.chroma if output == "colour" else None, self.alpha, bits=bits)
 
     def tensor(self, output: str = "colour") -> Tensor:
         """The same as float32 (C, H, W) in [0,1], not rounded."""
+        _one_of("output", output, ("colour", "grey"))
         image = ycbcr_to_rgb(self.y, self.chroma) if output == "colour" and self.chroma is not None else self.y
         if self.alpha is None:
             return image.clone()
@@ -123,6 +126,8 @@ class FusePipeline:
             self.rig = Rig.load(options.rig)
         if fuser is None:
             fuser = weights.load(options.system, options.weights, device=self.device, dtype=options.dtype)
+        if options.tile is not None and not hasattr(fuser, "stages"):
+            raise ValueError(f"{type(fuser).__name__} has no stages and cannot be tiled exactly; leave out --tile")
         self.fuser = fuser
 
     def read(self, visible: Source, infrared: Source) -> tuple[Picture, Picture]:
@@ -283,9 +288,12 @@ def fuse(
     if isinstance(visible, Tensor) and isinstance(infrared, Tensor) and visible.ndim == infrared.ndim == 4:
         if len(visible) != len(infrared):
             raise ValueError(f"visible and infrared must hold one batch, got {len(visible)} and {len(infrared)} images")
-        return torch.stack(
-            [torch.as_tensor(_fuse_one(pipeline, a, b, output, bits)) for a, b in zip(visible, infrared, strict=True)]
-        )
+        if len(visible) == 0:
+            raise ValueError("visible and infrared must hold at least one image, got empty batches")
+        pairs = zip(visible, infrared, strict=True)
+        fused = [torch.as_tensor(_fuse_one(pipeline, a, b, output, bits)) for a, b in pairs]
+        channels = max(len(x) for x in fused)  # one grey picture among coloured ones has 1 instead of 3
+        return torch.stack([x if len(x) == channels else x.expand(channels, -1, -1) for x in fused])
     return _fuse_one(pipeline, visible, infrared, output, bits)
 
 
@@ -296,28 +304,6 @@ def _fuse_one(pipeline: FusePipeline, visible: Source, infrared: Source, output:
     if isinstance(visible, Tensor):
         return fused.tensor(output).to(visible.device)
     return fused.array(output, bits=bits)
-
-
-def find_device(name: str) -> str:
-    """The device to use: "auto" takes CUDA, then MPS, then the CPU.
-
-    Raises:
-        ValueError: the device asked for is not there.
-
-    >>> find_device("cpu")
-    'cpu'
-    """
-    kind = name.partition(":")[0]
-    _one_of("device", kind, ("auto", "cpu", "cuda", "mps"))
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name == "auto":
-        return next(device for device, available in there.items() if available)
-    if not there[kind]:
-        raise ValueError(
-            f"device {name} was asked for, and torch {torch.__version__} finds none; leave out --device (auto takes "
-            f"what there is), or install a torch build and a driver for {kind.upper()}"
-        )
-    return name
 
 
 def _picture(source: Source, role: Literal["visible", "infrared"], value_range: str) -> Picture:

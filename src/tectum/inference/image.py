@@ -29,10 +29,10 @@ from PIL import Image
 from torch import Tensor
 
 from tectum.color import rgb_to_ycbcr, ycbcr_to_rgb
-from tectum.inference.codecs import EXTENSIONS as EXTENSIONS
-from tectum.inference.codecs import MAX_PIXELS as MAX_PIXELS
-from tectum.inference.codecs import Array as Array
-from tectum.inference.codecs import from_pillow, read_pixels, write_pixels
+from tectum.data.codecs import EXTENSIONS as EXTENSIONS
+from tectum.data.codecs import MAX_PIXELS as MAX_PIXELS
+from tectum.data.codecs import Array as Array
+from tectum.data.codecs import from_pillow, read_pixels, write_pixels
 
 Role = Literal["visible", "infrared"]
 NEARLY_GREY = 4 / 255

@@ -8,6 +8,7 @@ At most `ahead` pairs wait on either side, so memory stays bounded however long 
 (Ctrl-C, a full disk), what was fused until then is written whole, and the same call goes on from there.
 """
 
+import os
 import signal
 import sys
 import threading
@@ -160,10 +161,10 @@ def fuse_folder(
     """
     names = [pair.name for pair in matches.pairs]
     sources = {file.parent.resolve() for pair in matches.pairs for file in (pair.visible, pair.infrared)}
-    if results.path.resolve() in sources:
+    if sources & {results.path.resolve(), *(file.parent.resolve() for file in results.files("any").values())}:
         raise ValueError(f"results must not go among their sources, got {results.path}; choose another folder with -o")
     settings = pipeline.settings() | {"output": "both" if len(results.kinds) > 1 else results.kinds[0], "bits": bits}
-    settings |= {role: str(folder.resolve()) for role, folder in matches.folders.items()}
+    settings |= {role: os.path.relpath(folder, results.path) for role, folder in matches.folders.items()}
     finished = results.prepare(settings, names, overwrite=overwrite)
     outcome = Outcome(len(names) + len(matches.ambiguous), len(finished), failures=dict(matches.ambiguous))
     bar = tqdm(

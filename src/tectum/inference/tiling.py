@@ -48,26 +48,30 @@ def fuse_tensors(fuser: nn.Module, a: Tensor, b: Tensor, *, tile: int | None = N
         )
     if tile is not None and tile < 32:
         raise ValueError(f"tile must be at least 32 pixels, got {tile}")
+    if tile is not None and not hasattr(fuser, "stages"):
+        raise ValueError(f"{type(fuser).__name__} has no stages and cannot be tiled exactly; leave out --tile")
+    # GPUs since Ampere round the factors of float32 convolutions to 10 bits unless they are told not to.
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        return torch.cat([fuse_one(fuser, x, y, tile) for x, y in zip(a.split(1), b.split(1), strict=True)])
+
+
+def fuse_one(fuser: nn.Module, a: Tensor, b: Tensor, tile: int | None) -> Tensor:
+    """One pair, (1,1,H,W) each, on the fuser's device and back."""
     parameter = next(fuser.parameters(), a)
     like: dict[str, Any] = {"device": parameter.device, "dtype": parameter.dtype}
     stages: Callable[[], list[Stage]] | None = getattr(fuser, "stages", None)
-    if stages is None and tile is not None:
-        raise ValueError(f"{type(fuser).__name__} has no stages and cannot be tiled exactly; leave out --tile")
-    outputs = []
-    for x, y in zip(a.split(1), b.split(1), strict=True):
-        if stages is None:
-            fused: Tensor = fuser(x.to(**like), y.to(**like))
-        elif tile is None:
-            fused = run_whole(stages(), (x.to(**like), y.to(**like)))
-        else:
-            fused = run_tiles(stages(), x, y, tile, like)
-        if fused.shape != x.shape:
-            raise ValueError(
-                f"a fuser must return the shape of its inputs, {tuple(x.shape)}, but {type(fuser).__name__} returned "
-                f"{tuple(fused.shape)}; correct it"
-            )
-        outputs.append(fused.to(a.device, torch.float32).clamp(0, 1))
-    return torch.cat(outputs)
+    if stages is None:
+        fused: Tensor = fuser(a.to(**like), b.to(**like))
+    elif tile is None:
+        fused = run_whole(stages(), (a.to(**like), b.to(**like)))
+    else:
+        fused = run_tiles(stages(), a, b, tile, like)
+    if fused.shape != a.shape:
+        raise ValueError(
+            f"a fuser must return the shape of its inputs, {tuple(a.shape)}, but {type(fuser).__name__} returned "
+            f"{tuple(fused.shape)}; correct it"
+        )
+    return fused.to(a.device, torch.float32).clamp(0, 1)
 
 
 def run_whole(stages: list[Stage], state: State) -> Tensor:
@@ -109,6 +113,8 @@ def run_stage(stage: Stage, state: State, moments: State, window: Window = WHOLE
         counted = slice(*(min(max(row, core[0].start), core[0].stop) - above for row in (first, last)))
         new, terms = stage.run(tuple(x[:, :, outer[0]] for x in state), moments, (counted, window[1]))
         sums = add(sums, terms)
+        if rows >= height:
+            return new, sums
         whole = whole or tuple(empty(x, height, width) for x in new)
         for x, y in zip(whole, new, strict=True):
             x[:, :, core[0]] = y[:, :, inner[0]]

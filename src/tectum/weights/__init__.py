@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from tectum.files import write_whole
 from tectum.protocols import System, resolve, unknown
 from tectum.systems import SYSTEMS
 
@@ -34,7 +35,7 @@ def load(
         system: a name of `tectum.systems.SYSTEMS`, a packaged set of weights (`load("tdfusion-fixed-msrs")`), or
             `package.module:Class` of the user's own.
         weights: a packaged name or a `.safetensors` file; None takes the system's packaged default.
-        device: "cpu", "cuda", "cuda:1", "mps".
+        device: "cpu", "cuda", "cuda:1", "mps", or "auto": CUDA, then MPS, then the CPU.
         dtype: "float32" or "bfloat16".
 
     Raises:
@@ -63,7 +64,34 @@ def load(
         fill(fuser, read(path, card), path)
     elif list(fuser.parameters()):
         raise ValueError(f"system '{system}' has no packaged weights; name a .safetensors file with --weights")
-    return fuser.to(device=device, dtype=DTYPES[dtype]).eval().requires_grad_(False)
+    return fuser.to(device=find_device(device), dtype=DTYPES[dtype]).eval().requires_grad_(False)
+
+
+def find_device(name: str) -> str:
+    """The device to use: "auto" takes CUDA, then MPS, then the CPU.
+
+    Raises:
+        ValueError: the device asked for is not there.
+
+    >>> find_device("cpu")
+    'cpu'
+    """
+    kind = name.partition(":")[0]
+    known = ("auto", "cpu", "cuda", "mps")
+    if kind not in known:
+        raise ValueError(f"device must be one of {', '.join(known)}, got {name!r}")
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return next(device for device, available in there.items() if available)
+    index = name.partition(":")[2]
+    if index and not (index.isdigit() and (kind != "cuda" or int(index) < torch.cuda.device_count())):
+        raise ValueError(f"device {name} must be one of {torch.cuda.device_count()} CUDA devices, counted from 0")
+    if not there[kind]:
+        raise ValueError(
+            f"device {name} was asked for, and torch {torch.__version__} finds none; leave out --device (auto takes "
+            f"what there is), or install a torch build and a driver for {kind.upper()}"
+        )
+    return name
 
 
 def own_fuser(make: Any, name: str) -> nn.Module:
@@ -89,7 +117,7 @@ def default_weights(system: str) -> str | None:
 
 def cards() -> dict[str, dict[str, Any]]:
     """The cards of all packaged sets by name."""
-    found: dict[str, dict[str, Any]] = json.loads((FOLDER / "cards.json").read_text())
+    found: dict[str, dict[str, Any]] = json.loads((FOLDER / "cards.json").read_text(encoding="utf-8"))
     return found
 
 
@@ -143,7 +171,11 @@ def fill(fuser: nn.Module, state: dict[str, Tensor], path: Path) -> None:
 
 def save(state: dict[str, Tensor], path: Path) -> str:
     """Write tensors as safetensors and return the file's SHA-256."""
-    save_file({name: x.detach().cpu().contiguous() for name, x in state.items()}, path)
+    tensors = {name: x.detach().cpu().contiguous() for name, x in state.items()}
+    try:
+        write_whole(path, lambda file: save_file(tensors, file))
+    except SafetensorError as error:  # what it makes of a full disk
+        raise OSError(f"{path} cannot be written ({error}); make room, or choose another place") from error
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 

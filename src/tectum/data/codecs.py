@@ -15,10 +15,8 @@ which have no dependable place for it.
 
 import contextlib
 import io
-import os
 import struct
 import threading
-import uuid
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
@@ -27,6 +25,8 @@ from typing import Any
 
 import numpy as np
 from PIL import BmpImagePlugin, Image, ImageFile, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
+
+from tectum.files import write_whole
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -73,19 +73,11 @@ def write_pixels(path: Path, array: Array) -> None:
         OSError: if writing fails (PermissionError: the folder is not writable). The final name is then untouched.
     """
     data = _encode(path, array)
-    temporary = path.with_name(f".tectum-{uuid.uuid4().hex}.tmp")  # short: the name itself may be at the system's limit
     try:
-        with temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        write_whole(path, lambda file: file.write_bytes(data))
     except OSError as error:
         kind = PermissionError if isinstance(error, PermissionError) else OSError
         raise kind(f"{path} cannot be written: {error.strerror or error}; choose another place with -o") from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def from_pillow(image: Image.Image) -> Array:

@@ -1,0 +1,33 @@
+"""Files that are whole or not there."""
+
+import contextlib
+import os
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file so that its final name never holds half of it.
+
+    `write` fills a temporary file in the same folder, which is flushed to disk and renamed. If anything fails the
+    temporary file is removed and the final name is untouched. The file's mode is that of any new file.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_whole(Path(folder) / "a.txt", lambda file: file.write_text("whole"))
+    ...     (Path(folder) / "a.txt").read_text()
+    'whole'
+    """
+    temporary = path.with_name(f".tectum-{uuid.uuid4().hex}.tmp")  # short: the name itself may be at the system's limit
+    try:
+        with temporary.open("xb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+        write(temporary)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(mode & 0o777)  # some writers make files that only their owner may read
+        temporary.replace(path)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
