@@ -58,8 +58,9 @@ class Align:
         from dataclasses import replace
 
         from tectum.inference import folders
-        from tectum.inference.align import corner_shifts, plain_matrix
+        from tectum.inference.align import corner_shifts
         from tectum.inference.rig import common_range, fit_rig
+        from tectum.inference.search import plain_matrix
 
         matches = folders.match(self.visible, self.infrared)
         num = min(self.pairs, len(matches.pairs))

@@ -15,24 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tectum.inference.align import (
-    FREEDOMS,
-    LEVELS,
-    MODELS,
-    Array,
-    Model,
-    Size,
-    checked_matrix,
-    compare,
-    corner_shifts,
-    corners,
-    plain_matrix,
-    px,
-    register,
-    resized,
-    shrunk,
-    size_of,
-)
+from tectum.inference.align import LEVELS, MODELS, Model, checked_matrix, compare, corner_shifts, register
+from tectum.inference.search import FREEDOMS, Array, Size, corners, plain_matrix, px, resized, shrunk, size_of
 
 MIN_GAIN = 0.004  # in score; a smaller one is not worth resampling every infrared frame
 RIG_FORMAT, RIG_VERSION = "tectum-rig", 1
