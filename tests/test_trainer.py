@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from PIL import Image
 from safetensors.torch import load_file
@@ -333,7 +334,7 @@ def dying_write(monkeypatch: pytest.MonkeyPatch, dies_at: int) -> Iterator[None]
 
     with monkeypatch.context() as patch:
         patch.setattr(trainer.torch, "save", dying(torch.save, 1))
-        patch.setattr(trainer, "save_file", dying(trainer.save_file, 1))
+        patch.setattr(safetensors.torch, "save_file", dying(safetensors.torch.save_file, 1))
         yield
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from tectum.commands.messages import Flag, check_place, check_threads, optional, say
+from tectum.commands.messages import Flag, check_place, optional, say, use_threads
 
 if TYPE_CHECKING:
     from tectum.inference.folders import Matches
@@ -101,15 +101,11 @@ class Fuse:
             )
         if many[0] and os.path.realpath(self.visible) == os.path.realpath(self.infrared):
             raise ValueError(f"visible and infrared images are needed, got {self.visible} for both; name two folders")
-        if self.threads is not None:
-            import torch
-
-            torch.set_num_threads(self.threads)
+        use_threads(self.threads)
         return self._folder(options) if many[0] else self._file(options)
 
     def options(self) -> "FuseOptions":
         """The part of the flags that says how a pair is fused."""
-        check_threads(self.threads)
         from tectum.inference.fuse import FuseOptions
 
         names = FuseOptions.__dataclass_fields__

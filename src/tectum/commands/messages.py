@@ -42,7 +42,12 @@ def neighbours(path: Path) -> list[str]:
         return []
 
 
-def check_threads(threads: int | None) -> None:
-    """Refuse numbers of threads that torch crashes on."""
-    if threads is not None and not 1 <= threads <= 1024:
+def use_threads(threads: int | None) -> None:
+    """Have torch use so many threads; refuses numbers it crashes on."""
+    if threads is None:
+        return
+    if not 1 <= threads <= 1024:
         raise ValueError(f"--threads must be between 1 and 1024, got {threads}")
+    import torch
+
+    torch.set_num_threads(threads)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from tectum.commands.messages import Flag, check_threads, optional, say
+from tectum.commands.messages import Flag, optional, say, use_threads
 
 if TYPE_CHECKING:
     from tectum.recipes import Recipe
@@ -56,16 +56,12 @@ class Train:
     """No progress bar."""
 
     def run(self) -> int:
-        import torch
-
         from tectum import recipes
         from tectum.engine.trainer import fit
         from tectum.weights import find_device
 
         recipe = self.chosen()
-        check_threads(self.threads)
-        if self.threads is not None:
-            torch.set_num_threads(self.threads)
+        use_threads(self.threads)
         device = find_device(self.device)
         if recipe.data == "street" and not self.quiet:
             print("rendering synthetic scenes", file=sys.stderr)

@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from tectum.data.transforms import centre_crop, random_crop
 from tectum.engine.memory import keep_memory
-from tectum.files import write_whole
+from tectum.files import write_tensors, write_whole
 from tectum.pair import Pair, Pairs
 
 VALIDATION_PX, SAMPLE_PX = 256, 640
@@ -106,27 +106,27 @@ def fit(
     fuser, objective = fuser.to(device), objective.to(device).requires_grad_(False)
     optimizer = torch.optim.Adam(fuser.parameters(), lr=schedule.lr)
     state = resume(folder, fuser, optimizer, schedule)
-    clock = kept = time.monotonic()
+    clock = time.monotonic()  # of the last checkpoint
     while state["step"] < schedule.steps:
         step = state["step"]
         batch = draw(pairs, schedule, step).to(device)
         torch.manual_seed(schedule.seed * 1_000_003 + step)  # dropout, if the fuser has any, resumes too
         terms = train_step(fuser, objective, optimizer, batch, schedule, step, folder)
         state["step"] = step + 1
-        line: dict[str, Any] = {"step": step + 1, "steps": schedule.steps, "loss": sum(terms.values())}
         if report is not None:
-            report(line)
-        if (step + 1) % schedule.validate_every == 0 or step + 1 == schedule.steps:
+            report({"step": step + 1, "steps": schedule.steps, "loss": sum(terms.values())})
+        validated = (step + 1) % schedule.validate_every == 0 or step + 1 == schedule.steps
+        if validated:
             seconds = state["seconds"] + time.monotonic() - clock
-            line = {"step": step + 1, "seconds": round(seconds, 1), "lr": schedule.rate(step)}
+            line: dict[str, Any] = {"step": step + 1, "seconds": round(seconds, 1), "lr": schedule.rate(step)}
             line |= {f"train_{name}": value for name, value in terms.items()}
             line |= validate(fuser, objective, validation, folder / "samples" / f"{step + 1:06d}.png", device)
             record(folder, fuser, state, line)
             if report is not None:
                 report(line)
         now = time.monotonic()
-        if now - kept > KEEP_EVERY_S or state["step"] == schedule.steps or "valid_loss" in line:
-            state["seconds"], clock, kept = state["seconds"] + now - clock, now, now
+        if validated or now - clock > KEEP_EVERY_S:
+            state["seconds"], clock = state["seconds"] + now - clock, now
             keep(folder, fuser, optimizer, state)
     best: dict[str, Any] = state["best"]
     fuser.load_state_dict(load_file(folder / "best.safetensors", device=device))
@@ -172,7 +172,7 @@ def refuse_not_finite(what: str, value: Tensor, batch: Pair, step: int, folder: 
     """Stop before a value that is not finite reaches the weights, and keep the batch that made it."""
     if not bool(value.isfinite()):
         file = folder / "not-finite.safetensors"
-        save_file({"a": batch.a.cpu().contiguous(), "b": batch.b.cpu().contiguous()}, file)
+        write_tensors(file, {"a": batch.a, "b": batch.b})
         names = ", ".join(batch.name) or "unnamed pairs"
         raise ValueError(
             f"the {what} must stay finite, but is {value.item()} at step {step} on {names}; the batch is in {file}, "
@@ -238,8 +238,7 @@ def record(folder: Path, fuser: nn.Module, state: dict[str, Any], line: dict[str
     best = state["best"]
     if best is None or line["valid_loss"] < best["valid_loss"]:
         state["best"] = line
-        weights = {name: x.detach().cpu().contiguous() for name, x in fuser.state_dict().items()}
-        write_whole(folder / "best.safetensors", lambda path: save_file(weights, path))
+        write_tensors(folder / "best.safetensors", fuser.state_dict())
     log = folder / "log.jsonl"
     before = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
     lines = [x for x in before if json.loads(x)["step"] < line["step"]] + [json.dumps(line)]

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from tectum import weights
 from tectum.color import choose_chroma, ycbcr_to_rgb
 from tectum.inference.image import Picture, picture_from_array, read_image, to_array
-from tectum.inference.tiling import fuse_tensors
+from tectum.inference.tiling import check_tile, fuse_tensors
 from tectum.weights import find_device
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -61,8 +61,7 @@ class FuseOptions:
     def __post_init__(self) -> None:
         _one_of("stretch", self.stretch, ("none", "minmax"))
         _one_of("dtype", self.dtype, ("float32", "bfloat16"))
-        if self.tile is not None and self.tile < 32:
-            raise ValueError(f"tile must be at least 32 pixels, got {self.tile}")
+        check_tile(self.tile)
         if self.resize + self.align + (self.rig is not None) > 1:
             raise ValueError("resize, align and rig each bring the infrared to the visible's size; give one of them")
 
@@ -126,8 +125,7 @@ class FusePipeline:
             self.rig = Rig.load(options.rig)
         if fuser is None:
             fuser = weights.load(options.system, options.weights, device=self.device, dtype=options.dtype)
-        if options.tile is not None and not hasattr(fuser, "stages"):
-            raise ValueError(f"{type(fuser).__name__} has no stages and cannot be tiled exactly; leave out --tile")
+        check_tile(options.tile, fuser)
         self.fuser = fuser
 
     def read(self, visible: Source, infrared: Source) -> tuple[Picture, Picture]:

@@ -46,13 +46,18 @@ def fuse_tensors(fuser: nn.Module, a: Tensor, b: Tensor, *, tile: int | None = N
             f"a and b must share one shape (B,1,H,W), got {tuple(a.shape)} and {tuple(b.shape)}; "
             "register or resize them first (--resize, --align)"
         )
-    if tile is not None and tile < 32:
-        raise ValueError(f"tile must be at least 32 pixels, got {tile}")
-    if tile is not None and not hasattr(fuser, "stages"):
-        raise ValueError(f"{type(fuser).__name__} has no stages and cannot be tiled exactly; leave out --tile")
+    check_tile(tile, fuser)
     # GPUs since Ampere round the factors of float32 convolutions to 10 bits unless they are told not to.
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         return torch.cat([fuse_one(fuser, x, y, tile) for x, y in zip(a.split(1), b.split(1), strict=True)])
+
+
+def check_tile(tile: int | None, fuser: nn.Module | None = None) -> None:
+    """Refuse tiles that are too small, and tiles for a fuser (where there is one yet) that cannot be tiled exactly."""
+    if tile is not None and tile < 32:
+        raise ValueError(f"tile must be at least 32 pixels, got {tile}")
+    if tile is not None and fuser is not None and not hasattr(fuser, "stages"):
+        raise ValueError(f"{type(fuser).__name__} has no stages and cannot be tiled exactly; leave out --tile")
 
 
 def fuse_one(fuser: nn.Module, a: Tensor, b: Tensor, tile: int | None) -> Tensor:

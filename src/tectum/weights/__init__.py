@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from tectum.files import write_whole
+from tectum.files import write_tensors
 from tectum.protocols import System, resolve, unknown
 from tectum.systems import SYSTEMS
 
@@ -47,8 +47,8 @@ def load(
     """
     if dtype not in DTYPES:
         raise ValueError(unknown(dtype, DTYPES, kind="dtype"))
-    if weights is None and system in cards():
-        system, weights = cards()[system]["system"], system
+    if weights is None and (card := cards().get(system)) is not None:
+        system, weights = card["system"], system
     entry = resolve(SYSTEMS, system, kind="system")
     if isinstance(entry, System):
         fuser, default = entry.fuser(), entry.weights
@@ -123,15 +123,15 @@ def cards() -> dict[str, dict[str, Any]]:
 
 def find(weights: str | Path) -> tuple[Path, dict[str, Any] | None]:
     """File and card (None for a user's own file) of a packaged name or a path."""
-    if str(weights) in cards():
-        card = cards()[str(weights)]
+    packaged = cards()
+    if (card := packaged.get(str(weights))) is not None:
         return FOLDER / str(card["file"]), card
     path = Path(weights)
     if path.suffix == ".safetensors" or path.exists():
         if not path.is_file():
             raise FileNotFoundError(f"weights must be a file, and {path} is none; check the path")
         return path, None
-    raise ValueError(unknown(str(weights), cards(), kind="weights") + "; or give a .safetensors file")
+    raise ValueError(unknown(str(weights), packaged, kind="weights") + "; or give a .safetensors file")
 
 
 def read(path: Path, card: dict[str, Any] | None = None) -> dict[str, Tensor]:
@@ -171,11 +171,7 @@ def fill(fuser: nn.Module, state: dict[str, Tensor], path: Path) -> None:
 
 def save(state: dict[str, Tensor], path: Path) -> str:
     """Write tensors as safetensors and return the file's SHA-256."""
-    tensors = {name: x.detach().cpu().contiguous() for name, x in state.items()}
-    try:
-        write_whole(path, lambda file: save_file(tensors, file))
-    except SafetensorError as error:  # what it makes of a full disk
-        raise OSError(f"{path} cannot be written ({error}); make room, or choose another place") from error
+    write_tensors(path, state)
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
