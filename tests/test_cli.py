@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 import tectum
-from tectum import report
+from tectum.report import pictures as report
 from tectum.cli import VERBS, Fuse, main
 from tectum.color import rgb_to_ycbcr
 from tectum.data.synthetic import render

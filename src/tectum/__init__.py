@@ -3,14 +3,20 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tectum.engine.evaluate import evaluate as evaluate
     from tectum.engine.trainer import fit as fit
     from tectum.inference.fuse import fuse as fuse
     from tectum.weights import load as load
 
 __version__ = "0.1.0"
 
-_VERBS = {"fuse": "tectum.inference.fuse", "load": "tectum.weights", "fit": "tectum.engine.trainer"}
-__all__ = ["fit", "fuse", "load"]
+_VERBS = {
+    "evaluate": "tectum.engine.evaluate",
+    "fit": "tectum.engine.trainer",
+    "fuse": "tectum.inference.fuse",
+    "load": "tectum.weights",
+}
+__all__ = ["evaluate", "fit", "fuse", "load"]
 
 
 def __getattr__(name: str) -> Any:

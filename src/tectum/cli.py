@@ -22,6 +22,8 @@ import tyro
 
 from tectum import __version__
 from tectum.commands.align import Align
+from tectum.commands.bench import Bench
+from tectum.commands.eval import Eval
 from tectum.commands.fuse import Fuse
 from tectum.commands.messages import say, sentence
 from tectum.commands.train import Train
@@ -39,6 +41,8 @@ class Verb(Protocol):
 VERBS: dict[str, Callable[..., Verb]] = {
     "fuse": Fuse,
     "align": Align,
+    "eval": Eval,
+    "bench": Bench,
     "train": Train,
     "weights": Weights,
 }

@@ -170,11 +170,11 @@ class Fuse:
 
 def report_picture(fused: "Fused") -> Any:
     """The side-by-side picture of a fused pair."""
-    from tectum import report
     from tectum.inference.image import to_array
+    from tectum.report.pictures import side_by_side
 
     visible, infrared = (to_array(source.y, source.chroma) for source in (fused.visible, fused.infrared))
-    return report.side_by_side(visible, infrared, fused.array())
+    return side_by_side(visible, infrared, fused.array())
 
 
 def tell(outcome: "Outcome", matches: "Matches", out: str, *, quiet: bool, overwrite: bool) -> int:

@@ -45,6 +45,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from tectum.inference.image import px
 from tectum.inference.search import (
     FREEDOMS,
     Array,
@@ -55,7 +56,6 @@ from tectum.inference.search import (
     gradient_field,
     move_field,
     plain_matrix,
-    px,
     refine,
     resized,
     score_of,

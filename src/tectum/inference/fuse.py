@@ -11,7 +11,6 @@ of its own. `FusePipeline` does this for pictures; the Python call `fuse`, singl
 
 import hashlib
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +22,7 @@ from torch import Tensor, nn
 
 from tectum import weights
 from tectum.color import choose_chroma, ycbcr_to_rgb
-from tectum.inference.image import Picture, picture_from_array, read_image, to_array
+from tectum.inference.image import Picture, picture_from_array, px, read_image, to_array
 from tectum.inference.tiling import check_tile, fuse_tensors
 from tectum.weights import find_device
 
@@ -164,7 +163,7 @@ class FusePipeline:
             return infrared, infrared.alpha
         if not self.options.resize:
             raise ValueError(
-                f"visible and infrared must share one size, got {_px(size)} and {_px(other)}; resize or register them: "
+                f"visible and infrared must share one size, got {px(size)} and {px(other)}; resize or register them: "
                 "--resize (one view, two resolutions), --align (views slightly apart), --rig (a fixed pair of cameras)"
             )
         infrared = replace(
@@ -186,7 +185,7 @@ class FusePipeline:
             found = self.rig
         else:
             raise ValueError(
-                f"the visible image must have the size of the rig, {_px(self.rig.visible_size)}, got {_px(size)}; fit "
+                f"the visible image must have the size of the rig, {px(self.rig.visible_size)}, got {px(size)}; fit "
                 "a rig to these cameras with `tectum align`"
             )
 
@@ -210,7 +209,7 @@ class FusePipeline:
         except (MemoryError, RuntimeError) as error:
             if not _out_of_memory(error):
                 raise
-            raise ValueError(f"{_px(a.shape[-2:])} pixels do not fit in memory; add --tile 512, or less") from error
+            raise ValueError(f"{px(a.shape[-2:])} pixels do not fit in memory; add --tile 512, or less") from error
 
     def settings(self) -> dict[str, Any]:
         """What decides the pixels of a result, to tell results of different settings apart. JSON types only."""
@@ -316,9 +315,9 @@ def _picture(source: Source, role: Literal["visible", "infrared"], value_range: 
 def _notes(visible: Picture, infrared: Picture, *, resize: bool) -> tuple[str, ...]:
     """What looks wrong with a pair but need not be."""
     notes = []
-    if not _coloured(visible) and _coloured(infrared):
+    if not is_coloured(visible) and is_coloured(infrared):
         notes.append("the infrared image has colour and the visible one has none; are they swapped?")
-    elif _coloured(infrared):
+    elif is_coloured(infrared):
         notes.append(
             "the infrared image is in colour and only its brightness is used, which in a palette of false colours need "
             "not follow the temperature; export it in grey (white hot) if you can"
@@ -329,7 +328,7 @@ def _notes(visible: Picture, infrared: Picture, *, resize: bool) -> tuple[str, .
     return tuple(notes)
 
 
-def _coloured(picture: Picture) -> bool:
+def is_coloured(picture: Picture) -> bool:
     return picture.chroma is not None and float(picture.chroma.abs().mean()) > COLOURED
 
 
@@ -337,10 +336,6 @@ def _resize(x: Tensor, size: torch.Size, low: float = 0.0) -> Tensor:
     """(C, H, W) to another size, bicubic and anti-aliased, clamped to low..low + 1."""
     resized = nn.functional.interpolate(x[None], size=tuple(size), mode="bicubic", antialias=True, align_corners=False)
     return resized[0].clamp(low, low + 1)
-
-
-def _px(size: Sequence[int]) -> str:
-    return f"{size[1]}x{size[0]}"
 
 
 def _out_of_memory(error: BaseException) -> bool:

@@ -19,6 +19,7 @@ JPEG then leaves a faint false colour (LLVIP), which must not tint the result.
 Alpha is kept apart and never touches the luminance.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -63,6 +64,15 @@ class ValueRange(NamedTuple):
     kind: Literal["auto", "full", "raw", "percentile"]
     low: float = 0.0
     high: float = 1.0
+
+
+def px(size: Sequence[int]) -> str:
+    """(height, width) as people write it.
+
+    >>> px((480, 640))
+    '640x480'
+    """
+    return f"{size[1]}x{size[0]}"
 
 
 def parse_range(text: str) -> ValueRange:

@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from tectum.inference.align import LEVELS, MODELS, Model, checked_matrix, compare, corner_shifts, register
-from tectum.inference.search import FREEDOMS, Array, Size, corners, plain_matrix, px, resized, shrunk, size_of
+from tectum.inference.image import px
+from tectum.inference.search import FREEDOMS, Array, Size, corners, plain_matrix, resized, shrunk, size_of
 
 MIN_GAIN = 0.004  # in score; a smaller one is not worth resampling every infrared frame
 RIG_FORMAT, RIG_VERSION = "tectum-rig", 1

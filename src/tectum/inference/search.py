@@ -44,10 +44,6 @@ def shrunk(size: Size, max_pixels: float) -> Size:
     return max(32, round(size[0] * shrink)), max(32, round(size[1] * shrink))
 
 
-def px(size: Size) -> str:
-    return f"{size[1]}x{size[0]}"
-
-
 def corners(size: Size) -> Array:
     height, width = size
     return np.array([[0, 0], [width - 1, 0], [width - 1, height - 1], [0, height - 1]], float)

@@ -1,0 +1,176 @@
+"""Whole tables by name: which metrics a paper prints, how each is taken, and what was done to the images before.
+
+The same symbol means different numbers in different papers: VIF, SSIM and MI are means over the two sources in one
+evaluator and sums in another (twice as much), MI is in nats or bits (1.44 times as many), SSIM has the constants of
+0..255 or of -1..1, and many test scripts stretch every fused image to the full range before they save it, which raises
+EN, SD, SF and AG. Only numbers of one convention belong in one table.
+
+    convention(fused, a, b) -> {name: (M,)}         the columns of its table, in its order
+    convention.saved(fused) -> fused                what its test script would have saved of a network's output
+
+`saved` is for images one makes oneself; files already saved have been through it.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from types import MappingProxyType
+from typing import Literal
+
+from torch import Tensor
+
+from tectum.metrics.edges import Qabf
+from tectum.metrics.information import EN, MI
+from tectum.metrics.metric import Metric
+from tectum.metrics.statistics import AG, CC, MSE, PSNR, SCD, SD, SF
+from tectum.metrics.structure import SSIM, VIF
+
+Levels = Literal["round", "truncate"]
+Make = Callable[[], Metric]
+
+
+@dataclass(frozen=True)
+class Convention:
+    """How a table is made.
+
+    Args:
+        name: its key in CONVENTIONS.
+        summary: one sentence.
+        metrics: constructors by column, in the order of the table.
+        luma: in words, which grey its evaluator compares.
+        stretch: its test script maps each fused image from its own smallest and largest value to 0..1.
+        levels: how the result becomes 8 bits: the nearest level, or the one below.
+        notes: what else to know.
+    """
+
+    name: str
+    summary: str
+    metrics: Mapping[str, Make]
+    luma: str
+    stretch: bool
+    levels: Levels
+    notes: str
+
+    def __call__(self, fused: Tensor, a: Tensor, b: Tensor) -> dict[str, Tensor]:
+        """The value of every metric per fused image, (M,).
+
+        Args:
+            fused: luminance (M,1,H,W) in [0,1], on 8-bit levels as evaluators read them from files.
+            a, b: the sources, (M,1,H,W), or (1,1,H,W) when all fused images are of one pair.
+
+        Raises:
+            ValueError: shapes that do not fit, or values outside [0,1].
+
+        >>> import torch
+        >>> images = torch.arange(4096.0).view(1, 1, 64, 64).remainder(256) / 255
+        >>> list(CONVENTIONS["tdfusion"](images, images, images))
+        ['EN', 'SF', 'SCD', 'VIF', 'Qabf', 'SSIM']
+        """
+        return {name: make()(fused, a, b) for name, make in self.metrics.items()}
+
+    def saved(self, fused: Tensor) -> Tensor:
+        """What this convention's test script would save of (M,1,H,W) in [0,1], and its evaluator read, in [0,1].
+
+        A constant image cannot be stretched and keeps its value.
+
+        >>> import torch
+        >>> x = torch.tensor([0.1, 0.3, 0.7]).view(1, 1, 1, 3)
+        >>> [(c.saved(x) * 255).round().flatten().int().tolist() for c in CONVENTIONS.values()]
+        [[26, 76, 178], [0, 85, 255], [0, 85, 255], [0, 85, 255]]
+        """
+        if self.stretch:
+            low, high = fused.amin((1, 2, 3), keepdim=True), fused.amax((1, 2, 3), keepdim=True)
+            flat = high <= low
+            fused = (fused - low.masked_fill(flat, 0)) / (high - low).masked_fill(flat, 1)
+        levels = fused.clamp(0, 1) * 255
+        # float32 may hold a level that is meant to be whole a hair below it
+        return (levels.round() if self.levels == "round" else (levels + 1e-4).floor()) / 255
+
+
+_GREY = "BT.601 grey of colour images, rounded to 8 bits before anything is computed"
+
+CONVENTIONS: dict[str, Convention] = {
+    convention.name: convention
+    for convention in (
+        Convention(
+            name="tectum",
+            summary="Ours: twelve metrics that have outside reference values, means over the sources, no stretching.",
+            metrics=MappingProxyType(
+                {
+                    "EN": EN,
+                    "SD": SD,
+                    "SF": SF,
+                    "AG": AG,
+                    "MI": MI,
+                    "CC": CC,
+                    "SCD": SCD,
+                    "PSNR": PSNR,
+                    "MSE": MSE,
+                    "SSIM": SSIM,
+                    "VIF": VIF,
+                    "Qabf": Qabf,
+                }
+            ),
+            luma=_GREY,
+            stretch=False,
+            levels="round",
+            notes="MI in nats. PSNR has the fused image's largest level as its peak. SCD is a sum by definition.",
+        ),
+        Convention(
+            name="tdfusion",
+            summary="TDFusion (CVPR 2025): six metrics, VIF and SSIM as means over the two sources.",
+            metrics=MappingProxyType(
+                {"EN": EN, "SF": SF, "SCD": SCD, "VIF": VIF, "Qabf": Qabf, "SSIM": partial(SSIM, truncate=True)}
+            ),
+            luma=_GREY,
+            stretch=True,
+            levels="truncate",
+            notes="SSIM casts the images to uint8, which cuts fractions off; it changes nothing on 8-bit levels.",
+        ),
+        Convention(
+            name="cddfuse",
+            summary="CDDFuse (CVPR 2023) and many papers with its evaluator: sums over the two sources, MI in nats.",
+            metrics=MappingProxyType(
+                {
+                    "EN": EN,
+                    "SD": SD,
+                    "SF": SF,
+                    "MI": partial(MI, reduction="sum"),
+                    "SCD": SCD,
+                    "VIF": partial(VIF, reduction="sum"),
+                    "Qabf": Qabf,
+                    "SSIM": partial(SSIM, reduction="sum", data_range=2.0),
+                }
+            ),
+            luma=_GREY,
+            stretch=True,
+            levels="truncate",
+            notes=(
+                "SSIM has the data range 2 on images of 0..255, the silent default of the library of its time; "
+                "with 255 the same images get 1.3 to 1.8 times as much. Its published rows for other methods are of images as "
+                "those methods saved them. Saving depends on the version of the image library (some round): truncation "
+                "is assumed."
+            ),
+        ),
+        Convention(
+            name="adasffuse",
+            summary="AdaSFFuse (2025): sums over the two sources, MI in nats; its VIFF is twice the mean vifp.",
+            metrics=MappingProxyType(
+                {
+                    "EN": EN,
+                    "SD": SD,
+                    "SF": SF,
+                    "MI": partial(MI, reduction="sum"),
+                    "SCD": SCD,
+                    "VIFF": partial(VIF, reduction="sum"),
+                    "Qabf": Qabf,
+                    "SSIM": partial(SSIM, reduction="sum"),
+                }
+            ),
+            luma=_GREY,
+            stretch=True,
+            levels="truncate",
+            notes="The column VIFF is the pixel-domain VIF (vifp), summed, not Han's VIFF. SSIM has the range 255.",
+        ),
+    )
+}

@@ -1,0 +1,192 @@
+"""Metrics of grey values and their differences: SD, SF, AG of the fused image; MSE, PSNR, CC, SCD against the sources.
+
+On the scale 0..255, F fused, S one of the sources A and B, all sums over pixels:
+
+    SD  = sqrt( mean (F - mean F)^2 )                        SF   = sqrt( mean (d_x F)^2 + mean (d_y F)^2 )
+    AG  = mean sqrt( (g_x^2 + g_y^2) / 2 )                   MSE  = mean (F - S)^2
+    CC  = corr(F, S)                                         PSNR = 10 log10( peak^2 / mean MSE )
+    SCD = corr(A, F - B) + corr(B, F - A)
+
+d are differences of neighbours, g central differences. A correlation of a constant image is 0/0, NaN here.
+"""
+
+import torch
+from torch import Tensor
+
+from tectum.metrics.metric import Metric, SourceMetric
+from tectum.metrics.stripes import blocks, rows_of, total, undefined
+
+FLAT = 1e-12
+"""A variance so small beside those it is a difference of is rounding: the image is constant."""
+
+
+class SD(Metric):
+    """Standard deviation of the fused image: contrast. Population form, grey levels 0..255, at most 127.5.
+
+    It says nothing of the sources: stretching an image raises it.
+
+    >>> float(SD()(torch.tensor([0.0, 1.0]).view(1, 1, 1, 2), *[torch.zeros(1, 1, 1, 2)] * 2))
+    127.5
+    """
+
+    symbol, title, unit = "SD", "standard deviation", "levels"
+    bounds = (0.0, 127.5)
+    source = "Rao, In-fibre Bragg grating sensors, Measurement Science and Technology, 1997 (as fusion papers cite it)"
+
+    def score(self, fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        return covariances(fused)[:, 0, 0].sqrt()
+
+
+class SF(Metric):
+    """Spatial frequency: root of the mean squared first differences along both axes, grey levels 0..255.
+
+    Each mean is over its own array, H x (W-1) and (H-1) x W. Noise raises it. NaN for a single row or column.
+    """
+
+    symbol, title, unit = "SF", "spatial frequency", "levels"
+    bounds = (0.0, 255 * 2**0.5)
+    source = "Eskicioglu and Fisher, Image quality measures and their performance, IEEE Trans. Communications, 1995"
+
+    def score(self, fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        height, width = fused.shape[2:]
+        if min(height, width) < 2:
+            return undefined(len(fused), like=fused)
+        along = total(lambda f: (f[..., 1:] - f[..., :-1]).square(), fused)
+        down = total(lambda f: (f[:, 1:] - f[:, :-1]).square(), fused, size=2)
+        return (along / (height * (width - 1)) + down / ((height - 1) * width)).sqrt()
+
+
+class AG(Metric):
+    """Average gradient: mean of sqrt((g_x^2 + g_y^2) / 2), grey levels 0..255.
+
+    g are central differences, one-sided at the border. Noise raises it. NaN for a single row or column.
+    """
+
+    symbol, title, unit = "AG", "average gradient", "levels"
+    bounds = (0.0, 255.0)
+    source = "Cui, Feng, Xu, Li and Chen, Detail preserved fusion of visible and infrared images, Optics Comm., 2015"
+
+    def score(self, fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        height, width = fused.shape[2:]
+        if min(height, width) < 2:
+            return undefined(len(fused), like=fused)
+        sums = torch.zeros(len(fused), dtype=torch.float64, device=fused.device)
+        for out, _ in blocks(height, 1, max(rows_of(fused), 8)):
+            top, bottom = max(0, out.start - 1), min(height, out.stop + 1)
+            along, down = central(fused[:, 0, top:bottom] * 255)
+            inner = slice(out.start - top, out.stop - top)
+            sums += (along[:, inner].square() + down[:, inner].square()).div_(2).sqrt_().sum((1, 2)).double()
+        return sums / (height * width)
+
+
+class MSE(SourceMetric):
+    """Mean squared error against the sources, grey levels 0..255, lower is better; the mean over both by default.
+
+    The average of the sources has the smallest of all.
+    """
+
+    symbol, title, unit = "MSE", "mean squared error", "levels^2"
+    higher_is_better = False
+    bounds = (0.0, 2 * 255.0**2)
+    source = (
+        "standard; as in Ma, Ma and Li, Infrared and visible image fusion methods and applications, Inf. Fusion, 2019"
+    )
+
+    def per_source(self, fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        errors = total(lambda f, x, y: torch.stack([(f - x).square(), (f - y).square()]), fused, a, b)
+        return errors / fused[0].numel()
+
+
+class PSNR(Metric):
+    """Peak signal-to-noise ratio in dB, of the mean of the two MSEs (not the mean of two ratios).
+
+    PSNR = 10 log10( peak^2 / ((MSE_A + MSE_B) / 2) ). Infinite where both sources equal the fused image; NaN for a
+    black fused image with the default peak.
+
+    Args:
+        peak: None takes the largest level of the fused image, as fusion papers define it and their evaluators do;
+            255 is what PSNR means elsewhere, and differs by 20 log10(255 / max F).
+    """
+
+    symbol, title, unit = "PSNR", "peak signal-to-noise ratio", "dB"
+    bounds = (-float("inf"), float("inf"))
+    source = MSE.source
+
+    def __init__(self, *, peak: float | None = None) -> None:
+        if peak is not None and not peak > 0:
+            raise ValueError(f"peak must be a positive grey level such as 255, or None for the image's own, got {peak}")
+        super().__init__()
+        self.peak = peak
+
+    def score(self, fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        error = MSE().score(fused, a, b)
+        peak = fused.amax((1, 2, 3)).double() * 255 if self.peak is None else torch.full_like(error, self.peak)
+        peak[peak == 0] = float("nan")
+        return 10 * (peak.square() / error).log10()
+
+
+class CC(SourceMetric):
+    """Correlation coefficient of the fused image with a source; the mean over both by default; NaN if one is flat."""
+
+    symbol, title = "CC", "correlation coefficient"
+    bounds = (-2.0, 2.0)
+    source = "Deshmukh and Bhosale, Image fusion and image quality assessment of fused images, IJIP, 2010"
+
+    def per_source(self, fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        c = covariances(fused, a, b)
+        return torch.stack([correlation(c[:, 0, i], c[:, 0, 0], c[:, i, i]) for i in (1, 2)])
+
+
+class SCD(Metric):
+    """Sum of the correlations of differences: corr(A, F - B) + corr(B, F - A), a sum by definition.
+
+    What the fused image has that one source has not should be the other source. Undefined, NaN, where F equals a source
+    (0/0), or a source is flat. The sum A + B would have 2.
+    """
+
+    symbol, title = "SCD", "sum of correlations of differences"
+    bounds = (-2.0, 2.0)
+    source = "Aslantas and Bendes, A new image quality metric for image fusion, AEU Int. J. Electron. Commun., 2015"
+
+    def score(self, fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        c = covariances(fused, a, b)
+        values = []
+        for kept, left in ((1, 2), (2, 1)):
+            rest = c[:, 0, 0] - 2 * c[:, 0, left] + c[:, left, left]  # var(F - left)
+            rest = rest.masked_fill(rest <= FLAT * (c[:, 0, 0] + c[:, left, left]), 0)
+            values.append(correlation(c[:, kept, 0] - c[:, kept, left], rest, c[:, kept, kept]))
+        return values[0] + values[1]
+
+
+def correlation(cov: Tensor, var_x: Tensor, var_y: Tensor) -> Tensor:
+    """cov / sqrt(var_x var_y), NaN where a variance is 0."""
+    return (cov / (var_x.sqrt() * var_y.sqrt())).masked_fill((var_x <= 0) | (var_y <= 0), float("nan")).clamp(-1, 1)
+
+
+def covariances(*images: Tensor) -> Tensor:
+    """Population covariances between images over all pixels, (B,K,K) float64, grey levels 0..255.
+
+    Each image is first moved by its first pixel, so that a constant one has exactly 0.
+    """
+    num, (height, width) = max(len(x) for x in images), images[0].shape[2:]
+    anchors = [x[:, 0, :1, :1].double() for x in images]
+    sums = torch.zeros(num, len(images), 1, dtype=torch.float64, device=images[0].device)
+    products = sums @ sums.mT
+    for _, given in blocks(height, 1, rows_of(*images)):
+        x = torch.stack(
+            [(x[:, 0, given] - p).flatten(1).expand(num, -1) for x, p in zip(images, anchors, strict=True)], 1
+        )
+        sums += x.sum(-1, keepdim=True)
+        products += x @ x.mT
+    pixels = height * width
+    return (products / pixels - (sums / pixels) @ (sums / pixels).mT) * 255**2
+
+
+def central(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Central differences along columns and rows of (B,H,W), one-sided at the border."""
+    along, down = torch.empty_like(x), torch.empty_like(x)
+    along[..., 1:-1] = (x[..., 2:] - x[..., :-2]) / 2
+    along[..., 0], along[..., -1] = x[..., 1] - x[..., 0], x[..., -1] - x[..., -2]
+    down[:, 1:-1] = (x[:, 2:] - x[:, :-2]) / 2
+    down[:, 0], down[:, -1] = x[:, 1] - x[:, 0], x[:, -1] - x[:, -2]
+    return along, down

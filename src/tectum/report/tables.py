@@ -1,0 +1,162 @@
+"""The tables of an evaluation: as text for a terminal, as CSV for a spreadsheet, as JSON for a program."""
+
+import csv
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tectum.engine.evaluate import Evaluation
+from tectum.files import write_whole
+
+BEST, SECOND, BEATS_ALL = "*", "+", "!"
+LEGEND = f"{BEST} best, {SECOND} second of the methods; {BEATS_ALL} a baseline that beats or equals every method"
+
+
+def text_table(evaluation: Evaluation) -> str:
+    """The means, one row a method, baselines below a rule; marks and missing values are explained under it."""
+    scores, summary = evaluation.scores, evaluation.summary
+    columns = [column(evaluation, metric) for metric in scores.metrics]
+    heads = [f"{metric}{'' if evaluation.higher_is_better[metric] else ' (low)'}" for metric in scores.metrics]
+    rows = [["", *heads]]
+    for m, method in enumerate(scores.methods):
+        rows.append([method, *(cells[m] for cells in columns)])
+    methods = [row for row, name in zip(rows[1:], scores.methods, strict=True) if summary.kinds[name] == "method"]
+    baselines = [row for row in rows[1:] if row not in methods]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [aligned(rows[0], widths), *(aligned(row, widths) for row in methods)]
+    if methods and baselines:
+        lines.append("-" * len(lines[0]))
+    lines += [aligned(row, widths) for row in baselines]
+    if any(BEATS_ALL in cell for row in baselines for cell in row[1:]) or len(methods) > 1:
+        lines.append(LEGEND)
+    lines += undefined(evaluation)
+    return "\n".join(lines)
+
+
+def column(evaluation: Evaluation, metric: str) -> list[str]:
+    """The cells of one metric, with as many decimals as its largest value leaves room for, and marks."""
+    summary, methods = evaluation.summary, evaluation.scores.methods
+    means = [summary.cells[method][metric].mean for method in methods]
+    places = decimals([mean for mean in means if not math.isnan(mean)])
+    ranks = summary.ranks[metric]
+    cells = []
+    for method, mean in zip(methods, means, strict=True):
+        mark = next((sign for sign, names in zip((BEST, SECOND), ranks, strict=False) if method in names), " ")
+        if method in summary.beaten_by[metric]:
+            mark = BEATS_ALL
+        cells.append(("n/a" if math.isnan(mean) else f"{mean:.{places}f}") + mark)
+    return cells
+
+
+def decimals(values: Sequence[float]) -> int:
+    """Decimals that leave about four digits.
+
+    >>> decimals([0.2, 0.71]), decimals([6.5]), decimals([43.1, 7.0]), decimals([1700.0, 20.0])
+    (3, 3, 2, 0)
+    """
+    largest = max((abs(value) for value in values), default=0.0)
+    return next((places for bound, places in ((10, 3), (100, 2), (1000, 1)) if largest < bound), 0)
+
+
+def aligned(row: Sequence[str], widths: Sequence[int]) -> str:
+    first, *rest = zip(row, widths, strict=True)
+    return "  ".join([first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in rest)])
+
+
+def undefined(evaluation: Evaluation) -> list[str]:
+    """A sentence for every metric that is not defined for some images of some method."""
+    sentences = []
+    for metric in evaluation.scores.metrics:
+        cells = {method: evaluation.summary.cells[method][metric] for method in evaluation.scores.methods}
+        missing = [f"{method} {cell.num_undefined}" for method, cell in cells.items() if cell.num_undefined]
+        if missing:
+            sentences.append(
+                f"{metric} is not defined for some of {len(evaluation.scores.images)} images: {', '.join(missing)}"
+            )
+    return sentences
+
+
+def write_tables(evaluation: Evaluation, out: Path) -> None:
+    """Write scores.csv (a row per image and method), summary.csv (a row per method and metric), evaluation.json."""
+    write_csv(out / "scores.csv", ["image", "method", *evaluation.scores.metrics], score_rows(evaluation))
+    head = ["method", "kind", "metric", "unit", "mean", "low", "high", "num", "undefined"]
+    against = ["difference", "difference_low", "difference_high", "better"]
+    write_csv(out / "summary.csv", head + against, summary_rows(evaluation))
+    text = json.dumps(as_json(evaluation), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    write_whole(out / "evaluation.json", lambda file: file.write_text(text, encoding="utf-8"))
+
+
+def write_csv(path: Path, head: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """NaN becomes an empty cell."""
+
+    def write(file: Path) -> None:
+        with file.open("w", encoding="utf-8", newline="") as stream:
+            writer = csv.writer(stream)
+            writer.writerow(head)
+            writer.writerows([["" if is_nan(cell) else cell for cell in row] for row in rows])
+
+    write_whole(path, write)
+
+
+def score_rows(evaluation: Evaluation) -> list[list[Any]]:
+    scores = evaluation.scores
+    return [
+        [image, method, *scores.values[i, m].tolist()]
+        for i, image in enumerate(scores.images)
+        for m, method in enumerate(scores.methods)
+    ]
+
+
+def summary_rows(evaluation: Evaluation) -> list[list[Any]]:
+    summary = evaluation.summary
+    rows = []
+    for method, cells in summary.cells.items():
+        for metric, cell in cells.items():
+            found = summary.differences.get(method, {}).get(metric)
+            gap = [None] * 4 if found is None else [found.mean, found.low, found.high, found.better]
+            unit = evaluation.units[metric]
+            rows.append([method, summary.kinds[method], metric, unit, *asdict(cell).values(), *gap])
+    return rows
+
+
+def as_json(evaluation: Evaluation) -> dict[str, Any]:
+    """Everything but the pictures, in JSON types; NaN becomes null."""
+    summary, scores = evaluation.summary, evaluation.scores
+
+    def by_method(rows: list[list[float]]) -> dict[str, Any]:
+        named = zip(scores.methods, rows, strict=True)
+        return plain({method: dict(zip(scores.metrics, row, strict=True)) for method, row in named})
+
+    return {
+        "data": evaluation.data,
+        "date": evaluation.date,
+        "command": evaluation.command,
+        "convention": evaluation.convention.name,
+        "reference": summary.reference,
+        "metrics": {
+            name: {"unit": evaluation.units[name], "higher_is_better": evaluation.higher_is_better[name]}
+            for name in scores.metrics
+        },
+        "methods": dict(summary.kinds),
+        "summary": plain({m: {k: asdict(cell) for k, cell in row.items()} for m, row in summary.cells.items()}),
+        "differences": plain({m: {k: asdict(d) for k, d in row.items()} for m, row in summary.differences.items()}),
+        "ranks": {metric: [list(names) for names in ranks] for metric, ranks in summary.ranks.items()},
+        "beaten_by": {metric: list(names) for metric, names in summary.beaten_by.items() if names},
+        "notes": list(evaluation.notes),
+        "failures": dict(evaluation.failures),
+        "scores": dict(zip(scores.images, map(by_method, scores.values.tolist()), strict=True)),
+    }
+
+
+def plain(x: Any) -> Any:
+    """NaN to None, all the way down."""
+    if isinstance(x, dict):
+        return {key: plain(value) for key, value in x.items()}
+    return None if is_nan(x) else x
+
+
+def is_nan(x: object) -> bool:
+    return isinstance(x, float) and math.isnan(x)
