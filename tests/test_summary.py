@@ -62,6 +62,11 @@ def test_undefined_values_are_counted_not_dropped() -> None:
     assert found.differences["b"]["EN"].num == 1 and found.differences["b"]["EN"].mean == 0.0
 
 
+def test_one_image_is_never_a_clear_difference() -> None:
+    found = summarise(scores(np.array([[[1.0], [2.0]]])), higher_is_better=HIGHER)
+    assert found.differences["b"]["EN"].low == 1.0 and not found.differences["b"]["EN"].clear
+
+
 def test_nothing_defined_is_nan() -> None:
     found = summarise(scores(np.full((3, 2, 1), np.nan)), higher_is_better=HIGHER)
     assert np.isnan(found.cells["a"]["EN"].mean) and found.cells["a"]["EN"].num_undefined == 3

@@ -33,7 +33,7 @@ from tectum.inference.folders import PairFiles, match, some
 from tectum.inference.image import Array, Picture, parse_range, to_array
 from tectum.inference.methods import BASELINES, Folder, Method, baseline, file_identity, levels, read_pair, system
 from tectum.metrics import METRICS
-from tectum.metrics.conventions import CONVENTIONS, Convention
+from tectum.metrics.conventions import CONVENTIONS, Convention, Make
 from tectum.protocols import resolve, unknown
 
 CHUNK_PX = 4_000_000
@@ -364,7 +364,7 @@ def with_metrics(convention: Convention, names: Sequence[str] | None) -> Convent
     """The convention with other columns; a metric that it does not have is taken as METRICS has it."""
     if names is None:
         return convention
-    everything = {**METRICS, **convention.metrics}
+    everything: dict[str, Make] = {**METRICS, **convention.metrics}
     wanted = list(everything) if list(names) == ["all"] else list(names)
     if not wanted:
         raise ValueError("at least one metric must be given; leave the option out for the convention's own")

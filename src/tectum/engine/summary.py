@@ -62,8 +62,8 @@ class Difference:
 
     @property
     def clear(self) -> bool:
-        """True when the interval leaves zero out."""
-        return self.low > 0 or self.high < 0
+        """True when the interval leaves zero out; one image has no interval."""
+        return self.num > 1 and (self.low > 0 or self.high < 0)
 
 
 @dataclass(frozen=True)

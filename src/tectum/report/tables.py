@@ -17,23 +17,35 @@ LEGEND = f"{BEST} best, {SECOND} second of the methods; {BEATS_ALL} a baseline t
 
 def text_table(evaluation: Evaluation) -> str:
     """The means, one row a method, baselines below a rule; marks and missing values are explained under it."""
-    scores, summary = evaluation.scores, evaluation.summary
-    columns = [column(evaluation, metric) for metric in scores.metrics]
-    heads = [f"{metric}{'' if evaluation.higher_is_better[metric] else ' (low)'}" for metric in scores.metrics]
-    rows = [["", *heads]]
-    for m, method in enumerate(scores.methods):
-        rows.append([method, *(cells[m] for cells in columns)])
-    methods = [row for row, name in zip(rows[1:], scores.methods, strict=True) if summary.kinds[name] == "method"]
-    baselines = [row for row in rows[1:] if row not in methods]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [aligned(rows[0], widths), *(aligned(row, widths) for row in methods)]
+    head, methods, baselines = rows(evaluation)
+    widths = [max(map(len, cells)) for cells in zip(head, *methods, *baselines, strict=True)]
+    lines = [aligned(row, widths) for row in (head, *methods)]
     if methods and baselines:
         lines.append("-" * len(lines[0]))
     lines += [aligned(row, widths) for row in baselines]
-    if any(BEATS_ALL in cell for row in baselines for cell in row[1:]) or len(methods) > 1:
+    if len(methods) > 1 or any(evaluation.summary.beaten_by.values()):
         lines.append(LEGEND)
-    lines += undefined(evaluation)
-    return "\n".join(lines)
+    return "\n".join(lines + undefined(evaluation))
+
+
+def markdown_table(evaluation: Evaluation) -> str:
+    """The same for a page of documentation."""
+    head, methods, baselines = rows(evaluation)
+    lines = [head, ["---", *["--:"] * (len(head) - 1)], *methods, *([f"*{name}*", *rest] for name, *rest in baselines)]
+    return "\n".join("| " + " | ".join(cell.strip() for cell in line) + " |" for line in lines)
+
+
+Rows = list[list[str]]
+
+
+def rows(evaluation: Evaluation) -> tuple[list[str], Rows, Rows]:
+    """The head, the rows of methods, the rows of baselines, as cells."""
+    scores, kinds = evaluation.scores, evaluation.summary.kinds
+    head = ["", *(f"{metric}{'' if evaluation.higher_is_better[metric] else ' (low)'} " for metric in scores.metrics)]
+    columns = [column(evaluation, metric) for metric in scores.metrics]
+    found = {method: [method, *(cells[m] for cells in columns)] for m, method in enumerate(scores.methods)}
+    methods, baselines = ([found[name] for name in found if kinds[name] == kind] for kind in ("method", "baseline"))
+    return head, methods, baselines
 
 
 def column(evaluation: Evaluation, metric: str) -> list[str]:
@@ -128,7 +140,7 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
 
     def by_method(rows: list[list[float]]) -> dict[str, Any]:
         named = zip(scores.methods, rows, strict=True)
-        return plain({method: dict(zip(scores.metrics, row, strict=True)) for method, row in named})
+        return {method: plain(dict(zip(scores.metrics, row, strict=True))) for method, row in named}
 
     return {
         "data": evaluation.data,
@@ -153,9 +165,7 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
 
 def plain(x: Any) -> Any:
     """NaN to None, all the way down."""
-    if isinstance(x, dict):
-        return {key: plain(value) for key, value in x.items()}
-    return None if is_nan(x) else x
+    return {key: plain(value) for key, value in x.items()} if isinstance(x, dict) else None if is_nan(x) else x
 
 
 def is_nan(x: object) -> bool:
