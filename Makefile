@@ -4,7 +4,7 @@ BIN := .venv/bin
 # OpenMP threads that spin while they wait make everything slower on a busy machine.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo test test-slow check figures bench wheel clean
+.PHONY: demo test test-slow check figures results bench wheel clean
 
 demo: .venv/installed  ## fuse a packaged pair and say where the picture is
 	$(BIN)/tectum fuse src/tectum/data/demo/vi/street-1.png src/tectum/data/demo/ir/street-1.png -o out/demo/fused.png --report --overwrite
@@ -23,6 +23,9 @@ check: .venv/dev  ## style and types
 
 figures: .venv/installed  ## pictures of the README (synthetic), and of real pairs if TECTUM_DATA names a folder of them
 	$(BIN)/python benchmarks/figures.py
+
+results: .venv/installed  ## the tables of docs/results.md, from real pairs below TECTUM_DATA
+	$(BIN)/python benchmarks/results.py --write
 
 bench: .venv/installed  ## the table of docs/speed.md, on this machine
 	$(BIN)/python benchmarks/fuser.py
