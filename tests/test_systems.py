@@ -16,6 +16,7 @@ from tectum import weights
 from tectum.inference.tiling import fuse_tensors
 from tectum.protocols import Fuser, Objective
 from tectum.systems import SYSTEMS
+from tectum.systems.baselines import LaplacianPyramid
 from tectum.systems.tdfusion import LossGenerator, TDFusion, TDFusionLoss
 
 Images = Callable[..., tuple[Tensor, ...]]
@@ -117,6 +118,67 @@ def assert_every_weight_moves(module: nn.Module) -> None:
     for name, parameter in module.named_parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all(), name
         assert parameter.grad.abs().max() > 0, name
+
+
+# ---- the Laplacian pyramid -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 1), (16, 16), (17, 15), (61, 83)])
+@pytest.mark.parametrize("levels", [0, 1, 4, 7])
+def test_a_pyramid_of_one_image_is_that_image(images: Images, size: tuple[int, int], levels: int) -> None:
+    (x,) = images(*size, batch=2, count=1)
+    torch.testing.assert_close(LaplacianPyramid(levels)(x, x), x, rtol=0, atol=1e-6)
+
+
+def pyramid_by_hand(a: np.ndarray, b: np.ndarray, levels: int) -> np.ndarray:
+    """REDUCE and EXPAND as sums over the generating kernel, pixel by pixel, in float64."""
+    w = {-2: 1 / 16, -1: 4 / 16, 0: 6 / 16, 1: 4 / 16, 2: 1 / 16}
+
+    def at(x: np.ndarray, i: int, j: int) -> float:
+        return float(x[min(max(i, 0), x.shape[0] - 1), min(max(j, 0), x.shape[1] - 1)])
+
+    def reduced(x: np.ndarray) -> np.ndarray:
+        def pixel(i: int, j: int) -> float:
+            return sum(w[m] * w[n] * at(x, 2 * i + m, 2 * j + n) for m in w for n in w)
+
+        return np.array([[pixel(i, j) for j in range(x.shape[1] // 2)] for i in range(x.shape[0] // 2)])
+
+    def expanded(x: np.ndarray) -> np.ndarray:
+        def pixel(i: int, j: int) -> float:
+            between = [(m, n) for m in w for n in w if (i - m) % 2 == 0 and (j - n) % 2 == 0]
+            return 4 * sum(w[m] * w[n] * at(x, (i - m) // 2, (j - n) // 2) for m, n in between)
+
+        return np.array([[pixel(i, j) for j in range(2 * x.shape[1])] for i in range(2 * x.shape[0])])
+
+    if levels == 0:
+        return (a + b) / 2
+    coarse_a, coarse_b = reduced(a), reduced(b)
+    detail_a, detail_b = a - expanded(coarse_a), b - expanded(coarse_b)
+    detail = np.where(np.abs(detail_a) > np.abs(detail_b), detail_a, detail_b)
+    return detail + expanded(pyramid_by_hand(coarse_a, coarse_b, levels - 1))
+
+
+def test_the_pyramid_is_that_of_burt_and_adelson(images: Images) -> None:
+    size, levels = (9, 14), 2
+    a, b = (x.double() for x in images(*size))
+    rows, columns = 16 - 9, 20 - 14  # to whole multiples of 4 that are at least 4 more
+    filled = (np.pad(x[0, 0].numpy(), ((0, rows), (0, columns)), mode="edge") for x in (a, b))
+    expected = pyramid_by_hand(*filled, levels)[: size[0], : size[1]].clip(0, 1)
+    np.testing.assert_allclose(LaplacianPyramid(levels)(a, b)[0, 0].numpy(), expected, rtol=0, atol=1e-12)
+
+
+def test_the_pyramid_takes_detail_from_where_it_is(images: Images) -> None:
+    """Fine structure of one source over the flat other stays whole; the mean level is that of both."""
+    stripes = 0.6 + 0.1 * torch.tensor([1.0, -1.0]).repeat(64).expand(1, 1, 128, 128)
+    flat = torch.full_like(stripes, 0.3)
+    for fused in (LaplacianPyramid()(flat, stripes), LaplacianPyramid()(stripes, flat)):
+        inside = (fused - stripes)[..., 48:80]  # away from the borders, where stripes end
+        torch.testing.assert_close(inside, torch.full_like(inside, -0.15), rtol=0, atol=1e-3)
+    a, b = (x.requires_grad_() for x in images(20, 21))
+    LaplacianPyramid()(a, b).square().mean().backward()
+    assert a.grad is not None and b.grad is not None and a.grad.abs().max() > 0 < b.grad.abs().max()
+    with pytest.raises(ValueError, match="levels must be 0 or more, got -1"):
+        LaplacianPyramid(-1)
 
 
 # ---- TDFusion: sizes -------------------------------------------------------------------------------------------------

@@ -36,7 +36,7 @@ class Fuse:
     """Where the result goes."""
 
     system: Annotated[str, arg(metavar="NAME")] = "tdfusion"
-    """Which fuser: tdfusion, average, maximum, or your own as package.module:Class."""
+    """Which fuser: tdfusion, average, maximum, laplacian, or your own as package.module:Class."""
 
     weights: Annotated[str | None, optional("NAME|FILE")] = None
     """Packaged weights or a .safetensors file; the system's own without it."""
