@@ -24,6 +24,7 @@ def test_the_wheel_holds_weights_scenes_and_notices(tmp_path: Path) -> None:
     assert files <= names
     assert {"tectum/weights/NOTICE", "tectum/weights/cards.json", "tectum/py.typed"} <= names
     assert {"tectum/data/splits/msrs-validation.txt", "tectum/data/demo/vi/street-1.png"} <= names
+    assert {f"tectum/report/page.{kind}" for kind in ("html.jinja", "css", "js")} <= names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert not any(name.startswith(("tests", "benchmarks")) for name in names)
     assert wheel.stat().st_size < 20e6

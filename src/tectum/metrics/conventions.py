@@ -147,7 +147,7 @@ CONVENTIONS: dict[str, Convention] = {
             levels="truncate",
             notes=(
                 "SSIM has the data range 2 on images of 0..255, the silent default of the library of its time; "
-                "with 255 the same images get 1.3 to 1.8 times as much. Its published rows for other methods are of images as "
+                "with 255 the same images get 1.1 to 1.8 times as much. Its rows for other methods are of images as "
                 "those methods saved them. Saving depends on the version of the image library (some round): truncation "
                 "is assumed."
             ),

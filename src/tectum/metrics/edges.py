@@ -13,6 +13,7 @@ Of Sobel gradients (s_x, s_y) of the fused image F and a source S, on the scale 
 
 Reference:
     Objective image fusion performance measure. Xydeas and Petrovic, Electronics Letters 36(4), 2000.
+    https://doi.org/10.1049/el:20000267
     Objective image fusion performance characterisation. Petrovic and Xydeas, ICCV, 2005.
     Multifocus and multispectral image fusion based on pixel significance using discrete cosine harmonic wavelet
     transform. Shreyamsha Kumar, Signal, Image and Video Processing 7, 2013.
@@ -28,6 +29,8 @@ from tectum.metrics.metric import Metric
 from tectum.metrics.stripes import blocks, rows_of
 
 Border = Literal["constant", "replicate"]
+EQUAL = 1e-3
+"""Gradients this close are those of equal 8-bit levels: in floating point k / 255 is not quite k levels."""
 
 
 class Edges(NamedTuple):
@@ -38,7 +41,9 @@ class Edges(NamedTuple):
 
 
 class Qabf(Metric):
-    """Edges of both sources preserved, weighted by their strength: 0 and up, 0.9753 for a copy of two equal sources.
+    """Edges of both sources preserved, weighted by their strength.
+
+    Range [0, 0.987]; higher is better; 0.9753 for a perfect copy of two equal 8-bit sources.
 
     The constants of the paper do not reach 1 for a perfect copy, and stay as they are: all published values have them.
     Zeros are taken outside the image, so that its border is an edge, and equal strengths have G = g_F, which is 1 or
@@ -79,8 +84,9 @@ class Qabf(Metric):
 
 
 class Nabf(Metric):
-    """Edges that neither source has: fusion artefacts, as a share of the sources' edges; lower is better, 0 is none.
+    """Edges that neither source has, fusion artefacts, as a share of the sources' edges.
 
+    Range [0, 1]; lower is better; 0 where there is none.
     Variant: Shreyamsha Kumar's form of Petrovic's and Xydeas's N, in which preserved, lost and made-up edges add up to
     1. Gradients are those of the 0..255 scale, the image continued by its border pixels. 0 where both sources are flat
     and the fused image too.
@@ -101,9 +107,9 @@ class Nabf(Metric):
             f, s = edges(fused, a, b, rows=out, border="replicate")
             ratio, _ = strengths(f, s)
             quality = logistic(ratio, 0.9999, 19, 0.5).mul_(logistic(alignments(f, s).abs_(), 0.9995, 22, 0.5)).sqrt_()
-            strong = s.strength.ge(2).to(s.strength.dtype)
+            strong = s.strength.ge(2 - EQUAL).to(s.strength.dtype)
             weight = s.strength.pow(1.5).mul_(strong).add_(1 - strong, alpha=1e-3)
-            new = f.strength.gt(s.strength.amax(0)).to(weight.dtype)
+            new = f.strength.gt(s.strength.amax(0) + EQUAL).to(weight.dtype)
             missing = (1 - quality) * weight
             for total, part in zip(sums, (quality * weight, missing * (1 - new), missing * new, weight), strict=True):
                 total += part.sum((0, 2, 3)).double()
@@ -120,7 +126,7 @@ def edges(fused: Tensor, a: Tensor, b: Tensor, *, rows: slice, border: Border) -
     across = x[..., :-2].add(x[..., 1:-1], alpha=2).add_(x[..., 2:])
     s_x, s_y = down[..., 2:] - down[..., :-2], across[:, :-2] - across[:, 2:]
     strength = s_x.square().addcmul_(s_y, s_y).sqrt_()
-    upright = torch.eq(s_x, 0, out=torch.empty_like(s_x))  # 0 or 1; torch.where is many times slower
+    upright = s_x.abs().le_(EQUAL)  # 0 or 1; torch.where is many times slower
     angle = s_y.div_(s_x.add_(upright)).atan_()
     angle.addcmul_(angle, upright, value=-1).add_(upright, alpha=torch.pi / 2)
     num, pairs = len(fused), len(a)
@@ -131,7 +137,7 @@ def strengths(f: Edges, s: Edges) -> tuple[Tensor, Tensor]:
     """The smaller strength over the larger, 0 where there is no edge, and 1 or 0 for whether they are equal."""
     ratio = torch.minimum(f.strength, s.strength)
     ratio /= torch.maximum(f.strength, s.strength).clamp_(min=torch.finfo(ratio.dtype).tiny)
-    return ratio, torch.eq(f.strength, s.strength, out=torch.empty_like(ratio))
+    return ratio, (f.strength - s.strength).abs_().le_(EQUAL)
 
 
 def alignments(f: Edges, s: Edges) -> Tensor:

@@ -7,6 +7,14 @@ Of values rounded to 8 bits, p from the histogram of one image or of two at once
     NMI    = 2 [ I(F,A) / (H(F) + H(A)) + I(F,B) / (H(F) + H(B)) ]
 
 MI depends on the number of levels that are there: an image stretched, resampled or saved by JPEG has another.
+
+Reference:
+    Assessment of image fusion procedures using entropy, image quality, and multispectral classification. Roberts, van
+    Aardt and Ahmed, Journal of Applied Remote Sensing 2, 2008. https://doi.org/10.1117/1.2945910
+    Information measure for performance of image fusion. Qu, Zhang and Yan, Electronics Letters 38(7), 2002.
+    https://doi.org/10.1049/el:20020212
+    Comments on "Information measure for performance of image fusion". Hossny, Nahavandi and Creighton, Electronics
+    Letters 44(18), 2008. https://doi.org/10.1049/el:20081754
 """
 
 import math
@@ -26,9 +34,10 @@ Unit = Literal["nats", "bits"]
 
 
 class EN(Metric):
-    """Entropy of the fused image in bits, of values rounded to 8 bits: 0 for a constant image, 8 for uniform noise.
+    """Entropy of the fused image, of values rounded to 8 bits.
 
-    It says nothing of the sources: noise and stretching raise it.
+    Range [0, 8] bits, 0 for a constant image, 8 for uniform noise; higher is read as better. It says nothing of the
+    sources: noise and stretching raise it.
 
     >>> ramp = torch.arange(256.0).view(1, 1, 16, 16) / 255
     >>> float(EN()(ramp, ramp, ramp))
@@ -48,8 +57,8 @@ class EN(Metric):
 class MI(SourceMetric):
     """Mutual information of the fused image with each source, of values rounded to 8 bits.
 
-    0 when they are independent, H(F) when one follows from the other. A copy of a source has nearly the highest there
-    is.
+    Range [0, 5.55] nats for the mean, twice that for the sum; higher is read as better. 0 when they are independent,
+    H(F) when one follows from the other: a copy of a source has nearly the highest there is.
 
     Args:
         reduction: "mean" or "sum" over the sources; most published tables are sums.
@@ -57,7 +66,7 @@ class MI(SourceMetric):
     """
 
     symbol, title, unit = "MI", "mutual information", "nats"
-    bounds = (0.0, 16.0)
+    bounds = (0.0, 8.0)  # in bits, and more than there can be in nats
     source = "Qu, Zhang and Yan, Information measure for performance of image fusion, Electronics Letters, 2002"
 
     def __init__(self, *, reduction: Reduction = "mean", unit: Unit = "nats") -> None:
@@ -72,9 +81,10 @@ class MI(SourceMetric):
 
 
 class NMI(Metric):
-    """Normalised mutual information, Hossny's form: 2 [ I(F,A) / (H(F)+H(A)) + I(F,B) / (H(F)+H(B)) ], from 0 to 2.
+    """Normalised mutual information, Hossny's form: 2 [ I(F,A) / (H(F)+H(A)) + I(F,B) / (H(F)+H(B)) ].
 
-    NaN where the fused image and a source are both constant (0/0).
+    Range [0, 2]; higher is read as better; of values rounded to 8 bits, a sum by definition. NaN where the fused image
+    and a source are both constant (0/0).
     """
 
     symbol, title = "NMI", "normalised mutual information"

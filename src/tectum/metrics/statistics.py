@@ -8,6 +8,17 @@ On the scale 0..255, F fused, S one of the sources A and B, all sums over pixels
     SCD = corr(A, F - B) + corr(B, F - A)
 
 d are differences of neighbours, g central differences. A correlation of a constant image is 0/0, NaN here.
+
+Reference:
+    Image quality measures and their performance. Eskicioglu and Fisher, IEEE Transactions on Communications 43(12),
+    1995. https://doi.org/10.1109/26.477498 (SF)
+    Detail preserved fusion of visible and infrared images using regional saliency extraction and multi-scale image
+    decomposition. Cui, Feng, Xu, Li and Chen, Optics Communications 341, 2015.
+    https://doi.org/10.1016/j.optcom.2014.12.032 (AG)
+    A new image quality metric for image fusion: the sum of the correlations of differences. Aslantas and Bendes, AEU
+    69(12), 2015. https://doi.org/10.1016/j.aeue.2015.09.004 (SCD)
+    Infrared and visible image fusion methods and applications: a survey. Ma, Ma and Li, Information Fusion 45, 2019.
+    https://doi.org/10.1016/j.inffus.2018.02.004 (SD, CC, MSE, PSNR as the field uses them)
 """
 
 import torch
@@ -21,9 +32,10 @@ FLAT = 1e-12
 
 
 class SD(Metric):
-    """Standard deviation of the fused image: contrast. Population form, grey levels 0..255, at most 127.5.
+    """Standard deviation of the fused image: contrast. Population form (divided by N).
 
-    It says nothing of the sources: stretching an image raises it.
+    Range [0, 127.5] grey levels of 0..255; higher is read as better. It says nothing of the sources: stretching an
+    image raises it.
 
     >>> float(SD()(torch.tensor([0.0, 1.0]).view(1, 1, 1, 2), *[torch.zeros(1, 1, 1, 2)] * 2))
     127.5
@@ -38,9 +50,10 @@ class SD(Metric):
 
 
 class SF(Metric):
-    """Spatial frequency: root of the mean squared first differences along both axes, grey levels 0..255.
+    """Spatial frequency: root of the mean squared first differences along both axes.
 
-    Each mean is over its own array, H x (W-1) and (H-1) x W. Noise raises it. NaN for a single row or column.
+    Range [0, 361] grey levels of 0..255; higher is read as better. Each mean is over its own array, H x (W-1) and
+    (H-1) x W. It says nothing of the sources: noise raises it. NaN for a single row or column.
     """
 
     symbol, title, unit = "SF", "spatial frequency", "levels"
@@ -57,9 +70,10 @@ class SF(Metric):
 
 
 class AG(Metric):
-    """Average gradient: mean of sqrt((g_x^2 + g_y^2) / 2), grey levels 0..255.
+    """Average gradient: mean of sqrt((g_x^2 + g_y^2) / 2), g central differences, one-sided at the border.
 
-    g are central differences, one-sided at the border. Noise raises it. NaN for a single row or column.
+    Range [0, 255] grey levels of 0..255; higher is read as better. It says nothing of the sources: noise raises it. NaN
+    for a single row or column.
     """
 
     symbol, title, unit = "AG", "average gradient", "levels"
@@ -71,7 +85,7 @@ class AG(Metric):
         if min(height, width) < 2:
             return undefined(len(fused), like=fused)
         sums = torch.zeros(len(fused), dtype=torch.float64, device=fused.device)
-        for out, _ in blocks(height, 1, max(rows_of(fused), 8)):
+        for out, _ in blocks(height, 1, rows_of(fused)):
             top, bottom = max(0, out.start - 1), min(height, out.stop + 1)
             along, down = central(fused[:, 0, top:bottom] * 255)
             inner = slice(out.start - top, out.stop - top)
@@ -80,14 +94,15 @@ class AG(Metric):
 
 
 class MSE(SourceMetric):
-    """Mean squared error against the sources, grey levels 0..255, lower is better; the mean over both by default.
+    """Mean squared error against a source; the mean over both by default.
 
-    The average of the sources has the smallest of all.
+    Range [0, 65025] squared grey levels of 0..255; lower is better. The average of the sources has the smallest of all
+    images.
     """
 
     symbol, title, unit = "MSE", "mean squared error", "levels^2"
     higher_is_better = False
-    bounds = (0.0, 2 * 255.0**2)
+    bounds = (0.0, 255.0**2)
     source = (
         "standard; as in Ma, Ma and Li, Infrared and visible image fusion methods and applications, Inf. Fusion, 2019"
     )
@@ -100,8 +115,9 @@ class MSE(SourceMetric):
 class PSNR(Metric):
     """Peak signal-to-noise ratio in dB, of the mean of the two MSEs (not the mean of two ratios).
 
-    PSNR = 10 log10( peak^2 / ((MSE_A + MSE_B) / 2) ). Infinite where both sources equal the fused image; NaN for a
-    black fused image with the default peak.
+    PSNR = 10 log10( peak^2 / ((MSE_A + MSE_B) / 2) ). Any value; higher is better; infinite where both sources equal
+    the fused image; NaN for a black fused image with the default peak. The average of the sources has nearly the
+    highest of all images.
 
     Args:
         peak: None takes the largest level of the fused image, as fusion papers define it and their evaluators do;
@@ -126,10 +142,13 @@ class PSNR(Metric):
 
 
 class CC(SourceMetric):
-    """Correlation coefficient of the fused image with a source; the mean over both by default; NaN if one is flat."""
+    """Correlation coefficient of the fused image with a source, over all pixels; the mean over both by default.
+
+    Range [-1, 1] for the mean, [-2, 2] for the sum; higher is better. NaN where one of the images is constant.
+    """
 
     symbol, title = "CC", "correlation coefficient"
-    bounds = (-2.0, 2.0)
+    bounds = (-1.0, 1.0)
     source = "Deshmukh and Bhosale, Image fusion and image quality assessment of fused images, IJIP, 2010"
 
     def per_source(self, fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
@@ -140,8 +159,8 @@ class CC(SourceMetric):
 class SCD(Metric):
     """Sum of the correlations of differences: corr(A, F - B) + corr(B, F - A), a sum by definition.
 
-    What the fused image has that one source has not should be the other source. Undefined, NaN, where F equals a source
-    (0/0), or a source is flat. The sum A + B would have 2.
+    What the fused image has that one source has not should be the other source. Range [-2, 2], there is no mean; higher
+    is better; the image A + B has 2. NaN where F equals a source but for a constant (0/0), or a source is constant.
     """
 
     symbol, title = "SCD", "sum of correlations of differences"

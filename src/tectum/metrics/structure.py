@@ -28,15 +28,16 @@ FLAT = 1e-10
 
 
 class SSIM(SourceMetric):
-    """Structural similarity to a source, from -1 to 1 (a copy); the mean over both by default, at most 2 as a sum.
+    """Structural similarity to a source; the mean over both by default.
 
+    Range [-1, 1] for the mean, [-2, 2] for the sum; higher is better; 1 for a copy.
     Variant: 7x7 uniform window, sample covariance (n - 1), only windows inside the image, K1 = 0.01, K2 = 0.03. NaN for
     an image smaller than the window.
 
     Args:
         reduction: "mean" or "sum" over the sources.
         data_range: R in c1 = (0.01 R)^2 and c2 = (0.03 R)^2. Images are taken on 0..255, so 255 is right. Many
-            published tables come from a library's silent default of 2 on such images, and lie a fifth to a half lower.
+            published tables come from a library's silent default of 2 on such images, and are a tenth to a half lower.
         truncate: cut the images to the 8-bit level below first, as evaluators do that cast them to uint8.
 
     >>> x = torch.rand(1, 1, 16, 16)
@@ -45,7 +46,7 @@ class SSIM(SourceMetric):
     """
 
     symbol, title = "SSIM", "structural similarity"
-    bounds = (-2.0, 2.0)
+    bounds = (-1.0, 1.0)
     source = "Wang, Bovik, Sheikh and Simoncelli, IEEE Trans. Image Processing 13(4), 2004"
 
     def __init__(self, *, reduction: Reduction = "mean", data_range: float = 255.0, truncate: bool = False) -> None:
@@ -75,8 +76,9 @@ class SSIM(SourceMetric):
 
 
 class VIF(SourceMetric):
-    """Visual information fidelity in the pixel domain (vifp), from 0; a copy has 1; the mean over both by default.
+    """Visual information fidelity in the pixel domain (vifp), against a source; the mean over both by default.
 
+    Range [0, inf); higher is read as better; a copy has 1, a contrast-enhanced copy more.
     Variant: four scales, Gaussian windows of 17, 9, 5 and 3 with a sigma of a fifth of that, only windows inside the
     image, every second pixel kept between scales, noise variance 2. NaN for a constant source (0/0; one published
     evaluator says 1), and for images less than 41 pixels high or wide, which have no fourth scale.
