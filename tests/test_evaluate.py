@@ -186,6 +186,23 @@ def test_what_changed_is_scored_again(folder: Path, monkeypatch: pytest.MonkeyPa
         assert sorted(seen) == list("01234")
 
 
+def test_kept_images_are_those_of_these_sources(folder: Path) -> None:
+    """A system's images in OUT/fused are remade when the sources change, or are others of the same names."""
+    (folder / "day").mkdir()
+    for i in range(NUM):
+        shutil.copy(folder / "ours" / f"{i}.png", folder / "day" / f"{i}.png")
+
+    def deviation(visible: Path) -> float:
+        methods = {"mine": "tdfusion"}
+        found = Evaluator(methods, visible, folder / "ir", metrics=("SD",), baselines=(), out=folder / "out")
+        return float(found.run(quiet=True).scores.values[1, 0, 0])
+
+    night, day = deviation(folder / "vi"), deviation(folder / "day")
+    assert night != day and night == deviation(folder / "vi")
+    save(folder / "vi" / "1.png", np.zeros((HEIGHT, WIDTH, 3)))
+    assert deviation(folder / "vi") not in (night, day)
+
+
 def test_other_weights_are_not_taken_for_the_same(folder: Path) -> None:
     class Scaled(nn.Module):
         def __init__(self, scale: float) -> None:

@@ -176,7 +176,7 @@ class Evaluator:
             else:
                 store = None if self.out is None else self.out / "fused"
                 saved = (self.convention.name, self.convention.saved)
-                found.append(system(name, what, saved=saved, device=device, store=store))
+                found.append(system(name, what, saved=saved, ranges=self.ranges, device=device, store=store))
         for name in baselines:
             if name not in BASELINES:
                 raise ValueError(unknown(name, dict.fromkeys(BASELINES), kind="baseline"))
@@ -255,7 +255,7 @@ class Evaluator:
         a, b = levels(visible.y[None]), levels(infrared.y[None])
         num = max(1, CHUNK_PX // a.numel())
         for chunk in (todo[i : i + num] for i in range(0, len(todo), num)):
-            fused = torch.stack([method.luminance(pair.name, visible, infrared) for method in chunk])
+            fused = torch.stack([method.luminance(pair, visible, infrared) for method in chunk])
             columns = {name: metric(fused, a, b).tolist() for name, metric in self.metrics.items()}
             for i, method in enumerate(chunk):
                 rows[method.name] = {name: column[i] for name, column in columns.items()}
@@ -306,7 +306,7 @@ class Evaluator:
         if method in sources:
             return to_array(sources[method].y, sources[method].chroma)
         chosen = next(each for each in self.methods if each.name == method)
-        return chosen.picture(image, visible, infrared)
+        return chosen.picture(pair, visible, infrared)
 
 
 def evaluate(

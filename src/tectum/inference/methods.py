@@ -7,10 +7,13 @@ files already are taken as they are.
 """
 
 import hashlib
+import inspect
 import json
 import threading
+import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -56,19 +59,19 @@ class Method(ABC):
 
     @abstractmethod
     def identity(self, image: str) -> str:
-        """Changes when the fused image of that name may have changed."""
+        """With the sources, what decides the fused image: changes when that may have changed."""
 
     @abstractmethod
-    def luminance(self, image: str, visible: Picture, infrared: Picture) -> Tensor:
-        """Its fused luminance, (1,H,W) in [0,1].
+    def luminance(self, pair: PairFiles, visible: Picture, infrared: Picture) -> Tensor:
+        """Its fused luminance of a pair that was read, (1,H,W) in [0,1].
 
         Raises:
             ValueError, OSError: a sentence on why there is none that can be compared with the sources.
         """
 
-    def picture(self, image: str, visible: Picture, infrared: Picture) -> Array:
+    def picture(self, pair: PairFiles, visible: Picture, infrared: Picture) -> Array:
         """The fused image to look at, uint8 (H,W) or (H,W,3); in the visible's colours."""
-        return to_array(self.luminance(image, visible, infrared), visible.chroma)
+        return to_array(self.luminance(pair, visible, infrared), visible.chroma)
 
 
 class Folder(Method):
@@ -88,11 +91,11 @@ class Folder(Method):
     def identity(self, image: str) -> str:
         return " ".join(map(file_identity, self.found[image]))
 
-    def luminance(self, image: str, visible: Picture, infrared: Picture) -> Tensor:
-        return levels(self.read(image, visible).y)
+    def luminance(self, pair: PairFiles, visible: Picture, infrared: Picture) -> Tensor:
+        return levels(self.read(pair.name, visible).y)
 
-    def picture(self, image: str, visible: Picture, infrared: Picture) -> Array:
-        fused = self.read(image, visible)
+    def picture(self, pair: PairFiles, visible: Picture, infrared: Picture) -> Array:
+        fused = self.read(pair.name, visible)
         return to_array(fused.y, fused.chroma)
 
     def read(self, image: str, visible: Picture) -> Picture:
@@ -138,26 +141,28 @@ class Made(Method):
     ) -> None:
         self.name, self.baseline, self.make, self.saved, self.store = name, baseline, make, saved, store
         self.settings = {**settings, "baseline": baseline}
-        self.digest = hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()[:12]
         self.lock = threading.Lock() if alone else None
 
     def identity(self, image: str) -> str:
-        return self.digest
+        return json.dumps(self.settings, sort_keys=True)
 
-    def luminance(self, image: str, visible: Picture, infrared: Picture) -> Tensor:
-        file = None if self.store is None else self.store / self.digest / f"{image}.png"
-        if file is not None and file.exists():
+    def luminance(self, pair: PairFiles, visible: Picture, infrared: Picture) -> Tensor:
+        file = None if self.store is None else self.folder(pair) / f"{pair.name}.png"
+        if file is not None and file.exists() and file.stat().st_mtime_ns > newest(pair):
             return read_image(file, value_range="full").y
-        if self.lock is None:
+        with self.lock or nullcontext():
             made = self.make(visible, infrared)
-        else:
-            with self.lock:
-                made = self.make(visible, infrared)
         y: Tensor = self.saved(made[None])[0].float()
         if file is not None:
             self.note(file.parent)
             write_image(file, to_array(y))
         return y
+
+    def folder(self, pair: PairFiles) -> Path:
+        """Where its images of this pair's folders are kept: other settings and other sources lie elsewhere."""
+        assert self.store is not None
+        parts = [json.dumps(self.settings, sort_keys=True), *(str(x.parent.resolve()) for x in sources(pair))]
+        return self.store / hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
     def note(self, folder: Path) -> None:
         """Say beside the images what made them."""
@@ -172,6 +177,7 @@ def system(
     which: "str | nn.Module",
     *,
     saved: tuple[str, Saved],
+    ranges: Mapping[str, str],
     device: str = "auto",
     store: Path | None = None,
 ) -> Made:
@@ -182,23 +188,27 @@ def system(
         which: a name of SYSTEMS or `package.module:Class`, with `@WEIGHTS` behind it for a packaged set or a file; or a
             fuser.
         saved: the name of a convention and what it does to an image that is made here.
+        ranges: `visible_range` and `infrared_range` that the sources are read with.
         device: as in `tectum fuse`.
-        store: keeps the fused images.
+        store: keeps the fused images. Not those of a fuser that is given as such: nothing tells whether it changed.
 
     Raises:
         ValueError, KeyError, FileNotFoundError: unknown system or weights.
     """
     if isinstance(which, nn.Module):
         pipeline = FusePipeline(FuseOptions(device=device), fuser=which.eval())
-        settings: dict[str, Any] = {"fuser": f"{type(which).__name__} {_weights_digest(which)}"}
+        settings: dict[str, Any] = {"fuser": f"{type(which).__name__} {uuid.uuid4().hex}"}
+        store = None
     else:
         known, _, file = which.partition("@")
         pipeline = FusePipeline(FuseOptions(system=known, weights=file or None, device=device))
         settings = pipeline.settings()
+        if ":" in known:
+            settings["code"] = file_identity(Path(inspect.getfile(type(pipeline.fuser))))
     return Made(
         name,
         lambda visible, infrared: pipeline(visible, infrared).y,
-        settings={**settings, "saved": saved[0]},
+        settings={**settings, **ranges, "saved": saved[0]},
         baseline=False,
         saved=saved[1],
         store=None if store is None else store / name,
@@ -255,13 +265,14 @@ def read_pair(pair: PairFiles, *, visible_range: str = "auto", infrared_range: s
     return visible, infrared
 
 
+def sources(pair: PairFiles) -> tuple[Path, Path]:
+    return pair.visible, pair.infrared
+
+
+def newest(pair: PairFiles) -> int:
+    return max(path.stat().st_mtime_ns for path in sources(pair))
+
+
 def file_identity(path: Path) -> str:
     stat = path.stat()
     return f"{path.name} {stat.st_size} {stat.st_mtime_ns}"
-
-
-def _weights_digest(module: nn.Module) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in module.state_dict().items():
-        digest.update(name.encode() + tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:12]
