@@ -310,7 +310,6 @@ def test_published_weights_give_the_published_output(refusion: Path, tmp_path: P
 # ---- TDFusion: derivatives -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")  # torch's own, when jvp is first used
 def test_forward_mode_equals_finite_differences(perturb: Perturb, images: Images) -> None:
     """What the image does when the weights move along v: one forward pass, needed by the learned loss."""
     fuser = perturb(TDFusion()).double()
