@@ -39,7 +39,7 @@ wheel: .venv/dev
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
 
 .venv/installed: .venv/bin/python pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable .
+	$(BIN)/python -m pip install --quiet --editable ".[report]"
 	touch $@
 
 .venv/dev: .venv/installed

@@ -170,6 +170,8 @@ def main() -> None:
     if arguments.child:
         child(*arguments.child)
     elif arguments.agreement:
+        if not (arguments.agreement / "metrics.json").is_file():
+            parser.error(f"{arguments.agreement} must hold reference values: metrics.json, and a folder for each pair")
         agreement(arguments.agreement)
     else:
         speed(arguments.threads, arguments.rounds)

@@ -18,13 +18,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tectum.data.datasets import find_set
+from tectum.data.folders import split_names
 from tectum.engine.evaluate import Evaluation, Evaluator
 from tectum.engine.summary import summarise
 from tectum.report.tables import markdown_table, undefined
 from tectum.systems import SYSTEMS
 
 DOCS = Path(__file__).parents[1] / "docs"
-SETS = ("msrs", "tno", "roadscene")
+SETS = {"msrs": "msrs-test", "tno": None, "roadscene": "roadscene-test"}  # and the list of pairs, where there is one
 CONVENTIONS = ("tectum", "tdfusion", "cddfuse")
 PUBLISHED = {  # rows of papers, on the images that the page names
     ("msrs", "tdfusion"): {"TDFusion, published": "6.74 11.30 1.86 0.50 0.67 0.70"},
@@ -81,6 +82,8 @@ def main() -> None:
     parser.add_argument("sets", nargs="*", default=SETS, metavar="SET")
     parser.add_argument("--write", action="store_true", help="put the tables into docs/results.md")
     given = parser.parse_args()
+    if not os.environ.get("TECTUM_DATA"):
+        parser.error("set TECTUM_DATA to the folder of data sets")
     for name in given.sets:
         for convention in CONVENTIONS:
             found = evaluation(name, convention)
@@ -98,14 +101,16 @@ def evaluation(name: str, convention: str) -> Evaluation:
     visible, infrared = find_set(name, os.environ["TECTUM_DATA"])
     systems = {key: key for key, system in SYSTEMS.items() if system.weights is not None}
     out = Path("out") / "results" / name / convention
-    return Evaluator(systems, visible, infrared, out=out, convention=convention, data=f"{name} test").run()
+    names = None if SETS[name] is None else split_names(SETS[name])
+    return Evaluator(systems, visible, infrared, out=out, convention=convention, names=names).run()
 
 
 def gamed(name: str) -> Evaluation:
     """Our fuser beside baselines and tricks; all but ours are marked where they win."""
     visible, infrared = find_set(name, os.environ["TECTUM_DATA"])
     methods = {"tdfusion": "tdfusion", **{trick: Trick(make) for trick, make in TRICKS.items()}}
-    found = Evaluator(methods, visible, infrared, out=Path("out") / "results" / name / "tectum", metrics=GAMED).run()
+    out, names = Path("out") / "results" / name / "tectum", split_names("msrs-test")
+    found = Evaluator(methods, visible, infrared, out=out, metrics=GAMED, names=names).run()
     others = [method for method in found.scores.methods if method != "tdfusion"]
     return replace(found, summary=summarise(found.scores, higher_is_better=found.higher_is_better, baselines=others))
 

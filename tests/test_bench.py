@@ -195,7 +195,7 @@ def test_the_table_reads_as_markdown() -> None:
     cost = Cost("tdfusion", "default", 59_856, 19_311_832_064, "640x480", 0.65, (0.6, 0.7), None, "cpu", 2, "float32")
     head, rule, *rows = table([cost, cost]).splitlines()
     cells = [cell.strip() for cell in rows[0].split("|")[1:-1]]
-    assert cells[:7] == ["tdfusion", "default", "640x480", "float32", "59,856", "19.31", "0.6500"] and cells[-1] == ""
+    assert cells[:7] == ["tdfusion", "default", "640x480", "float32", "59,856", "19.31", "0.65"] and cells[-1] == ""
     assert len({len(line) for line in (head, rule, *rows)}) == 1 and set(rule) == set("|-:")
     assert {line.count("|") for line in (head, rule, *rows)} == {10}
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tectum.color import choose_chroma, rgb_to_ycbcr, ycbcr_to_rgb
+from tectum.color import choose_chroma, rgb_to_ycbcr, to_levels, ycbcr_to_rgb
 
 
 def codes(x: Tensor) -> Tensor:
@@ -195,3 +195,22 @@ def test_gradients_flow_through_colour() -> None:
 def test_wrong_shapes_are_named(call) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(ValueError, match=r"got \(.*4, 4\)"):
         call()
+
+
+# ---- levels ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_levels_stay_and_halves_go_up(dtype: torch.dtype) -> None:
+    level = torch.arange(256, dtype=dtype)
+    y = level / 255
+    before = y.clone()
+    assert torch.equal(to_levels(y), level / 255) and torch.equal(y, before)
+    i, j = torch.meshgrid(level, level, indexing="ij")
+    for mean in ((i / 255 + j / 255) / 2, torch.lerp(i / 255, j / 255, 0.5)):  # by lerp, float32 is often a hair below
+        assert torch.equal(to_levels(mean), (i + j + 1).div(2).floor() / 255)
+    assert torch.equal(to_levels((level[:255] + 0.499) / 255), y[:255])
+
+
+def test_levels_end_at_black_and_white() -> None:
+    assert to_levels(torch.tensor([-0.5, -0.001, 1.001, 3.0])).tolist() == [0, 0, 1, 1]

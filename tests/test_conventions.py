@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 from collections.abc import Callable
 from dataclasses import FrozenInstanceError
 from pathlib import Path
@@ -12,8 +13,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from tectum.inference.image import to_array
 from tectum.metrics import METRICS
-from tectum.metrics.conventions import CONVENTIONS, Convention
+from tectum.metrics.conventions import CONVENTIONS, Convention, with_metrics
 
 Images = Callable[..., tuple[Tensor, ...]]
 
@@ -88,6 +90,43 @@ def test_ssim_is_cut_to_whole_levels_by_tdfusion_only(three: tuple[Tensor, ...])
     torch.testing.assert_close(td(cut, a, b), ours(cut, a, b), rtol=1e-6, atol=0)
 
 
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["MSE", "EN"], "MSE EN"),
+        (("en", "ssim", "qABF", "ms-ssim", "EN"), "EN SSIM Qabf MS-SSIM"),
+        (("all",), " ".join(METRICS)),
+        (["ALL"], " ".join(METRICS)),
+        (None, "EN SD SF AG MI CC SCD PSNR MSE SSIM VIF Qabf"),
+    ],
+)
+def test_other_columns(names: list[str] | None, expected: str) -> None:
+    assert " ".join(with_metrics(CONVENTIONS["tectum"], names).metrics) == expected
+
+
+def test_other_columns_are_taken_as_the_convention_takes_them(three: tuple[Tensor, ...]) -> None:
+    cdd = CONVENTIONS["cddfuse"]
+    other = with_metrics(cdd, ["vif", "AG", "mi"])
+    values, own = other(*three), cdd(*three)
+    assert list(values) == ["VIF", "AG", "MI"] and (other.name, other.stretch) == (cdd.name, cdd.stretch)
+    assert torch.equal(values["VIF"], own["VIF"]) and torch.equal(values["MI"], own["MI"])
+    assert torch.equal(values["AG"], METRICS["AG"]()(*three))
+    assert list(with_metrics(CONVENTIONS["adasffuse"], ["all"]).metrics) == list(METRICS)
+
+
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        ([], "at least one metric must be given"),
+        (["SSIN"], "unknown metric 'SSIN'; did you mean 'SSIM'?"),
+        (["EN", "all"], "unknown metric 'all'"),
+    ],
+)
+def test_wrong_columns(names: list[str], says: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(says)):
+        with_metrics(CONVENTIONS["tectum"], names)
+
+
 # ---- what is saved ---------------------------------------------------------------------------------------------------
 
 
@@ -110,8 +149,22 @@ def test_saved_images_are_on_levels(convention: Convention, images: Images) -> N
 def test_rounded_or_truncated() -> None:
     x = torch.tensor([0.0, 10.2, 10.5, 10.8, 200.49, 255.0]).view(1, 1, 1, 6) / 255
     levels = {c.name: (c.saved(x) * 255).flatten().round().int().tolist() for c in CONVENTIONS.values()}
-    assert levels["tectum"] == [0, 10, 10, 11, 200, 255]
+    assert levels["tectum"] == [0, 10, 11, 11, 200, 255]
     assert levels["tdfusion"] == levels["cddfuse"] == levels["adasffuse"] == [0, 10, 10, 10, 200, 255]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.5, 1.0])
+def test_ours_are_saved_as_fuse_writes_them(share: float) -> None:
+    """What is scored is what is in the file: of means of 8-bit images, half of them halves of levels, and of any."""
+    generator = torch.Generator().manual_seed(5)
+    a, b = torch.randint(0, 256, (2, 1, 1, 256, 256), generator=generator) / 255
+    mean = (a + b) / 2
+    fused = torch.where(torch.rand(mean.shape, generator=generator) < share, a, mean)
+    halves = ((fused * 255) % 1 - 0.5).abs() < 1e-4
+    assert halves.double().mean() == pytest.approx((1 - share) / 2, abs=0.01)
+    for y in (fused, torch.rand(fused.shape, generator=generator)):
+        written = torch.from_numpy(to_array(y[0])).float() / 255
+        assert torch.equal(CONVENTIONS["tectum"].saved(y)[0, 0], written)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -1,6 +1,7 @@
 """The report page as text: what stands in it, what is marked, and that nothing a user named can break it."""
 
 import base64
+import dataclasses
 import io
 import math
 import re
@@ -8,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -282,9 +284,9 @@ def test_missing_values_are_counted_in_plain_sight(tmp_path: Path) -> None:
 
 def test_differences_say_who_is_better_and_whether_it_is_clear(tmp_path: Path) -> None:
     values = {
-        "ours": {"EN": [6.0, 6.1, 6.2, 6.3], "MSE": [9.0, 9.5, 9.2, 9.1]},
-        "b": {"EN": [7.0, 7.1, 7.2, 7.3], "MSE": [12.0, 12.5, 12.2, 12.0]},
-        "c": {"EN": [5.0, 7.0, 5.4, 7.1], "MSE": [8.0, 8.5, 8.2, 8.1]},
+        "ours": {"EN": [6.0, 6.1, 6.2, 6.3, 6.4, 6.5], "MSE": [9.0, 9.5, 9.2, 9.1, 9.6, 9.3]},
+        "b": {"EN": [7.0, 7.1, 7.2, 7.3, 7.4, 7.5], "MSE": [12.0, 12.5, 12.2, 12.0, 12.4, 12.1]},
+        "c": {"EN": [5.0, 7.0, 5.4, 7.1, 5.5, 7.3], "MSE": [8.0, 8.5, 8.2, 8.1, 8.6, 8.3]},
     }
     root = page(tmp_path, evaluation(values))
     table = cells(root, "differences")
@@ -293,11 +295,53 @@ def test_differences_say_who_is_better_and_whether_it_is_clear(tmp_path: Path) -
     assert table["b"]["MSE"].one(class_="mean").text.startswith("+2.9")
     assert table["c"]["MSE"].one(class_="mean").text == "−1.00"
     assert table["c"]["EN"].one(class_="verdict").text == "not clear · 50\u00a0%"
-    one = page(tmp_path, evaluation({m: {k: v[:1] for k, v in row.items()} for m, row in values.items()}))
-    assert {cell.attributes["class"] for row in cells(one, "differences").values() for cell in row.values()} == {
-        "not-clear"
+    assert "p = 0.031" in (table["b"]["EN"].attributes["title"] or "")
+    told = root.one("section", id="differences").text
+    assert "random swaps" in told and "4 comparisons" in told and "one in twenty" in told and "none can be" not in told
+    assert "paired permutation test" in root.one("section", id="reading").text
+    for num in (1, 5):  # five have intervals that leave zero out, and still nothing to be sure of
+        few = page(tmp_path, evaluation({m: {k: v[:num] for k, v in row.items()} for m, row in values.items()}))
+        classes = {cell.attributes["class"] for row in cells(few, "differences").values() for cell in row.values()}
+        assert classes == {"not-clear"} and bool(few.all(class_="interval")) == (num > 1)
+        assert "With fewer than 6 images none can be." in few.one("section", id="differences").text
+
+
+def test_infinite_values_are_shown_and_counted(tmp_path: Path) -> None:
+    inf, nan = math.inf, math.nan
+    values = {
+        "a": {"PSNR": [30.0, 31.0, 32.0], "EN": [6, 7, 8], "VIF": [0.5, 0.6, 0.7]},
+        "b": {"PSNR": [33.0, inf, 35.0], "EN": [7, 7, 9], "VIF": [0.4, 0.6, 0.8]},
+        "average": {"PSNR": [inf, inf, nan], "EN": [5, 5, 5], "VIF": [0.1, 0.2, 0.3]},
     }
-    assert not one.all(class_="interval")
+    root = page(tmp_path, evaluation(values, baselines=["average"]), costs=[cost("a"), cost("b")])
+    table = cells(root, "scores")
+    assert table["b"]["PSNR"].text.split() == ["∞", "1", "∞"] and not table["b"]["PSNR"].all(class_="interval")
+    assert table["b"]["PSNR"].attributes["data-value"] == "inf"  # as the page's script reads it
+    assert table["average"]["PSNR"].one(class_="missing").text == "1 n/a, 2 ∞"
+    assert table["a"]["PSNR"].one(class_="mean").text == "31.00"
+    assert ("b", "PSNR") in marked(root, "best") and ("average", "PSNR") in marked(root, "gamed")
+    notes = root.one(id="notes").text
+    assert "PSNR is infinite for b on 1 of 3, average on 2 of 3 images;" in notes and "Nothing is missing" not in notes
+    differences = cells(root, "differences")
+    assert differences["b"]["PSNR"].one(class_="mean").text == "+3.00"
+    assert "1 with an infinite value left out" in (differences["b"]["PSNR"].attributes["title"] or "")
+    assert differences["average"]["PSNR"].text == "n/a"
+    assert not re.search(r"\b(nan|inf)\b", root.one("main").text)
+
+
+def test_the_page_says_that_baselines_are_never_stretched(tmp_path: Path) -> None:
+    found = random_evaluation(["ours", "average"], ["EN", "SD", "VIF"], baselines=["average"])
+    plain, words = page(tmp_path, found), "rounded to the nearest 8-bit level and never stretched"
+    assert not plain.all(id="stretched") and words in plain.one("section", id="reading").text
+    stretching = replace(found, convention=with_metrics(CONVENTIONS["cddfuse"], ["EN", "SD", "VIF"]))
+    root = page(tmp_path, stretching)
+    assert "raises EN and SD of systems beside the baselines" in root.one("p", id="stretched").text
+    reading = root.one("section", id="reading").text
+    assert words in reading and "each stretched to the full range, then truncated" in reading
+    alone = random_evaluation(["ours"], ["EN"], convention=CONVENTIONS["cddfuse"])
+    assert not page(tmp_path, replace(alone, convention=with_metrics(CONVENTIONS["cddfuse"], ["EN"]))).all(
+        id="stretched"
+    )
 
 
 def test_names_cannot_break_the_page(tmp_path: Path) -> None:
@@ -528,4 +572,61 @@ def test_only_costs_measured_alike_stand_in_one_plot(tmp_path: Path) -> None:
     rows = root.one("table", class_="costs").one("tbody").all("tr")
     assert rows[0].text == "a 1,000 1 G 500 ms 450 ms – 600 ms 300 MB" and len(rows) == 3
     assert tradeoff(found, [cost("stranger")], [], {}) is None
+
+
+def by_hand(name: str, **fields: Any) -> Any:
+    """A cost as a person writes it: most fields are missing."""
+    names = [field.name for field in dataclasses.fields(Cost)]
+    return SimpleNamespace(**{**dict.fromkeys(names), "name": name, **fields})
+
+
+def test_costs_written_by_hand_may_lack_anything(tmp_path: Path) -> None:
+    found = random_evaluation(["a", "b", "c", "d", "e"], ["EN", "VIF"])
+    costs = [
+        cost("a"),
+        by_hand("b", macs=2e9, size="640x480"),
+        by_hand("c", params=1_200_000),
+        by_hand("d", macs=3e9),
+        by_hand("e"),
+    ]
+    root = page(tmp_path, found, costs=costs)
+    rows = [row.text for row in root.one("table", class_="costs").one("tbody").all("tr")]
+    assert rows == [
+        "a 1,000 1 G 500 ms 450 ms – 600 ms 300 MB",
+        "b – 2 G – – –",
+        "c 1,200,000 – – – –",
+    ]
+    section = root.one("section", id="plots").text
+    assert "Without a cost: d, e." in section and "No time given, not in the plot of it: b, c." in section
+    assert "not in the plot of them: c." in section and "d (not said how); e (not said how)" in section
+    time, macs = root.all("div", class_="tradeoff")[0].all("figure")
+    series = {style: name for name, style in ((n, str(s.series)) for n, s in styles(found.summary.kinds).items())}
+    drawn = [
+        {series[node.attributes["data-series"]] for node in plot.walk() if "data-series" in node.attributes}
+        for plot in (time, macs)
+    ]
+    assert drawn == [{"a"}, {"a", "b"}]
+
+
+@pytest.mark.parametrize("field", ["variant", "params", "macs", "size", "seconds_median", "seconds_iqr", "peak_mb"])
+def test_a_cost_without_one_field_is_shown(tmp_path: Path, field: str) -> None:
+    found = random_evaluation(["a", "b"], ["EN"])
+    shown = tradeoff(found, [by_hand(**{**vars(cost("a")), field: None})], [], styles(found.summary.kinds))
+    assert shown is not None and [row.name for row in shown.rows] == ["a"]
+    dashes = {"params": "params", "macs": "macs", "seconds_median": "seconds", "seconds_iqr": "quartiles"}
+    if place := {**dashes, "peak_mb": "peak"}.get(field):
+        assert getattr(shown.rows[0], place) == "–"
+    assert bool(shown.choices[0].seconds) == (field != "seconds_median")
+    assert bool(shown.choices[0].macs) == (field != "macs")
+
+
+def test_costs_of_unknown_conditions_are_said_to_be(tmp_path: Path) -> None:
+    found = random_evaluation(["a", "b"], ["EN"])
+    root = page(tmp_path, found, costs=[by_hand("a", seconds_median=0.5), by_hand("b", seconds_median=0.1)])
+    assert "How these were measured is not known." in root.one("section", id="plots").text
+    assert "None" not in root.one("section", id="plots").text
+
+
+def test_a_page_without_costs_says_where_they_come_from(tmp_path: Path) -> None:
+    found = random_evaluation(["a", "b"], ["EN"])
     assert "No cost of a method of this page was given" in page(tmp_path, found).text

@@ -19,6 +19,10 @@ _VERBS = {
 __all__ = ["evaluate", "fit", "fuse", "load"]
 
 
+def __dir__() -> list[str]:
+    return ["__version__", *__all__]
+
+
 def __getattr__(name: str) -> Any:
     """Import a verb when it is first used, so that `import tectum` stays light."""
     if name in _VERBS:

@@ -101,6 +101,19 @@ def ycbcr_to_rgb(y: Tensor, chroma: Tensor, *, keep_luminance: bool = True) -> T
     return (y + offset).clamp(0, 1)
 
 
+HALF_UP = 0.5 + 1e-4
+"""Added before truncation: a half of a level is seldom exact in floats, and is meant to go up."""
+
+
+def to_levels(y: Tensor) -> Tensor:
+    """To the nearest of 256 levels, halves up: what an 8-bit file keeps of values in [0,1].
+
+    >>> (to_levels(torch.tensor([0.1, 126.5 / 255, 1.2])) * 255).tolist()
+    [26.0, 127.0, 255.0]
+    """
+    return y.mul(255).add_(HALF_UP).floor_().clamp_(0, 255).div_(255)
+
+
 def choose_chroma(chroma_a: Tensor | None, chroma_b: Tensor | None, *, mix: bool = False) -> Tensor | None:
     """The chroma of the fused image.
 

@@ -130,14 +130,14 @@ def table(costs: "Sequence[Cost]") -> str:
     rows = [
         (
             cost.name,
-            cost.variant,
-            cost.size,
-            cost.dtype,
-            f"{cost.params:,}",
-            f"{cost.macs / 1e9:.2f}",
-            f"{cost.seconds_median:.4f}",
-            " - ".join(f"{s:.4f}" for s in cost.seconds_iqr),
-            "" if cost.peak_mb is None else f"{cost.peak_mb:.0f}",
+            cost.variant or "",
+            cost.size or "",
+            cost.dtype or "",
+            shown(cost.params, ","),
+            shown(cost.macs, ".4g", 1e-9),
+            shown(cost.seconds_median, ".3g"),
+            " - ".join(shown(s, ".3g") for s in cost.seconds_iqr or ()),
+            shown(cost.peak_mb, ".0f"),
         )
         for cost in costs
     ]
@@ -151,3 +151,8 @@ def table(costs: "Sequence[Cost]") -> str:
         "|" + "|".join(("-" * (w + 1) + ":") if i in numbers else ("-" * (w + 2)) for i, w in enumerate(widths)) + "|"
     )
     return "\n".join([lines[0], rule, *lines[1:]])
+
+
+def shown(value: float | None, form: str, scale: float = 1) -> str:
+    """A number as text; nothing where it is not known."""
+    return "" if value is None else f"{value * scale if scale != 1 else value:{form}}"

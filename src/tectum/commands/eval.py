@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import UseAppendAction, arg
 
-from tectum.commands.messages import Flag, check_place, optional, say
+from tectum.commands.messages import Flag, check_place, optional, say, sentence
 
 if TYPE_CHECKING:
     from tectum.engine.evaluate import Evaluation, Evaluator
@@ -27,7 +27,7 @@ class Eval:
 
     OUT receives report.html, scores.csv, summary.csv, evaluation.json, and scores.jsonl, from which the same command
     goes on where it was cut short. Exit code: 0 all scored, 1 some images failed (the others are kept), 2 a mistake
-    found before the start, 130 Ctrl-C.
+    found before the start, 130 Ctrl-C. Images that a method lacks are told and do not change it.
     """
 
     out: Annotated[str, arg(aliases=["-o"], metavar="OUT")]
@@ -57,7 +57,7 @@ class Eval:
     """Which part of a known set."""
 
     names: Annotated[str | None, optional("FILE")] = None
-    """Only the pairs named in this file, separated by spaces or lines."""
+    """Only the pairs that this file names, one a line; or a list of ours: msrs-test, roadscene-test."""
 
     convention: Literal["tectum", "tdfusion", "cddfuse", "adasffuse"] = "tectum"
     """Whose published tables the numbers can stand beside."""
@@ -77,8 +77,12 @@ class Eval:
     infrared_range: Annotated[str, arg(metavar="RANGE")] = "auto"
     """The same for the infrared."""
 
+    both_colour: Flag = False
+    """The second source may be in colour too: two exposures, two foci. Luminances are compared."""
+
     costs: Annotated[str | None, optional("FILE")] = None
-    """Time and MACs for the report, from `tectum bench --json`, other methods added by hand; measured without it."""
+    """Time and MACs for the report, from `tectum bench --json`; other methods may be added by hand, with any of the
+    fields. Without it, systems are measured when all is scored."""
 
     no_report: Flag = False
     """Only the tables."""
@@ -98,13 +102,15 @@ class Eval:
     def run(self) -> int:
         visible, infrared = self.sources()
         methods = self.methods()
-        names = None if self.names is None else Path(self.names).read_text(encoding="utf-8").split()
+        names = None if self.names is None else read_names(self.names)
         if self.workers is not None and not 1 <= self.workers <= 1024:
             raise ValueError(f"--workers must be between 1 and 1024, got {self.workers}")
         if Path(self.out).exists() and not Path(self.out).is_dir():
             raise NotADirectoryError(f"{self.out} is a file; results go into a folder, choose another name with -o")
         if not self.no_report:
-            need_report()
+            from tectum.report.page import need_extra
+
+            need_extra()
         costs = read_costs(self.costs)
 
         from tectum.engine.evaluate import Evaluator
@@ -123,6 +129,7 @@ class Eval:
             names=names,
             visible_range=self.visible_range,
             infrared_range=self.infrared_range,
+            both_colour=self.both_colour,
             device=self.device,
             data=f"{self.data} {self.split}" if self.data else "",
             command=command_line(),
@@ -132,20 +139,24 @@ class Eval:
         except KeyboardInterrupt:
             say(f"interrupted; what was scored is kept in {self.out}, the same command goes on")
             return 130
+        except ValueError as error:  # not one image could be scored
+            say(sentence(error))
+            return 1
         tables.write_tables(found, Path(self.out))
         if not self.quiet:
             print(tables.text_table(found))
+        code = self.tell(found)
         if not self.no_report:
             self.report(evaluator, found, costs)
-        return self.tell(found)
+        elif (Path(self.out) / "report.html").exists():
+            say(f"{Path(self.out) / 'report.html'} is of an earlier evaluation; leave out --no-report to renew it")
+        return code
 
     def sources(self) -> tuple[str, str]:
         """The two folders."""
         if self.data is None:
             if self.visible is None or self.infrared is None:
-                raise ValueError(
-                    "eval needs the sources: --visible DIR --infrared DIR, or --data SET; see tectum eval --help"
-                )
+                raise ValueError("eval needs both sources; give --visible DIR and --infrared DIR, or --data SET")
             check_place("visible", self.visible)
             check_place("infrared", self.infrared)
             return self.visible, self.infrared
@@ -181,15 +192,13 @@ class Eval:
     def report(self, evaluator: "Evaluator", found: "Evaluation", costs: "Sequence[Cost] | None") -> None:
         from tectum.inference.image import px
         from tectum.report.page import write_page
-        from tectum.systems import SYSTEMS
 
-        if costs is None:
-            systems = {name: name for name in found.scores.methods if name in SYSTEMS}
-            systems |= {name: what.partition("@")[0] for name, what in self.methods().items() if isinstance(what, str)}
+        if costs is None and self.system:
+            systems = {method.name: method.system for method in evaluator.methods if method.system is not None}
             size = px(evaluator.picture(found.scores.images[0], "visible").shape)
             costs = measured(systems, size, self.device, quiet=self.quiet)
         page = Path(self.out) / "report.html"
-        write_page(page, found, evaluator.picture, costs)
+        write_page(page, found, evaluator.picture, costs or ())
         if not self.quiet:
             print(f"report: {page}")
 
@@ -213,7 +222,7 @@ def named(text: str, option: str) -> tuple[str, str]:
     if not equals:
         what = text
         name = Path(text).name if option == "--fused" else text.partition("@")[0].rpartition(":")[2]
-    if not what or not name or "/" in name or "\\" in name or name.startswith("."):
+    if not what or not name or any(sign in name for sign in "/\\*?[") or name.startswith("."):
         raise ValueError(f"{option} must be NAME={'DIR' if option == '--fused' else 'SYSTEM'}, got {text!r}")
     return name, what
 
@@ -222,36 +231,48 @@ def command_line() -> str:
     return shlex.join(["tectum", *sys.argv[1:]])
 
 
-def need_report() -> None:
-    """Say before the work starts that the page cannot be drawn at its end."""
-    from importlib.util import find_spec
+def read_names(where: str) -> list[str]:
+    """The names in a file, one a line, or in a packaged list; lines that start with # are comments."""
+    from tectum.data.codecs import EXTENSIONS
+    from tectum.data.folders import packaged_splits, split_names
 
-    missing = [package for package in ("matplotlib", "jinja2") if find_spec(package) is None]
-    if missing:
-        raise ValueError(
-            f"the report needs {' and '.join(missing)}: pip install 'tectum[report]', or leave it out with --no-report"
-        )
+    if not Path(where).exists() and where in packaged_splits():
+        return split_names(where)
+    try:
+        lines = Path(where).read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise ValueError(f"--names must be a text file in UTF-8, {where} is not; name one pair a line") from None
+    names = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    return [Path(name).stem if Path(name).suffix.lower() in EXTENSIONS else name for name in names]
 
 
 def read_costs(path: str | None) -> "list[Cost] | None":
-    """What `tectum bench --json` wrote."""
+    """What `tectum bench --json` wrote, or a person: entries may lack anything but a name."""
     if path is None:
         return None
     from tectum.inference.measure import Cost
 
     try:
-        return [Cost(**entry) for entry in json.loads(Path(path).read_text(encoding="utf-8"))]
+        return [Cost(**entry).checked() for entry in json.loads(Path(path).read_text(encoding="utf-8"))]
     except (ValueError, TypeError) as error:
-        raise ValueError(f"--costs must be a file of tectum bench --json, but {path} is not ({error})") from None
+        raise ValueError(f"--costs must be a file as tectum bench --json writes it, {path} is not ({error})") from None
 
 
 def measured(systems: Mapping[str, str], size: str, device: str, *, quiet: bool) -> "list[Cost]":
-    """Time and MACs of systems, {name in the table: system}, here and now."""
+    """Time and MACs of systems, {name in the table: system}, here and now; what cannot be measured is told."""
     from dataclasses import replace
 
-    from tectum.inference.measure import measure
+    from tectum.inference.measure import Measurement
 
     if not quiet:
         say(f"measuring what {', '.join(dict.fromkeys(systems.values()))} cost at {size}; --costs FILE saves the time")
-    costs = {cost.name: cost for cost in measure(list(systems.values()), sizes=[size], device=device, rounds=3)}
+    try:
+        run = Measurement(list(systems.values()), sizes=[size], device=device, rounds=1)
+    except ValueError as error:  # images too small to be worth it
+        say(f"costs are not measured: {sentence(error)}")
+        return []
+    run.run(quiet=quiet)
+    for what, why in run.failures.items():
+        say(f"not measured: {what}: {why}")
+    costs = {cost.name: cost for cost in reversed(run.costs())}  # of several variants the first is the default
     return [replace(costs[system], name=name) for name, system in systems.items() if system in costs]

@@ -11,14 +11,11 @@ from pathlib import Path
 
 from tectum.protocols import resolve
 
+SIDES = (("vi", "ir"), ("vis", "ir"), ("visible", "infrared"))
 LAYOUTS = (
-    ("{split}/vi", "{split}/ir"),
-    ("{split}/visible", "{split}/infrared"),
-    ("{split}/vis", "{split}/ir"),
-    ("visible/{split}", "infrared/{split}"),
-    ("vi", "ir"),
-    ("vis", "ir"),
-    ("visible", "infrared"),
+    *((f"{{split}}/{a}", f"{{split}}/{b}") for a, b in SIDES),
+    *((f"{a}/{{split}}", f"{b}/{{split}}") for a, b in SIDES),
+    *SIDES,
 )
 """(visible, infrared) below a set's folder; sets with layouts of their own have these too."""
 
@@ -73,19 +70,22 @@ def find_set(name: str, root: str | Path, split: str = "test") -> tuple[Path, Pa
         ValueError: the set is unknown.
         FileNotFoundError: it is not there; the message says what was looked for.
     """
-    known = resolve(DATASETS, name, kind="dataset")
+    known, root = resolve(DATASETS, name, kind="dataset"), Path(root).resolve()
     layouts = [(a.format(split=split), b.format(split=split)) for a, b in (*known.layouts, *LAYOUTS)]
-    if not Path(root).is_dir():
+    if not root.is_dir():
         raise FileNotFoundError(f"the folder of data sets {root} does not exist; give another with --root")
-    homes = [home for folder in known.folders if (home := below(Path(root), (folder,))) is not None]
-    if Path(root).name.lower() in known.folders:
-        homes.append(Path(root))
+    homes = [home for folder in known.folders if (home := below(root, (folder,))) is not None]
+    if root.name.lower() in known.folders:
+        homes.append(root)
     for home in homes:
         for a, b in layouts:
             visible, infrared = below(home, a.split("/")), below(home, b.split("/"))
             if visible is not None and infrared is not None:
                 return visible, infrared
-    where = homes[0] if homes else Path(root) / known.folders[0]
+    other = "train" if split == "test" else "test"
+    if homes and any(below(homes[0], a.format(split=other).split("/")) for a, _ in (*known.layouts, *LAYOUTS)):
+        raise FileNotFoundError(f"{name} in {homes[0]} has no part called {split}, but one called {other}; take that")
+    where = homes[0] if homes else root / known.folders[0]
     raise FileNotFoundError(
         f"{name} was not found in {where}: expected a visible and an infrared folder there, such as "
         f"{' and '.join(layouts[0])} or {' and '.join(layouts[-1])}; get it from {known.url}, or give --root"

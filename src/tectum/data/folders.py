@@ -110,6 +110,11 @@ def split_names(split: str) -> list[str]:
     return [name for line in text.splitlines() if not line.startswith("#") for name in line.split()]
 
 
+def packaged_splits() -> list[str]:
+    """What `split_names` knows."""
+    return sorted(p.name.removesuffix(".txt") for p in (resources.files("tectum.data") / "splits").iterdir())
+
+
 def without(names: Iterable[str], left_out: Iterable[str]) -> list[str]:
     """Names that are not in `left_out`, in their order."""
     out = set(left_out)

@@ -10,17 +10,17 @@ that is added costs its own images only, and an image that changed is scored aga
 """
 
 import hashlib
-import json
-import math
 import os
+import re
 import sys
-import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,18 +28,17 @@ from torch import nn
 from tqdm import tqdm
 
 from tectum import __version__
+from tectum.color import to_levels
+from tectum.engine.scorefile import ScoreFile, Values
 from tectum.engine.summary import Scores, Summary, summarise
 from tectum.inference.folders import PairFiles, match, some
 from tectum.inference.image import Array, Picture, parse_range, to_array
-from tectum.inference.methods import BASELINES, Folder, Method, baseline, file_identity, levels, read_pair, system
-from tectum.metrics import METRICS
-from tectum.metrics.conventions import CONVENTIONS, Convention, Make
+from tectum.inference.methods import BASELINES, Folder, Method, baseline, file_identity, read_pair, system
+from tectum.metrics.conventions import CONVENTIONS, Convention, with_metrics
 from tectum.protocols import resolve, unknown
 
 CHUNK_PX = 4_000_000
 """Pixels of fused images that are scored at once; more methods of large images take turns."""
-
-Values = dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -71,43 +70,6 @@ class Evaluation:
     date: str
 
 
-@dataclass
-class ScoreFile:
-    """The lines computed so far, in memory and, where there is a path, on disk: one JSON object a line.
-
-    A line that was cut off when a run was killed is passed over.
-    """
-
-    path: Path | None
-    lines: dict[tuple[str, str], tuple[str, Values]] = field(default_factory=dict)
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def load(self) -> None:
-        if self.path is None or not self.path.exists():
-            return
-        for text in self.path.read_text(encoding="utf-8").splitlines():
-            try:
-                line = json.loads(text)
-                values = {k: math.nan if v is None else float(v) for k, v in line["scores"].items()}
-                self.lines[line["image"], line["method"]] = line["key"], values
-            except (ValueError, KeyError, TypeError, AttributeError):
-                continue
-
-    def get(self, image: str, method: str, key: str) -> Values | None:
-        stored = self.lines.get((image, method))
-        return stored[1] if stored is not None and stored[0] == key else None
-
-    def put(self, image: str, method: str, key: str, values: Values) -> None:
-        plain = {k: None if math.isnan(v) else v for k, v in values.items()}
-        text = json.dumps({"image": image, "method": method, "key": key, "scores": plain}, ensure_ascii=False)
-        with self.lock:
-            self.lines[image, method] = key, values
-            if self.path is not None:
-                whole = not self.path.exists() or self.path.read_bytes()[-1:] in (b"", b"\n")
-                with self.path.open("a", encoding="utf-8") as file:
-                    file.write(("" if whole else "\n") + text + "\n")
-
-
 class Evaluator:
     """An evaluation that is ready to run; everything that can be wrong with the request is found here.
 
@@ -117,12 +79,13 @@ class Evaluator:
         visible, infrared: folders or patterns of the sources, matched by name.
         out: a folder that keeps the scores and the images made here; None keeps nothing.
         convention: a name of CONVENTIONS.
-        metrics: names of METRICS in place of the convention's; "all" takes every one.
+        metrics: names of METRICS in place of the convention's; ("all",) takes every one.
         baselines: which of `BASELINES` to show beside the methods.
         reference: the method that the others are compared with; the first one without it.
         names: only these pairs.
         visible_range, infrared_range: as in `tectum fuse`, for sources that are not 8-bit.
-        device: where systems run.
+        both_colour: the second source may be in colour too (two exposures, two foci); luminances are compared.
+        device: where systems run; a fuser given as a module stays where it is.
         data, command: words for the report.
 
     Raises:
@@ -143,12 +106,18 @@ class Evaluator:
         names: Sequence[str] | None = None,
         visible_range: str = "auto",
         infrared_range: str = "auto",
+        both_colour: bool = False,
         device: str = "auto",
         data: str = "",
         command: str = "",
     ) -> None:
         parse_range(visible_range), parse_range(infrared_range)
-        self.ranges = {"visible_range": visible_range, "infrared_range": infrared_range}
+        self.reading: dict[str, Any] = {
+            "visible_range": visible_range,
+            "infrared_range": infrared_range,
+            "both_colour": both_colour,
+        }
+        metrics = metrics.split(",") if isinstance(metrics, str) else metrics
         self.convention = with_metrics(resolve(CONVENTIONS, convention, kind="convention"), metrics)
         self.metrics = {name: make() for name, make in self.convention.metrics.items()}
         self.out, self.reference, self.command = out, reference, command
@@ -160,9 +129,11 @@ class Evaluator:
             for role, alone in matches.alone.items()
             if alone and names is None
         ]
-        pairs = chosen({pair.name: pair for pair in matches.pairs}, names)
+        pairs = chosen({pair.name: pair for pair in matches.pairs}, names, self.failures)
         self.methods = self.collect(methods, baselines, device)
         self.pairs = self.common(pairs)
+        if out is not None and out.resolve() in {folder.resolve() for folder in matches.folders.values()}:
+            raise ValueError(f"results must not go among their sources, got {out}; choose another folder")
 
     def collect(
         self, methods: Mapping[str, "str | Path | nn.Module"], baselines: Sequence[str], device: str
@@ -171,16 +142,22 @@ class Evaluator:
         for name, what in methods.items():
             if name in ("visible", "infrared"):
                 raise ValueError(f"'{name}' is the name of a source; call the method something else: other={what}")
+            if not name or re.search(r"[/\\\0]", name) or name.startswith("."):
+                raise ValueError(f"a method's name must do for a folder, without slashes, got {name!r}; change it")
+            if isinstance(what, str) and Path(what).is_dir():
+                raise ValueError(f"a folder of fused images must be given as a Path, got the text {what!r}")
             if isinstance(what, Path):
                 found.append(Folder(name, str(what)))
             else:
                 store = None if self.out is None else self.out / "fused"
                 saved = (self.convention.name, self.convention.saved)
-                found.append(system(name, what, saved=saved, ranges=self.ranges, device=device, store=store))
+                found.append(system(name, what, saved=saved, reading=self.reading, device=device, store=store))
         for name in baselines:
             if name not in BASELINES:
                 raise ValueError(unknown(name, dict.fromkeys(BASELINES), kind="baseline"))
-            if name not in methods:  # a method of that name takes its place
+            if name in methods:
+                self.notes.append(f"{name} is the method of that name, {methods[name]}, not the baseline")
+            else:
                 found.append(baseline(name))
         if not found:
             raise ValueError("there is nothing to score; give --fused NAME=FOLDER or --system NAME")
@@ -190,6 +167,9 @@ class Evaluator:
 
     def common(self, pairs: Sequence[PairFiles]) -> list[PairFiles]:
         """The pairs that every method has an image for; says who lacks which."""
+        if not pairs:
+            image, reason = next(iter(self.failures.items()))
+            raise ValueError(f"not one of {len(self.failures)} pairs can be told apart; {image}: {reason}")
         for method in self.methods:
             lacking = [pair.name for pair in pairs if not method.has(pair.name)]
             if len(lacking) == len(pairs):
@@ -212,7 +192,7 @@ class Evaluator:
 
         Args:
             workers: how many pairs at a time, each on one processor thread; None takes one for each core.
-            overwrite: score everything anew.
+            overwrite: fuse and score everything anew.
             quiet: no progress bar (there is none either where stderr is not a terminal).
 
         Raises:
@@ -225,6 +205,8 @@ class Evaluator:
         store = ScoreFile(None if self.out is None else self.out / "scores.jsonl")
         if overwrite and store.path is not None:
             store.path.unlink(missing_ok=True)
+            for method in self.methods:
+                method.since = time.time_ns()
         store.load()
         failures = dict(self.failures)
         rows: dict[str, dict[str, Values]] = {}
@@ -239,6 +221,9 @@ class Evaluator:
                     except (ValueError, FileNotFoundError, PermissionError, MemoryError) as error:
                         failures[futures[future]] = str(error) or "it does not fit in memory"
                     bar.update()
+            except KeyboardInterrupt:
+                tqdm.write("tectum: stopping, once the pairs in work are done", file=sys.stderr)
+                raise
             finally:
                 for future in futures:
                     future.cancel()
@@ -251,8 +236,8 @@ class Evaluator:
         todo = [method for method in self.methods if method.name not in rows]
         if not todo:
             return rows
-        visible, infrared = read_pair(pair, **self.ranges)
-        a, b = levels(visible.y[None]), levels(infrared.y[None])
+        visible, infrared = read_pair(pair, **self.reading)
+        a, b = to_levels(visible.y[None]), to_levels(infrared.y[None])
         num = max(1, CHUNK_PX // a.numel())
         for chunk in (todo[i : i + num] for i in range(0, len(todo), num)):
             fused = torch.stack([method.luminance(pair, visible, infrared) for method in chunk])
@@ -268,7 +253,7 @@ class Evaluator:
             __version__,
             self.convention.name,
             *self.metrics,
-            *self.ranges.values(),
+            *map(str, self.reading.values()),
             file_identity(pair.visible),
             file_identity(pair.infrared),
             method.identity(pair.name),
@@ -277,7 +262,7 @@ class Evaluator:
 
     def sum_up(self, rows: Mapping[str, Mapping[str, Values]], failures: Mapping[str, str]) -> Evaluation:
         if not rows:
-            image, reason = next(iter(failures.items()))
+            image, reason = min(failures.items())
             raise ValueError(f"not one of {len(failures)} images could be scored; {image}: {reason}")
         images = tuple(pair.name for pair in self.pairs if pair.name in rows)
         names = tuple(method.name for method in self.methods)
@@ -301,7 +286,7 @@ class Evaluator:
     def picture(self, image: str, method: str) -> Array:
         """An image to look at, uint8 (H,W[,3]): a method's, or "visible" or "infrared"."""
         pair = next(pair for pair in self.pairs if pair.name == image)
-        visible, infrared = read_pair(pair, **self.ranges)
+        visible, infrared = read_pair(pair, **self.reading)
         sources: dict[str, Picture] = {"visible": visible, "infrared": infrared}
         if method in sources:
             return to_array(sources[method].y, sources[method].chroma)
@@ -320,6 +305,9 @@ def evaluate(
     baselines: Sequence[str] = BASELINES,
     reference: str | None = None,
     names: Sequence[str] | None = None,
+    visible_range: str = "auto",
+    infrared_range: str = "auto",
+    both_colour: bool = False,
     workers: int | None = None,
 ) -> Evaluation:
     """Score fused images, or systems, against their sources; the same numbers as `tectum eval`.
@@ -328,12 +316,15 @@ def evaluate(
         methods: {name: what}: a `Path` is a folder of fused images, a `str` a system (`"tdfusion"`,
             `"tdfusion@my.safetensors"`, `"my.module:Fuser"`), a `torch.nn.Module` a fuser.
         visible, infrared: folders or patterns of the sources; images are matched by name without the extension.
-        out: a folder that keeps the scores, so that the same call goes on where it was cut short.
+        out: a folder that keeps the scores, so that the same call goes on where it was cut short; a module is scored
+            anew each time, as nothing tells whether it changed.
         convention: "tectum", "tdfusion", "cddfuse" or "adasffuse": whose tables the numbers can stand in.
         metrics: names of `tectum.metrics.METRICS` in place of the convention's; ("all",) takes every one.
         baselines: rows to show beside the methods; () leaves them out.
         reference: the method that the others are compared with; the first one without it.
         names: only these pairs.
+        visible_range, infrared_range: which raw values became black and white, for sources that are not 8-bit.
+        both_colour: the second source may be in colour too (two exposures, two foci).
         workers: how many pairs at a time; None takes one for each core.
 
     Raises:
@@ -356,33 +347,23 @@ def evaluate(
         baselines=baselines,
         reference=reference,
         names=names,
+        visible_range=visible_range,
+        infrared_range=infrared_range,
+        both_colour=both_colour,
     )
     return evaluator.run(workers=workers, quiet=True)
 
 
-def with_metrics(convention: Convention, names: Sequence[str] | None) -> Convention:
-    """The convention with other columns; a metric that it does not have is taken as METRICS has it."""
-    if names is None:
-        return convention
-    everything: dict[str, Make] = {**METRICS, **convention.metrics}
-    wanted = list(everything) if list(names) == ["all"] else list(names)
-    if not wanted:
-        raise ValueError("at least one metric must be given; leave the option out for the convention's own")
-    for name in wanted:
-        if name not in everything:
-            raise ValueError(unknown(name, everything, kind="metric"))
-    return replace(convention, metrics={name: everything[name] for name in wanted})
-
-
-def chosen(pairs: Mapping[str, PairFiles], names: Sequence[str] | None) -> list[PairFiles]:
+def chosen(pairs: Mapping[str, PairFiles], names: Sequence[str] | None, failures: Mapping[str, str]) -> list[PairFiles]:
+    """The pairs of a list, or all; those that failed already are passed over."""
     if names is None:
         return list(pairs.values())
     if not names:
         raise ValueError("the list of pairs is empty; name some, or leave it out to take all")
-    lost = [name for name in names if name not in pairs]
+    lost = [name for name in names if name not in pairs and name not in failures]
     if lost:
         raise FileNotFoundError(f"the sources must hold every pair of the list, but lack {some(lost)}; check the list")
-    return [pairs[name] for name in dict.fromkeys(names)]
+    return [pairs[name] for name in dict.fromkeys(names) if name in pairs]
 
 
 def num_cores() -> int:

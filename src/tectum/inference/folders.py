@@ -103,6 +103,8 @@ def find_images(where: str) -> list[Path]:
         candidates = list(folder.iterdir())
     elif glob.has_magic(where):
         candidates = [Path(path) for path in glob.glob(where, recursive=True)]  # noqa: PTH207 - Path.glob takes no '/x/*'
+    elif folder.exists():
+        raise NotADirectoryError(f"a folder of images is needed, {where} is a file; give the folder it lies in")
     else:
         raise FileNotFoundError(f"no such folder: {where}")
     files = [p for p in candidates if p.suffix.lower() in EXTENSIONS and not p.name.startswith(".") and p.is_file()]

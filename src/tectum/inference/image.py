@@ -29,7 +29,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from tectum.color import rgb_to_ycbcr, ycbcr_to_rgb
+from tectum.color import HALF_UP, rgb_to_ycbcr, ycbcr_to_rgb
 from tectum.data.codecs import EXTENSIONS as EXTENSIONS
 from tectum.data.codecs import MAX_PIXELS as MAX_PIXELS
 from tectum.data.codecs import Array as Array
@@ -325,5 +325,5 @@ def _codes(y: Tensor, chroma: Tensor | None, alpha: Tensor | None, bits: int) ->
     planes = y.clamp(0, 1) if chroma is None else ycbcr_to_rgb(y, chroma)
     if alpha is not None:
         planes = torch.cat((planes.expand(3, -1, -1), alpha.clamp(0, 1)))
-    codes = planes.mul_(2**bits - 1).add_(0.5)  # nothing is negative, so that truncation is floor
+    codes = planes.mul_(2**bits - 1).add_(HALF_UP)  # nothing is negative, so that truncation is floor
     return codes.to(torch.uint8 if bits == 8 else torch.uint16)

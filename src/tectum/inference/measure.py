@@ -37,7 +37,7 @@ SMALLEST_PX = 16
 
 @dataclass(frozen=True)
 class Cost:
-    """What one variant of a system costs at one size.
+    """What one variant of a system costs at one size; None is not known, in costs of others that were added by hand.
 
     Attributes:
         name: the system, as it was asked for.
@@ -55,16 +55,38 @@ class Cost:
     """
 
     name: str
-    variant: str
-    params: int
-    macs: int
-    size: str
-    seconds_median: float
-    seconds_iqr: tuple[float, float]
-    peak_mb: float | None
-    device: str
-    threads: int
-    dtype: str
+    variant: str | None = None
+    params: int | None = None
+    macs: int | None = None
+    size: str | None = None
+    seconds_median: float | None = None
+    seconds_iqr: tuple[float, float] | None = None
+    peak_mb: float | None = None
+    device: str | None = None
+    threads: int | None = None
+    dtype: str | None = None
+
+    def checked(self) -> "Cost":
+        """The same, if every field is of its type: costs may come from a file that a person wrote.
+
+        Raises:
+            TypeError: one is not.
+        """
+        for field in ("name", "variant", "size", "device", "dtype"):
+            text = getattr(self, field)
+            if not isinstance(text, str) and (text is not None or field == "name"):
+                raise TypeError(f"{field} must be text, got {text!r}")
+        for field in ("params", "macs", "seconds_median", "peak_mb", "threads"):
+            if not (getattr(self, field) is None or is_number(getattr(self, field))):
+                raise TypeError(f"{field} must be a number, got {getattr(self, field)!r}")
+        quartiles = (0, 0) if self.seconds_iqr is None else tuple(self.seconds_iqr)
+        if len(quartiles) != 2 or not all(map(is_number, quartiles)):
+            raise TypeError(f"seconds_iqr must be two numbers, got {self.seconds_iqr!r}")
+        return self
+
+
+def is_number(x: object) -> bool:
+    return isinstance(x, int | float) and not isinstance(x, bool) and 0 <= x < float("inf")
 
 
 @dataclass(frozen=True)

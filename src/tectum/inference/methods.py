@@ -12,8 +12,8 @@ import json
 import threading
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,13 @@ import torch
 from torch import Tensor, nn
 
 from tectum import weights
+from tectum.color import to_levels
+from tectum.data.codecs import read_pixels
 from tectum.files import write_whole
-from tectum.inference.folders import PairFiles, by_name, find_images
+from tectum.inference.folders import PairFiles, by_name, by_star, find_images
 from tectum.inference.fuse import FuseOptions, FusePipeline, is_coloured
-from tectum.inference.image import Array, Picture, px, read_image, to_array, write_image
+from tectum.inference.image import Array, Picture, picture_from_array, px, read_image, to_array, write_image
+from tectum.systems import SYSTEMS
 
 BASELINES = ("average", "maximum", "laplacian", "visible", "infrared")
 """The rows every table needs: by some metrics they beat every network. The last two are the sources themselves."""
@@ -33,25 +36,20 @@ Saved = Callable[[Tensor], Tensor]
 """(B,1,H,W) in [0,1] as a network gives it -> as a file holds it."""
 
 
-def levels(y: Tensor) -> Tensor:
-    """To the nearest of 256 levels, halves up: what an 8-bit file keeps of values in [0,1].
-
-    >>> (levels(torch.tensor([0.1, 126.5 / 255])) * 255).tolist()
-    [26.0, 127.0]
-    """
-    return (y * 255 + 0.5 + 1e-4).floor().clamp(0, 255) / 255  # 1e-4: float32 has no exact halves of 255ths
-
-
 class Method(ABC):
     """Something that has, or makes, a fused image for a pair.
 
     Attributes:
         name: in tables.
         baseline: it has nothing learned and is shown apart.
+        system: what `tectum bench` calls it; None for images that are files.
+        since: images kept from before this time (nanoseconds) are made again.
     """
 
     name: str
     baseline: bool = False
+    system: str | None = None
+    since: int = 0
 
     def has(self, image: str) -> bool:
         """True if there is, or can be, a fused image of that name."""
@@ -83,7 +81,8 @@ class Folder(Method):
 
     def __init__(self, name: str, where: str) -> None:
         self.name, self.where = name, where
-        self.found = by_name(find_images(where))
+        files = find_images(where)
+        self.found = by_star(files, where) or by_name(files)  # '*_fused.png' has the names of the pairs in its *
 
     def has(self, image: str) -> bool:
         return image in self.found
@@ -92,7 +91,7 @@ class Folder(Method):
         return " ".join(map(file_identity, self.found[image]))
 
     def luminance(self, pair: PairFiles, visible: Picture, infrared: Picture) -> Tensor:
-        return levels(self.read(pair.name, visible).y)
+        return to_levels(self.read(pair.name, visible).y)
 
     def picture(self, pair: PairFiles, visible: Picture, infrared: Picture) -> Array:
         fused = self.read(pair.name, visible)
@@ -102,16 +101,20 @@ class Folder(Method):
         files = self.found[image]
         if len(files) > 1:
             raise ValueError(f"one fused image per pair must be in {self.where}, got {', '.join(map(str, files))}")
-        fused = read_image(files[0], value_range="full")
+        pixels = read_pixels(files[0])
+        if pixels.dtype.kind == "f" or pixels.dtype.itemsize > 2:
+            raise ValueError(f"fused images must have 8 or 16 bits, {files[0]} is {pixels.dtype}; write it as a PNG")
+        if pixels.dtype.itemsize == 2 and pixels.max() < 2**14:
+            raise ValueError(
+                f"{files[0]} has 16 bits a pixel but no value above {pixels.max()} of 65535, as if fewer bits were "
+                "meant; write it over the whole range, or with 8 bits"
+            )
+        fused = picture_from_array(pixels, value_range="full")
         size, expected = fused.y.shape[1:], visible.y.shape[1:]
         if size != expected:
             raise ValueError(
                 f"a fused image must have the size of its sources, {px(expected)}, got {px(size)} in {files[0]}; "
                 "score it against sources of its own size"
-            )
-        if fused.bits != 8 and float(fused.y.max()) * (2**fused.bits - 1) < 256:
-            raise ValueError(
-                f"{files[0]} holds {fused.bits} bits a pixel but no value above 255; write it as an 8-bit image"
             )
         return fused
 
@@ -123,6 +126,7 @@ class Made(Method):
         name: in tables.
         make: (visible, infrared) -> luminance (1,H,W) in [0,1].
         settings: JSON types; what decides the result.
+        system: what `tectum bench` calls it.
         saved: what becomes of the luminance in a file.
         store: a folder to keep the images in, for fusers that take their time.
         alone: only one thread may be in `make`.
@@ -135,11 +139,13 @@ class Made(Method):
         *,
         settings: Mapping[str, Any],
         baseline: bool,
-        saved: Saved = levels,
+        system: str | None = None,
+        saved: Saved = to_levels,
         store: Path | None = None,
         alone: bool = False,
     ) -> None:
-        self.name, self.baseline, self.make, self.saved, self.store = name, baseline, make, saved, store
+        self.name, self.baseline, self.system = name, baseline, system
+        self.make, self.saved, self.store = make, saved, store
         self.settings = {**settings, "baseline": baseline}
         self.lock = threading.Lock() if alone else None
 
@@ -148,10 +154,13 @@ class Made(Method):
 
     def luminance(self, pair: PairFiles, visible: Picture, infrared: Picture) -> Tensor:
         file = None if self.store is None else self.folder(pair) / f"{pair.name}.png"
-        if file is not None and file.exists() and file.stat().st_mtime_ns > newest(pair):
+        if file is not None and file.exists() and file.stat().st_mtime_ns > max(self.since, newest(pair)):
             return read_image(file, value_range="full").y
-        with self.lock or nullcontext():
-            made = self.make(visible, infrared)
+        try:
+            with self.lock or nullcontext():
+                made = self.make(visible, infrared)
+        except RuntimeError as error:
+            raise ValueError(f"{self.name} cannot fuse it: {str(error).strip().splitlines()[0]}") from error
         y: Tensor = self.saved(made[None])[0].float()
         if file is not None:
             self.note(file.parent)
@@ -177,7 +186,7 @@ def system(
     which: "str | nn.Module",
     *,
     saved: tuple[str, Saved],
-    ranges: Mapping[str, str],
+    reading: Mapping[str, Any],
     device: str = "auto",
     store: Path | None = None,
 ) -> Made:
@@ -188,31 +197,38 @@ def system(
         which: a name of SYSTEMS or `package.module:Class`, with `@WEIGHTS` behind it for a packaged set or a file; or a
             fuser.
         saved: the name of a convention and what it does to an image that is made here.
-        ranges: `visible_range` and `infrared_range` that the sources are read with.
-        device: as in `tectum fuse`.
+        reading: options of `read_pair` that the sources are read with.
+        device: as in `tectum fuse`; a fuser given as such stays where it is.
         store: keeps the fused images. Not those of a fuser that is given as such: nothing tells whether it changed.
 
     Raises:
         ValueError, KeyError, FileNotFoundError: unknown system or weights.
     """
     if isinstance(which, nn.Module):
-        pipeline = FusePipeline(FuseOptions(device=device), fuser=which.eval())
+        here = next(which.parameters(), torch.empty(0)).device
+        pipeline = FusePipeline(FuseOptions(device=str(here)), fuser=which)
         settings: dict[str, Any] = {"fuser": f"{type(which).__name__} {uuid.uuid4().hex}"}
-        store = None
+        known, store = None, None
     else:
         known, _, file = which.partition("@")
         pipeline = FusePipeline(FuseOptions(system=known, weights=file or None, device=device))
         settings = pipeline.settings()
         if ":" in known:
             settings["code"] = file_identity(Path(inspect.getfile(type(pipeline.fuser))))
+
+    def make(visible: Picture, infrared: Picture) -> Tensor:
+        with evaluating(pipeline.fuser):
+            return pipeline(visible, infrared).y
+
     return Made(
         name,
-        lambda visible, infrared: pipeline(visible, infrared).y,
-        settings={**settings, **ranges, "saved": saved[0]},
+        make,
+        settings={**settings, **reading, "saved": saved[0]},
         baseline=False,
+        system=known,
         saved=saved[1],
         store=None if store is None else store / name,
-        alone=torch.device(pipeline.device).type != "cpu",
+        alone=torch.device(pipeline.device).type != "cpu" or known not in SYSTEMS,  # others may keep things in self
     )
 
 
@@ -230,11 +246,14 @@ def baseline(name: str) -> Made:
         name,
         lambda visible, infrared: fuser(visible.y[None], infrared.y[None])[0],
         settings={"system": name},
+        system=name,
         baseline=True,
     )
 
 
-def read_pair(pair: PairFiles, *, visible_range: str = "auto", infrared_range: str = "auto") -> tuple[Picture, Picture]:
+def read_pair(
+    pair: PairFiles, *, visible_range: str = "auto", infrared_range: str = "auto", both_colour: bool = False
+) -> tuple[Picture, Picture]:
     """The sources of a pair as a metric may see them.
 
     Raises:
@@ -257,12 +276,26 @@ def read_pair(pair: PairFiles, *, visible_range: str = "auto", infrared_range: s
                 f"metrics compare 8-bit levels, but {file} has {picture.bits} bits a pixel; say which of its values "
                 f"became black and white with --{role}-range LOW,HIGH (or full)"
             )
-    if is_coloured(infrared):
+    if is_coloured(infrared) and not both_colour:
         raise ValueError(
             f"an infrared image must be grey, {pair.infrared} is in colour (false colours, or the two folders are "
-            "exchanged?); export it in grey, or exchange --visible and --infrared"
+            "exchanged?); export it in grey, exchange --visible and --infrared, or add --both-colour for two exposures "
+            "or foci"
         )
     return visible, infrared
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """In eval mode inside; the user may be in the middle of training it."""
+    modes = {part: part.training for part in module.modules()}
+    if any(modes.values()):
+        module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
 
 
 def sources(pair: PairFiles) -> tuple[Path, Path]:
@@ -270,7 +303,8 @@ def sources(pair: PairFiles) -> tuple[Path, Path]:
 
 
 def newest(pair: PairFiles) -> int:
-    return max(path.stat().st_mtime_ns for path in sources(pair))
+    """When the sources last changed, or were put here."""
+    return max(max(stat.st_mtime_ns, stat.st_ctime_ns) for stat in (path.stat() for path in sources(pair)))
 
 
 def file_identity(path: Path) -> str:

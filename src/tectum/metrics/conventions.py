@@ -11,19 +11,22 @@ EN, SD, SF and AG. Only numbers of one convention belong in one table.
 `saved` is for images one makes oneself; files already saved have been through it.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
 from typing import Literal
 
 from torch import Tensor
 
+from tectum.color import to_levels
+from tectum.metrics import METRICS
 from tectum.metrics.edges import Qabf
 from tectum.metrics.information import EN, MI
 from tectum.metrics.metric import Metric
 from tectum.metrics.statistics import AG, CC, MSE, PSNR, SCD, SD, SF
-from tectum.metrics.structure import SSIM, VIF
+from tectum.metrics.structure import SSIM, VIF, truncated
+from tectum.protocols import unknown
 
 Levels = Literal["round", "truncate"]
 Make = Callable[[], Metric]
@@ -39,7 +42,7 @@ class Convention:
         metrics: constructors by column, in the order of the table.
         luma: in words, which grey its evaluator compares.
         stretch: its test script maps each fused image from its own smallest and largest value to 0..1.
-        levels: how the result becomes 8 bits: the nearest level, or the one below.
+        levels: how the result becomes 8 bits: the nearest level (halves up, as `tectum fuse`), or the one below.
         notes: what else to know.
     """
 
@@ -76,15 +79,41 @@ class Convention:
         >>> import torch
         >>> x = torch.tensor([0.1, 0.3, 0.7]).view(1, 1, 1, 3)
         >>> [(c.saved(x) * 255).round().flatten().int().tolist() for c in CONVENTIONS.values()]
-        [[26, 76, 178], [0, 85, 255], [0, 85, 255], [0, 85, 255]]
+        [[26, 77, 179], [0, 85, 255], [0, 85, 255], [0, 85, 255]]
         """
         if self.stretch:
             low, high = fused.amin((1, 2, 3), keepdim=True), fused.amax((1, 2, 3), keepdim=True)
             flat = high <= low
             fused = (fused - low.masked_fill(flat, 0)) / (high - low).masked_fill(flat, 1)
-        levels = fused.clamp(0, 1) * 255
-        # float32 may hold a level that is meant to be whole a hair below it
-        return (levels.round() if self.levels == "round" else (levels + 1e-4).floor()) / 255
+        return to_levels(fused) if self.levels == "round" else truncated(fused.clamp(0, 1))
+
+
+def with_metrics(convention: Convention, names: Sequence[str] | None) -> Convention:
+    """The convention with other columns; a metric that it does not have is taken as METRICS has it.
+
+    Args:
+        convention: whose columns are replaced.
+        names: in the order of the table, in capital or small letters; "all" takes every one, None changes nothing.
+
+    Raises:
+        ValueError: unknown names, or none.
+
+    >>> list(with_metrics(CONVENTIONS["tectum"], ["vif", "MS-SSIM"]).metrics)
+    ['VIF', 'MS-SSIM']
+    """
+    if names is None:
+        return convention
+    everything: dict[str, Make] = {**METRICS, **convention.metrics}
+    by_lower = {name.lower(): name for name in everything}
+    if [name.lower() for name in names] == ["all"]:
+        names = list(everything)
+    if not names:
+        raise ValueError("at least one metric must be given; leave the option out for the convention's own")
+    for name in names:
+        if name.lower() not in by_lower:
+            raise ValueError(unknown(name, everything, kind="metric"))
+    chosen = [by_lower[name.lower()] for name in names]
+    return replace(convention, metrics=MappingProxyType({name: everything[name] for name in chosen}))
 
 
 _GREY = "BT.601 grey of colour images, rounded to 8 bits before anything is computed"

@@ -14,15 +14,14 @@ max(F + X - 1, 0) (in opposite order) where rho < 0, and rho^ the correlation of
 No reference values from outside; the oracle is our own float64 loop in the tests.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from tectum.metrics.bands import bands
 from tectum.metrics.metric import Reduction, SourceMetric
+from tectum.metrics.stripes import stripes, undefined
 
 Feature = Literal["gradient", "pixel"]
 
@@ -75,10 +74,10 @@ class FMI(SourceMetric):
 
     def per_source(self, fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
         window = SIDE + 2 * (self.feature == "gradient")
-        sums = torch.zeros(2, 2, len(fused), dtype=torch.float64, device=fused.device)
         if min(fused.shape[-2:]) < window:
-            return sums[0] * math.nan
-        for f, *sources in bands((fused, a, b), window):
+            return undefined(2, len(fused), like=fused)
+        sums = torch.zeros(2, 2, len(fused), dtype=torch.float64, device=fused.device)
+        for f, *sources in stripes(fused, a, b, size=window):
             described = [[Windows.of(image, self.feature) for image in x] for x in sources]
             for i, image in enumerate(f):
                 of_fused = Windows.of(image, self.feature)

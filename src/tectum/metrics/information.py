@@ -23,6 +23,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from tectum.color import to_levels
 from tectum.metrics.metric import Metric, Reduction, SourceMetric
 from tectum.metrics.stripes import blocks
 
@@ -112,16 +113,16 @@ def counts(f: Tensor, x: Tensor | None = None) -> Tensor:
     num = LEVELS if x is None else LEVELS**2
     found = torch.zeros(num, dtype=torch.int64, device=f.device)
     for _, given in blocks(len(f), 1, max(1, COUNT_PX // f.shape[1])):
-        code = levels(f[given])
+        code = codes(f[given])
         if x is not None:
-            code = code.mul_(LEVELS).add_(levels(x[given]))
+            code = code.mul_(LEVELS).add_(codes(x[given]))
         found += torch.bincount(code.flatten(), minlength=num)
     return found if x is None else found.view(LEVELS, LEVELS)
 
 
-def levels(x: Tensor) -> Tensor:
-    """The nearest of 256 levels, int32."""
-    return (x * (LEVELS - 1)).round_().to(torch.int32)
+def codes(x: Tensor) -> Tensor:
+    """The number of the nearest of 256 levels, int32."""
+    return to_levels(x).mul_(LEVELS - 1).round_().to(torch.int32)
 
 
 def entropy(histogram: Tensor) -> Tensor:

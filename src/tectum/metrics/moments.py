@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from tectum.metrics.filters import box, gaussian
 from tectum.metrics.stripes import Scratch, blocks
 
 ROWS, COLUMNS = 32, 48
@@ -40,10 +41,9 @@ class Gaussian:
     """
 
     def __init__(self, size: int, sigma: float, *, step: int = 1, device: torch.device | None = None) -> None:
-        x = torch.arange(size, dtype=torch.float64) - (size - 1) / 2
-        weights = torch.exp(-x.square() / (2 * sigma**2))
+        weights = torch.tensor(gaussian(size, sigma), dtype=torch.float64)
         self.size, self.step = size, step
-        self.band = band(weights / weights.sum(), max(ROWS, COLUMNS), step).to(device)
+        self.band = band(weights, max(ROWS, COLUMNS), step).to(device)
 
     def __call__(self, x: Tensor, scratch: Scratch) -> Tensor:
         rows, images, columns = x.shape
@@ -59,7 +59,7 @@ class Gaussian:
 
 
 class Box7:
-    """The uniform 7x7 window, by sums of neighbours: 2, 4 = 2 + 2, 7 = 4 + 2 + 1.
+    """The uniform 7x7 window.
 
     >>> x = torch.ones(8, 1, 9, dtype=torch.float64)
     >>> Box7()(x, Scratch(x)).shape, float(Box7()(x, Scratch(x)).mean())
@@ -69,15 +69,7 @@ class Box7:
     size = 7
 
     def __call__(self, x: Tensor, scratch: Scratch) -> Tensor:
-        for axis, name in ((0, "down"), (2, "result")):
-            lengths = [x.shape[axis] - n for n in (1, 3, 6)]
-            shapes = [[*x.shape[:axis], n, *x.shape[axis + 1 :]] for n in lengths]
-            two, four, seven = (scratch(f"{name} {part}", shape) for part, shape in enumerate(shapes))
-            torch.add(x.narrow(axis, 0, lengths[0]), x.narrow(axis, 1, lengths[0]), out=two)
-            torch.add(two.narrow(axis, 0, lengths[1]), two.narrow(axis, 2, lengths[1]), out=four)
-            torch.add(four.narrow(axis, 0, lengths[2]), two.narrow(axis, 4, lengths[2]), out=seven)
-            x = seven.add_(x.narrow(axis, 6, lengths[2]))
-        return x.div_(49)
+        return box(x, self.size, axes=(0, 2), scratch=scratch).div_(self.size**2)
 
 
 class Moments(NamedTuple):

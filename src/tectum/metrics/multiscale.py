@@ -6,14 +6,14 @@
 Neither has reference values from outside; the oracles of both are our own float64 loops in the tests.
 """
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from tectum.metrics.bands import bands, box, divide, gaussian, smooth
+from tectum.metrics.filters import box, divide, gaussian, smooth
 from tectum.metrics.metric import Metric, Reduction, SourceMetric
+from tectum.metrics.stripes import stripes, undefined
 
 
 class MSSSIM(SourceMetric):
@@ -57,9 +57,9 @@ class MSSSIM(SourceMetric):
         super().__init__(reduction=reduction)
 
     def per_source(self, fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        values = torch.ones(2, len(fused), dtype=torch.float64, device=fused.device)
         if min(fused.shape[-2:]) < self.window << len(self.exponents) - 1:
-            return values * math.nan
+            return undefined(2, len(fused), like=fused)
+        values = torch.ones(2, len(fused), dtype=torch.float64, device=fused.device)
         for scale, exponent in enumerate(self.exponents, 1):
             similarity = self._similarity(fused, a, b, luminance=scale == len(self.exponents))
             values *= similarity.clamp_min(0) ** exponent
@@ -72,7 +72,7 @@ class MSSSIM(SourceMetric):
         kernel = gaussian(self.window, self.sigma)
         c1, c2 = 0.01**2, 0.03**2
         total = torch.zeros(2, len(fused), dtype=torch.float64, device=fused.device)
-        for f, *sources in bands((fused, a, b), self.window):
+        for f, *sources in stripes(fused, a, b, size=self.window):
             mean_f = smooth(f, kernel)
             variance_f = smooth(f.square(), kernel) - mean_f.square()
             for i, x in enumerate(sources):
@@ -136,9 +136,9 @@ class VIFF(Metric):
         self.weights, self.noise = tuple(weights), noise
 
     def score(self, fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        values = torch.zeros(len(fused), dtype=torch.float64, device=fused.device)
         if min(fused.shape[-2:]) < 41:
-            return values * math.nan
+            return undefined(len(fused), like=fused)
+        values = torch.zeros(len(fused), dtype=torch.float64, device=fused.device)
         for size, weight in zip(self.sizes, self.weights, strict=True):
             kernel = gaussian(size, size / 5)
             if size != self.sizes[0]:
@@ -151,11 +151,11 @@ class VIFF(Metric):
     def _information(self, fused: Tensor, a: Tensor, b: Tensor, kernel: Sequence[float]) -> Tensor:
         """The sums over all blocks of FVID and of FVIND, (2,B)."""
         total = torch.zeros(2, len(fused), dtype=torch.float64, device=fused.device)
-        for band in bands((fused, a, b), len(kernel)):
-            f, *sources = (image * 255 for image in band)
+        for stripe in stripes(fused, a, b, size=len(kernel)):
+            f, *sources = (image * 255 for image in stripe)
             mean_f = smooth(f, kernel)
             variance_f = smooth(f.square(), kernel) - mean_f.square()
-            blocks = []
+            shown = []
             for x in sources:
                 mean = smooth(x, kernel)
                 variance = smooth(x.square(), kernel) - mean.square()
@@ -165,8 +165,8 @@ class VIFF(Metric):
                 gain = torch.where(variance_f > 1e-10, gain, 0)
                 distortion = (variance_f - gain * covariance).clamp_min(1e-10)
                 seen = torch.log2(1 + gain.square() * variance / (distortion + self.noise))
-                blocks.append((gain, seen, torch.log2(1 + variance / self.noise).expand_as(seen)))
-            (gain_a, seen_a, there_a), (gain_b, seen_b, there_b) = blocks
+                shown.append((gain, seen, torch.log2(1 + variance / self.noise).expand_as(seen)))
+            (gain_a, seen_a, there_a), (gain_b, seen_b, there_b) = shown
             of_a = (gain_a > gain_b) | ((gain_a == gain_b) & (there_a >= there_b))
             total[0] += torch.where(of_a, seen_a, seen_b).sum((1, 2, 3))
             total[1] += torch.where(of_a, there_a, there_b).sum((1, 2, 3))
@@ -175,10 +175,9 @@ class VIFF(Metric):
 
 def _halved(image: Tensor) -> Tensor:
     """Means over 2 x 2 pixels, (B,1,H,W) -> (B,1,H//2,W//2) float64."""
-    parts = [box(band, 2)[..., ::2, ::2] / 4 for (band,) in bands([image], 2)]
-    return torch.cat(parts, -2)
+    return torch.cat([box(x, 2)[..., ::2, ::2] / 4 for (x,) in stripes(image, size=2, step=2)], -2)
 
 
 def _smoothed_halved(image: Tensor, kernel: Sequence[float]) -> Tensor:
     """Every second of the weighted means over windows inside the image, float64."""
-    return torch.cat([smooth(band, kernel)[..., ::2, ::2] for (band,) in bands([image], len(kernel))], -2)
+    return torch.cat([smooth(x, kernel)[..., ::2, ::2] for (x,) in stripes(image, size=len(kernel), step=2)], -2)

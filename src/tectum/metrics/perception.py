@@ -17,8 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tectum.metrics.bands import band_rows, bands, extend, gaussian, smooth, sobel_magnitude
+from tectum.metrics.filters import extend, gaussian, smooth, sobel_magnitude
 from tectum.metrics.metric import Metric
+from tectum.metrics.stripes import blocks, rows_of, stripes, undefined
 
 
 class Qcv(Metric):
@@ -65,17 +66,17 @@ class Qcv(Metric):
 
     def score(self, fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
         height, width = fused.shape[-2:]
-        sums = torch.zeros(2, len(fused), dtype=torch.float64, device=fused.device)
         if not fused.numel():
-            return sums[0] * math.nan
-        rows = band_rows(width, len(fused), least=self.side)
-        whole = height // self.side * self.side
-        starts = [*range(0, whole, rows), *([whole] if whole < height else [])]
-        framed = extend(a, 1), extend(b, 1)
-        for start, stop in zip(starts, [*starts[1:], height], strict=True):
-            images = [image[..., start:stop, :].double() for image in (fused, a, b)]
-            edges = [sobel_magnitude(image[..., start : stop + 2, :].double()) ** self.gamma for image in framed]
-            whole = width // self.side * self.side
+            return undefined(len(fused), like=fused)
+        sums = torch.zeros(2, len(fused), dtype=torch.float64, device=fused.device)
+        side, framed = self.side, (extend(a, 1), extend(b, 1))
+        rows = [given for _, given in blocks(height, side, max(1, rows_of(fused) // side), side)]
+        if height % side:
+            rows.append(slice(height // side * side, height))
+        for given in rows:
+            images = [x[..., given, :].double() for x in (fused, a, b)]
+            edges = [sobel_magnitude(x[..., given.start : given.stop + 2, :].double()) ** self.gamma for x in framed]
+            whole = width // side * side
             for columns in (slice(0, whole), slice(whole, width)):
                 if columns.start < columns.stop:
                     sums += self._sums(*([x[..., columns] for x in part] for part in (images, edges)))
@@ -160,10 +161,10 @@ class Qcb(Metric):
 
     def score(self, fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
         margin = len(self.wide) // 2 + len(self.further) // 2
-        sums = torch.zeros(2, len(fused), dtype=torch.float64, device=fused.device)
         if not fused.numel():
-            return sums[0] * math.nan
-        for images in bands([extend(image, margin) for image in (fused, a, b)], 2 * margin + 1):
+            return undefined(len(fused), like=fused)
+        sums = torch.zeros(2, len(fused), dtype=torch.float64, device=fused.device)
+        for images in stripes(*(extend(image, margin) for image in (fused, a, b)), size=2 * margin + 1):
             kept, seen = _preserved(*map(self._masked_contrast, images))
             sums[0] += kept.sum((1, 2, 3))
             sums[1] += seen.sum((1, 2, 3))

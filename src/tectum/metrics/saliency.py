@@ -6,13 +6,12 @@
 Neither has reference values from outside; the oracles of both are our own float64 loops in the tests.
 """
 
-import math
-
 import torch
 from torch import Tensor
 
-from tectum.metrics.bands import bands, box, divide, sobel_magnitude
+from tectum.metrics.filters import box, divide, sobel_magnitude
 from tectum.metrics.metric import Metric
+from tectum.metrics.stripes import stripes, undefined
 
 WINDOW = 8
 
@@ -91,16 +90,16 @@ class Qe(Metric):
 def weighted_quality(fused: Tensor, a: Tensor, b: Tensor, *, edges: bool = False) -> Tensor:
     """Q_W of the images, or of their edge images, (B,)."""
     window = WINDOW + 2 * edges  # the edge images lack a pixel on each side
-    sums = torch.zeros(2, len(fused), dtype=torch.float64, device=fused.device)
     if min(fused.shape[-2:]) < window:
-        return sums[0] * math.nan
-    for images in bands((fused, a, b), window):
+        return undefined(len(fused), like=fused)
+    sums = torch.zeros(2, len(fused), dtype=torch.float64, device=fused.device)
+    for images in stripes(fused, a, b, size=window):
         sums += _sums(*(map(sobel_magnitude, images) if edges else images))
     return sums[0] / sums[1]
 
 
 def _sums(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """Over the windows of one band: the sum of C (lambda Q_0 + (1 - lambda) Q_0), and of C; (2,B)."""
+    """Over the windows of one stripe: the sum of C (lambda Q_0 + (1 - lambda) Q_0), and of C; (2,B)."""
     area = WINDOW**2
     mean_f = box(fused, WINDOW) / area
     variance_f = box(fused.square(), WINDOW) / area - mean_f.square()

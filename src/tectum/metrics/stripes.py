@@ -44,9 +44,25 @@ def blocks(length: int, size: int, block: int, step: int = 1) -> Iterator[tuple[
         yield slice(start, stop), slice(start * step, (stop - 1) * step + size)
 
 
-def rows_of(*images: Tensor) -> int:
-    """How many rows of these images make a stripe."""
-    return max(8, STRIPE_PX // max(1, sum(x.shape[0] for x in images) * images[0].shape[-1]))
+def rows_of(*images: Tensor, size: int = 1) -> int:
+    """How many rows of results make a stripe of these images; so many that overlaps cost a quarter at most."""
+    return max(8, 4 * (size - 1), STRIPE_PX // max(1, sum(x.shape[0] for x in images) * images[0].shape[-1]))
+
+
+def stripes(*images: Tensor, size: int = 1, step: int = 1) -> Iterator[tuple[Tensor, ...]]:
+    """The same rows of every image (..,H,W) in float64, such that each window of `size` rows lies in one stripe.
+
+    Of the windows every `step`-th counts; the first of a stripe is one of them. An image lower than a window has none.
+
+    >>> [len(x[0]) for (x,) in stripes(torch.rand(1, 480, 640), size=17)]
+    [109, 109, 109, 109, 108]
+    >>> list(stripes(torch.rand(1, 9, 640), size=17)), list(stripes(torch.rand(1, 16, 640), size=17))
+    ([], [])
+    """
+    num = (images[0].shape[-2] - size) // step + 1
+    parts = max(1, num // max(1, rows_of(max(images, key=len), size=size) // step))  # alike, none of few rows
+    for _, given in blocks(images[0].shape[-2], size, max(1, -(-num // parts)), step):
+        yield tuple(x[..., given, :].double() for x in images)
 
 
 def total(terms: Callable[..., Tensor], *images: Tensor, size: int = 1) -> Tensor:

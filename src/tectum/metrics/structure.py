@@ -61,8 +61,8 @@ class SSIM(SourceMetric):
             return undefined(2, len(fused), like=fused)
         c1, c2 = (0.01 * self.data_range) ** 2, (0.03 * self.data_range) ** 2
         scratch, sample = Scratch(fused), 49 / 48
-        if self.truncate:  # what is meant to be a whole level may be a hair below it
-            fused, a, b = (x.mul(255).add_(1e-4).floor_().div_(255) for x in (fused, a, b))
+        if self.truncate:
+            fused, a, b = (truncated(x) for x in (fused, a, b))
         sums = torch.zeros(2, len(fused), dtype=torch.float64, device=fused.device)
         for m in local_moments(fused[:, 0], a[:, 0], b[:, 0], Box7(), scratch):
             mean_f, var_f = m.mean_fused[:, None], m.var_fused[:, None]
@@ -73,6 +73,15 @@ class SSIM(SourceMetric):
             torch.add(m.var_sources, var_f, out=bottom).mul_(sample).add_(c2)
             sums += top.div_(bottom).sum((0, 3))
         return sums / ((height - 6) * (width - 6))
+
+
+def truncated(y: Tensor) -> Tensor:
+    """To the 8-bit level below, of values in [0,1].
+
+    >>> (truncated(torch.tensor([0.1, 126.5 / 255, 1.0])) * 255).tolist()
+    [25.0, 126.0, 255.0]
+    """
+    return y.mul(255).add_(1e-4).floor_().div_(255)  # float32 may hold a level that is meant to be whole a hair below
 
 
 class VIF(SourceMetric):

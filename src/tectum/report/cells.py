@@ -46,7 +46,7 @@ class Entry:
         interval: 95 % of the bootstrap.
         mark: of means.
         verdict, share: of differences.
-        missing: "12 n/a" where some images have no value.
+        missing: "12 n/a" where some images have no value, "1 ∞" where one has an infinite value.
         hint: the same in words.
     """
 
@@ -138,8 +138,10 @@ def mean_entry(cell: Cell, column: Column, mark: Mark) -> Entry:
     hint = f"{column.metric} {text}{' ' * bool(column.unit)}{column.unit} over {cell.num} images"
     hint += f", 95 % interval {span}" if span else ""
     hint += f"; not defined for {cell.num_undefined} of {total}" if cell.num_undefined else ""
-    missing = f"{cell.num_undefined} n/a" if cell.num_undefined else ""
-    return Entry(text, repr(float(cell.mean)), span, hint, mark=mark, missing=missing)
+    hint += f"; infinite for {cell.num_infinite} of {total}, so there is no interval" if cell.num_infinite else ""
+    missing = ", ".join(f"{n} {what}" for n, what in ((cell.num_undefined, "n/a"), (cell.num_infinite, "∞")) if n)
+    value = "" if math.isnan(cell.mean) else repr(float(cell.mean))
+    return Entry(text, value, span, hint, mark=mark, missing=missing)
 
 
 def difference_rows(evaluation: Evaluation, table: Sequence[Column]) -> list[Row]:
@@ -157,14 +159,18 @@ def difference_rows(evaluation: Evaluation, table: Sequence[Column]) -> list[Row
 
 def difference_entry(gap: Difference, column: Column, num: int) -> Entry:
     if not gap.num:
-        return Entry("n/a", "", "", f"no image has a value of {column.metric} for both")
+        return Entry(
+            "n/a", "", "", f"no image has a {'finite ' * bool(gap.num_infinite)}value of {column.metric} for both"
+        )
     verdict: Verdict = "not clear"
-    if gap.clear and gap.num > 1:
+    if gap.clear:
         verdict = "better" if (gap.mean > 0) == column.higher else "worse"
     text = ("+" if gap.mean > 0 else "") + number(gap.mean, num)
     share = f"{100 * gap.better:.0f}\u00a0%"
     span = interval(gap.low, gap.high, num) if gap.num > 1 else ""
     hint = f"{column.metric} {text}{f', 95 % interval {span}' if span else ''}; better on {share} of {gap.num} images"
+    hint += f"; p = {gap.p:.2g}"
+    hint += f"; {gap.num_infinite} with an infinite value left out" if gap.num_infinite else ""
     return Entry(text, repr(float(gap.mean)), span, hint, verdict=verdict, share=share)
 
 
@@ -172,20 +178,6 @@ def interval(low: float, high: float, num: int) -> str:
     if not (math.isfinite(low) and math.isfinite(high)):
         return ""
     return f"{number(low, num)}{'–' if low >= 0 else ' to '}{number(high, num)}"
-
-
-def undefined(evaluation: Evaluation) -> list[str]:
-    """Where values are missing, a sentence a metric."""
-    total = len(evaluation.scores.images)
-    found = []
-    for metric in evaluation.scores.metrics:
-        counts = {method: row[metric].num_undefined for method, row in evaluation.summary.cells.items()}
-        some = [f"{method} on {'all' if n == total else n} of {total}" for method, n in counts.items() if n]
-        if len(some) == len(counts) and all(n == total for n in counts.values()):
-            found.append(f"{metric} is not defined for any image of any method.")
-        elif some:
-            found.append(f"{metric} is not defined (n/a) for {', '.join(some)} images; the means leave these out.")
-    return found
 
 
 def at_a_glance(evaluation: Evaluation) -> list[str]:

@@ -62,7 +62,9 @@
   const marks = all(".plot [data-series]");
   for (const button of all(".legend button")) {
     const fade = (on) => {
-      for (const mark of marks) mark.classList.toggle("faded", on && mark.dataset.series !== button.dataset.series);
+      const shown = button.getAttribute("aria-pressed") === "true"; // a hidden row has nothing to pick out
+      for (const mark of marks)
+        mark.classList.toggle("faded", on && shown && mark.dataset.series !== button.dataset.series);
     };
     button.addEventListener("pointerenter", (event) => fade(event.pointerType === "mouse"));
     button.addEventListener("pointerleave", () => fade(false));
@@ -71,6 +73,7 @@
       button.setAttribute("aria-pressed", String(shown));
       for (const mark of marks)
         if (mark.dataset.series === button.dataset.series) mark.classList.toggle("off", !shown);
+      fade(false);
     });
   }
 

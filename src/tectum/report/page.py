@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from tectum import __version__
 from tectum.engine.evaluate import Evaluation
-from tectum.engine.summary import LEVEL, RESAMPLES
+from tectum.engine.summary import ALPHA, FEWEST_CLEAR, LEVEL, RESAMPLES
 from tectum.files import write_whole
-from tectum.report import cells, plots
+from tectum.report import cells, plots, tables
 from tectum.report.examples import Example, Pictures, compared, examples
 from tectum.report.plots import Style
 from tectum.report.svg import number
@@ -78,7 +78,9 @@ def render(evaluation: Evaluation, picture: Pictures, costs: "Sequence[Cost]", n
         glance=cells.at_a_glance(evaluation),
         failures=failures(evaluation),
         most_failures=MOST_FAILURES,
-        undefined=cells.undefined(evaluation),
+        undefined=tables.undefined(evaluation),
+        infinite=tables.infinite(evaluation),
+        stretched=tables.stretched(evaluation),
         columns=table,
         rows=cells.score_rows(evaluation, table),
         differences=cells.difference_rows(evaluation, table),
@@ -93,16 +95,27 @@ def render(evaluation: Evaluation, picture: Pictures, costs: "Sequence[Cost]", n
         differing=any(not math.isnan(example.spread) for example in shown),
         level=f"{100 * LEVEL:g}\u00a0%",
         resamples=f"{RESAMPLES:,}",
+        fewest_clear=FEWEST_CLEAR,
+        alpha=f"{100 * ALPHA:g}\u00a0%",
     )
 
 
 def need_extra() -> None:
-    """Refuse in one sentence where the packages of the extra are missing."""
+    """Refuse where a package that draws the page is missing.
+
+    `write_page` does so itself; ask before the work starts, so that hours of it do not end without a page. Neither
+    package is imported.
+
+    Raises:
+        ValueError: one sentence on what is missing and how to get it.
+    """
     from importlib.util import find_spec
 
     missing = [name for name in ("matplotlib", "jinja2") if find_spec(name) is None]
     if missing:
-        raise ValueError(f"the report needs {' and '.join(missing)}: pip install 'tectum[report]'")
+        raise ValueError(
+            f"the report needs {' and '.join(missing)}: pip install 'tectum[report]', or leave it out (--no-report)"
+        )
 
 
 def about_convention(evaluation: Evaluation) -> dict[str, str]:
@@ -112,7 +125,9 @@ def about_convention(evaluation: Evaluation) -> dict[str, str]:
     made = f"{'each stretched to the full range, then ' if convention.stretch else 'not stretched, '}{level}"
     return {
         "Luminance": convention.luma,
-        "Images made here": f"{made}; images read from files are taken as they are",
+        "Systems run here": made,
+        "Baselines": "rounded to the nearest 8-bit level and never stretched",
+        "Images from files": "taken as they are",
         "Notes": convention.notes,
     }
 

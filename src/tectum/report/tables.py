@@ -3,7 +3,7 @@
 import csv
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,14 +25,15 @@ def text_table(evaluation: Evaluation) -> str:
     lines += [aligned(row, widths) for row in baselines]
     if len(methods) > 1 or any(evaluation.summary.beaten_by.values()):
         lines.append(LEGEND)
-    return "\n".join(lines + undefined(evaluation))
+    told = [f"{sentence}." for sentence in (*undefined(evaluation), *infinite(evaluation), *stretched(evaluation))]
+    return writable("\n".join(lines + told))
 
 
 def markdown_table(evaluation: Evaluation) -> str:
     """The same for a page of documentation."""
     head, methods, baselines = rows(evaluation)
     lines = [head, ["---", *["--:"] * (len(head) - 1)], *methods, *([f"*{name}*", *rest] for name, *rest in baselines)]
-    return "\n".join("| " + " | ".join(cell.strip() for cell in line) + " |" for line in lines)
+    return writable("\n".join("| " + " | ".join(cell.strip() for cell in line) + " |" for line in lines))
 
 
 Rows = list[list[str]]
@@ -52,7 +53,7 @@ def column(evaluation: Evaluation, metric: str) -> list[str]:
     """The cells of one metric, with as many decimals as its largest value leaves room for, and marks."""
     summary, methods = evaluation.summary, evaluation.scores.methods
     means = [summary.cells[method][metric].mean for method in methods]
-    places = decimals([mean for mean in means if not math.isnan(mean)])
+    places = decimals([mean for mean in means if math.isfinite(mean)])
     ranks = summary.ranks[metric]
     cells = []
     for method, mean in zip(methods, means, strict=True):
@@ -79,33 +80,84 @@ def aligned(row: Sequence[str], widths: Sequence[int]) -> str:
 
 
 def undefined(evaluation: Evaluation) -> list[str]:
-    """A sentence for every metric that is not defined for some images of some method."""
-    sentences = []
+    """A sentence, without its full stop, for every metric that is not defined for some images of some method."""
+    total = len(evaluation.scores.images)
+    found = []
     for metric in evaluation.scores.metrics:
-        cells = {method: evaluation.summary.cells[method][metric] for method in evaluation.scores.methods}
-        missing = [f"{method} {cell.num_undefined}" for method, cell in cells.items() if cell.num_undefined]
-        if missing:
-            sentences.append(
-                f"{metric} is not defined for some of {len(evaluation.scores.images)} images: {', '.join(missing)}"
+        counts = {method: row[metric].num_undefined for method, row in evaluation.summary.cells.items()}
+        if all(num == total for num in counts.values()):
+            found.append(f"{metric} is not defined for any image of any method")
+        elif any(counts.values()):
+            found.append(f"{metric} is not defined (n/a) for {counted(counts, total)}; the means leave these out")
+    return found
+
+
+def infinite(evaluation: Evaluation) -> list[str]:
+    """The same for every metric that is infinite for some images of some method."""
+    total = len(evaluation.scores.images)
+    found = []
+    for metric in evaluation.scores.metrics:
+        counts = {method: row[metric].num_infinite for method, row in evaluation.summary.cells.items()}
+        if any(counts.values()):
+            found.append(
+                f"{metric} is infinite for {counted(counts, total)}; a mean with one is infinite and has no interval, "
+                "differences leave these images out"
             )
-    return sentences
+    return found
+
+
+def counted(counts: Mapping[str, int], total: int) -> str:
+    """Which methods lack how many images.
+
+    >>> counted({"ours": 1, "theirs": 0, "visible": 3}, 3)
+    'ours on 1 of 3, visible on all of 3 images'
+    """
+    return (
+        ", ".join(f"{name} on {'all' if n == total else n} of {total}" for name, n in counts.items() if n) + " images"
+    )
+
+
+RAISED = ("EN", "SD", "SF", "AG")
+"""Metrics of the fused image alone, which a stretch to the full range raises."""
+
+
+def stretched(evaluation: Evaluation) -> list[str]:
+    """The same where the convention stretches the images of systems, but not those of the baselines beside them."""
+    if not evaluation.convention.stretch or "baseline" not in evaluation.summary.kinds.values():
+        return []
+    metrics = [name for name in RAISED if name in evaluation.scores.metrics]
+    named = f"{', '.join(metrics[:-1])} and {metrics[-1]}" if len(metrics) > 1 else "".join(metrics)
+    raises = f"raises {named} of systems" if metrics else "changes the values of systems"
+    return [
+        f"The convention {evaluation.convention.name} stretches each image that a system makes here to the full range, "
+        f"which {raises} beside the baselines; those are never stretched"
+    ]
 
 
 def write_tables(evaluation: Evaluation, out: Path) -> None:
     """Write scores.csv (a row per image and method), summary.csv (a row per method and metric), evaluation.json."""
     write_csv(out / "scores.csv", ["image", "method", *evaluation.scores.metrics], score_rows(evaluation))
-    head = ["method", "kind", "metric", "unit", "mean", "low", "high", "num", "undefined"]
-    against = ["difference", "difference_low", "difference_high", "better"]
+    head = ["method", "kind", "metric", "unit", "mean", "low", "high", "num", "undefined", "infinite"]
+    against = ["difference", "difference_low", "difference_high", "difference_num", "better", "p"]
     write_csv(out / "summary.csv", head + against, summary_rows(evaluation))
     text = json.dumps(as_json(evaluation), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    write_whole(out / "evaluation.json", lambda file: file.write_text(text, encoding="utf-8"))
+    write_whole(out / "evaluation.json", lambda file: file.write_text(writable(text), encoding="utf-8"))
+
+
+def writable(text: str) -> str:
+    r"""Text that UTF-8 can hold: a byte of a file's name that is none of it becomes \\udcXX, which JSON reads back.
+
+    >>> print(writable("caf\udce9.png"))
+    caf\udce9.png
+    """
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def write_csv(path: Path, head: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """NaN becomes an empty cell."""
+    """NaN becomes an empty cell, infinity inf."""
 
     def write(file: Path) -> None:
-        with file.open("w", encoding="utf-8", newline="") as stream:
+        with file.open("w", encoding="utf-8", errors="backslashreplace", newline="") as stream:
             writer = csv.writer(stream)
             writer.writerow(head)
             writer.writerows([["" if is_nan(cell) else cell for cell in row] for row in rows])
@@ -128,14 +180,14 @@ def summary_rows(evaluation: Evaluation) -> list[list[Any]]:
     for method, cells in summary.cells.items():
         for metric, cell in cells.items():
             found = summary.differences.get(method, {}).get(metric)
-            gap = [None] * 4 if found is None else [found.mean, found.low, found.high, found.better]
+            gap = [found.mean, found.low, found.high, found.num, found.better, found.p] if found else [None] * 6
             unit = evaluation.units[metric]
             rows.append([method, summary.kinds[method], metric, unit, *asdict(cell).values(), *gap])
     return rows
 
 
 def as_json(evaluation: Evaluation) -> dict[str, Any]:
-    """Everything but the pictures, in JSON types; NaN becomes null."""
+    """Everything but the pictures, in JSON types; NaN becomes null, infinity the text "inf"."""
     summary, scores = evaluation.summary, evaluation.scores
 
     def by_method(rows: list[list[float]]) -> dict[str, Any]:
@@ -164,8 +216,14 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def plain(x: Any) -> Any:
-    """NaN to None, all the way down."""
-    return {key: plain(value) for key, value in x.items()} if isinstance(x, dict) else None if is_nan(x) else x
+    """NaN to None and infinities to text, all the way down: JSON has numbers for neither.
+
+    >>> plain({"a": math.nan, "b": {"c": -math.inf, "d": 1.5, "e": 2}})
+    {'a': None, 'b': {'c': '-inf', 'd': 1.5, 'e': 2}}
+    """
+    if isinstance(x, dict):
+        return {key: plain(value) for key, value in x.items()}
+    return None if is_nan(x) else str(float(x)) if isinstance(x, float) and math.isinf(x) else x
 
 
 def is_nan(x: object) -> bool:

@@ -3,11 +3,13 @@
     mean rank of a row    the mean over metrics k of its rank among all rows by the mean of k; 1 is the best
 
 Seconds say nothing without the size of the image, the device, the threads and the type of the numbers. Costs are only
-drawn together where all of these agree; the largest such group is taken, and the page lists the others.
+drawn together where all of these agree; the largest such group is taken, and the page lists the others. A cost without
+seconds, written by hand for a method that tectum cannot run, joins those whose size it shares: parameters and
+multiply-accumulates are the same on any machine. What a cost lacks is a dash in the table and not drawn.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -49,11 +51,12 @@ class Tradeoff:
     """What the page shows of costs.
 
     Attributes:
-        conditions: what was measured, in words.
+        conditions: what was measured, in words; empty where no cost says.
         choices: the mean rank, then every metric.
         rows: the costs drawn.
         without: rows of the evaluation that have no cost measured under these conditions.
-        no_macs: rows with a cost but no multiply-accumulates, which a logarithmic axis cannot hold.
+        no_seconds: rows with a cost but no time.
+        no_macs: rows with a cost but no multiply-accumulates, or none that a logarithmic axis can hold.
         others: measured under other conditions, or not part of the evaluation.
     """
 
@@ -61,6 +64,7 @@ class Tradeoff:
     choices: tuple[Choice, ...]
     rows: tuple[CostRow, ...]
     without: tuple[str, ...]
+    no_seconds: tuple[str, ...]
     no_macs: tuple[str, ...]
     others: tuple[str, ...]
 
@@ -70,14 +74,10 @@ def tradeoff(
 ) -> Tradeoff | None:
     """The plots and the table of costs; None when no row of the evaluation has one."""
     summary = evaluation.summary
-    known = [cost for cost in costs if cost.name in look and positive(cost.seconds_median)]
-    groups: dict[str, dict[str, Cost]] = {}
-    for cost in known:
-        groups.setdefault(conditions(cost), {}).setdefault(cost.name, cost)
-    if not groups:
+    where, group = alike([cost for cost in costs if cost.name in look])
+    if not group:
         return None
-    where = max(groups, key=lambda name: len(groups[name]))
-    chosen = {name: groups[where][name] for name in look if name in groups[where]}
+    chosen = {name: group[name] for name in look if name in group}
     drawn = {id(cost) for cost in chosen.values()}
     ranks = mean_ranks(summary, evaluation.higher_is_better)
     quality: dict[str, dict[str, tuple[float, float, float]]] = {
@@ -106,9 +106,41 @@ def tradeoff(
         tuple(choices),
         tuple(cost_row(cost, look[name].baseline) for name, cost in chosen.items()),
         tuple(name for name in look if name not in chosen),
+        tuple(name for name, cost in chosen.items() if not positive(cost.seconds_median)),
         tuple(name for name, cost in chosen.items() if not positive(cost.macs)),
-        tuple(f"{named(cost)} ({conditions(cost)})" for cost in costs if id(cost) not in drawn),
+        tuple(f"{named(cost)} ({conditions(cost) or 'not said how'})" for cost in costs if id(cost) not in drawn),
     )
+
+
+def alike(costs: "Sequence[Cost]") -> "tuple[str, dict[str, Cost]]":
+    """The largest group of costs that can be compared, by name, and its conditions in words."""
+    groups: dict[str, dict[str, Cost]] = {}
+    untimed = []
+    for cost in costs:
+        if positive(cost.seconds_median):
+            groups.setdefault(conditions(cost), {}).setdefault(cost.name, cost)
+        elif any(amount is not None for amount in (cost.params, cost.macs, cost.peak_mb)):
+            untimed.append(cost)
+    if not groups:
+        for cost in untimed:
+            groups.setdefault(conditions(cost), {}).setdefault(cost.name, cost)
+    where = max(groups, key=lambda name: len(groups[name]), default="")
+    group = dict(groups.get(where, {}))
+    first = next(iter(group.values()), None)
+    for cost in untimed:
+        if first is not None and fits(cost, first):
+            group.setdefault(cost.name, cost)
+    return where, group
+
+
+def fits(cost: "Cost", other: "Cost") -> bool:
+    """True if what is no time may stand beside the other cost: one size, and nothing else that is said differs.
+
+    Parameters alone have no size.
+    """
+    said = ((cost.device, other.device), (cost.threads, other.threads), (cost.dtype, other.dtype))
+    alone = not cost.size and cost.macs is None and cost.peak_mb is None
+    return (alone or sized(cost) == sized(other)) and all(own is None or own == theirs for own, theirs in said)
 
 
 def mean_ranks(summary: Summary, higher_is_better: Mapping[str, bool]) -> dict[str, float]:
@@ -124,7 +156,7 @@ def mean_ranks(summary: Summary, higher_is_better: Mapping[str, bool]) -> dict[s
 
 
 def named(cost: "Cost") -> str:
-    return cost.name if cost.variant in ("", "default") else f"{cost.name} {cost.variant}"
+    return cost.name if cost.variant in (None, "", "default") else f"{cost.name} {cost.variant}"
 
 
 def positive(x: Any) -> bool:
@@ -134,24 +166,36 @@ def positive(x: Any) -> bool:
 def conditions(cost: "Cost") -> str:
     """What two costs must share to be compared.
 
-    Files of costs may be written by hand, for methods that tectum cannot run, so what is missing is left out.
+    What is missing is left out, and agrees only with what misses it too.
     """
     threads = f"{cost.threads} thread{'s' * (cost.threads != 1)}" if cost.threads else ""
-    return ", ".join(
-        part for part in (f"{cost.size} px".replace("x", "×", 1), cost.device, threads, cost.dtype) if part
-    )
+    return ", ".join(part for part in (sized(cost), cost.device, threads, cost.dtype) if part)
+
+
+def sized(cost: "Cost") -> str:
+    return f"{cost.size} px".replace("x", "×", 1) if cost.size else ""
 
 
 def cost_row(cost: "Cost", baseline: bool) -> CostRow:
+    quartiles = cost.seconds_iqr
     return CostRow(
         cost.name,
         baseline,
-        f"{cost.params:,}" if cost.params is not None else "–",
-        "–" if cost.macs is None else f"{cost.macs / 1e9:.3g} G" if cost.macs else "0",
-        seconds(cost.seconds_median),
-        " – ".join(seconds(s) for s in cost.seconds_iqr) if cost.seconds_iqr else "–",
-        f"{cost.peak_mb:,.0f} MB" if cost.peak_mb is not None else "–",
+        or_dash(cost.params, "{:,.0f}".format),
+        or_dash(cost.macs, lambda macs: f"{macs / 1e9:.3g} G" if macs else "0"),
+        or_dash(cost.seconds_median, seconds),
+        " – ".join(seconds(s) for s in quartiles) if quartiles and None not in quartiles else "–",
+        or_dash(cost.peak_mb, "{:,.0f} MB".format),
     )
+
+
+def or_dash(x: float | None, text: Callable[[float], str]) -> str:
+    """A number as text.
+
+    >>> or_dash(None, str), or_dash(math.nan, str), or_dash(1500, "{:,}".format)
+    ('–', '–', '1,500')
+    """
+    return text(x) if x is not None and math.isfinite(x) else "–"
 
 
 def seconds(s: float) -> str:
