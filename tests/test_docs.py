@@ -174,10 +174,19 @@ def test_quoted_messages_are_ours(page: str) -> None:
 
 
 def test_flags_in_the_text_exist(capsys: pytest.CaptureFixture[str]) -> None:
-    for verb in ("fuse", "align", "train"):
+    for verb in ("fuse", "align", "train", "eval", "bench"):
         assert cli.main([verb, "--help"]) == 0
     for verb in ("list", "convert"):
         assert cli.main(["weights", verb, "--help"]) == 0
     known = set(re.findall(r"--[a-z][a-z-]+", capsys.readouterr().out)) | {"--version"}
-    text = "\n".join((ROOT / "docs" / name).read_text(encoding="utf-8") for name in GUIDES)
+    pages = (*GUIDES, "evaluating.md", "results.md", "speed.md")
+    text = "\n".join((ROOT / "docs" / name).read_text(encoding="utf-8") for name in pages)
     assert set(re.findall(r"`(--[a-z][a-z-]+)", text)) <= known
+
+
+def test_tables_that_a_command_writes_are_filled() -> None:
+    for page in PAGES:
+        marked = re.findall(r"<!-- ([\w ]+) -->\n(.*?)<!-- end -->", page.read_text(encoding="utf-8"), re.DOTALL)
+        assert page.name != "results.md" or len(marked) == 9
+        for mark, table in marked:
+            assert table.count("\n|") > 3, f"{page.name}: nothing stands under {mark}; make results"
