@@ -24,7 +24,7 @@ from tectum.metrics import METRICS
 from tectum.metrics.edges import Qabf
 from tectum.metrics.information import EN, MI
 from tectum.metrics.metric import Metric
-from tectum.metrics.statistics import AG, CC, MSE, PSNR, SCD, SD, SF
+from tectum.metrics.statistics import SCD, SD, SF
 from tectum.metrics.structure import SSIM, VIF, truncated
 from tectum.protocols import unknown
 
@@ -116,6 +116,7 @@ def with_metrics(convention: Convention, names: Sequence[str] | None) -> Convent
     return replace(convention, metrics=MappingProxyType({name: everything[name] for name in chosen}))
 
 
+_TWELVE = ("EN", "SD", "SF", "AG", "MI", "CC", "SCD", "PSNR", "MSE", "SSIM", "VIF", "Qabf")
 _GREY = "BT.601 grey of colour images, rounded to 8 bits before anything is computed"
 
 CONVENTIONS: dict[str, Convention] = {
@@ -124,22 +125,7 @@ CONVENTIONS: dict[str, Convention] = {
         Convention(
             name="tectum",
             summary="Ours: twelve metrics that have outside reference values, means over the sources, no stretching.",
-            metrics=MappingProxyType(
-                {
-                    "EN": EN,
-                    "SD": SD,
-                    "SF": SF,
-                    "AG": AG,
-                    "MI": MI,
-                    "CC": CC,
-                    "SCD": SCD,
-                    "PSNR": PSNR,
-                    "MSE": MSE,
-                    "SSIM": SSIM,
-                    "VIF": VIF,
-                    "Qabf": Qabf,
-                }
-            ),
+            metrics=MappingProxyType({name: METRICS[name] for name in _TWELVE}),
             luma=_GREY,
             stretch=False,
             levels="round",
