@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import UseAppendAction, arg
 
-from tectum.commands.messages import Flag, check_place, optional, say, sentence
+from tectum.commands.messages import Flag, check_place, optional, say, say_failures, sentence
 
 if TYPE_CHECKING:
     from tectum.engine.evaluate import Evaluation, Evaluator
@@ -123,7 +123,7 @@ class Eval:
             infrared,
             out=Path(self.out),
             convention=self.convention,
-            metrics=None if self.metrics is None else [name.strip() for name in self.metrics.split(",")],
+            metrics=self.metrics,
             baselines=() if self.no_baselines else BASELINES,
             reference=self.reference,
             names=names,
@@ -206,13 +206,7 @@ class Eval:
         """Problems on stderr, and the exit code."""
         for note in found.notes:
             say(note)
-        reasons: dict[str, list[str]] = {}
-        for image, reason in found.failures.items():
-            reasons.setdefault(reason, []).append(image)
-        from tectum.inference.folders import some
-
-        for reason, images in reasons.items():
-            say(f"not scored: {some(images)}: {reason}")
+        say_failures("not scored", found.failures)
         return 1 if found.failures else 0
 
 

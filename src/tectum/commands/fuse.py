@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from tectum.commands.messages import Flag, check_place, optional, say, use_threads
+from tectum.commands.messages import Flag, check_place, optional, say, say_failures, use_threads
 
 if TYPE_CHECKING:
     from tectum.inference.folders import Matches
@@ -192,11 +192,7 @@ def tell(outcome: "Outcome", matches: "Matches", out: str, *, quiet: bool, overw
     for role, other in (("visible", "infrared"), ("infrared", "visible")):
         if alone := matches.alone[role]:
             say(f"{len(alone)} {role} without {other} of that name, passed over: {some(alone)}")
-    reasons: dict[str, list[str]] = {}
-    for name, reason in outcome.failures.items():
-        reasons.setdefault(reason, []).append(name)
-    for reason, names in reasons.items():
-        say(f"not fused: {some(names)}: {reason}")
+    say_failures("not fused", outcome.failures)
     kept = f"{outcome.num_there} of {outcome.num_pairs} pairs are done and kept, {again} continues"
     if outcome.interrupted:
         say(f"interrupted; {kept}")

@@ -3,6 +3,7 @@
 import difflib
 import glob
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,6 +26,17 @@ def sentence(error: BaseException) -> str:
 def say(sentence: str) -> None:
     """One line on stderr."""
     print(f"tectum: {' '.join(sentence.split())}", file=sys.stderr)
+
+
+def say_failures(what: str, failures: Mapping[str, str]) -> None:
+    """A line for each reason in {name: why}, with the names it holds for."""
+    from tectum.inference.folders import some
+
+    reasons: dict[str, list[str]] = {}
+    for name, reason in failures.items():
+        reasons.setdefault(reason, []).append(name)
+    for reason, names in reasons.items():
+        say(f"{what}: {some(names)}: {reason}")
 
 
 def check_place(role: str, where: str) -> None:

@@ -79,7 +79,7 @@ class Evaluator:
         visible, infrared: folders or patterns of the sources, matched by name.
         out: a folder that keeps the scores and the images made here; None keeps nothing.
         convention: a name of CONVENTIONS.
-        metrics: names of METRICS in place of the convention's; ("all",) takes every one.
+        metrics: names of METRICS in place of the convention's, also as one text "EN,SF"; "all" takes every one.
         baselines: which of `BASELINES` to show beside the methods.
         reference: the method that the others are compared with; the first one without it.
         names: only these pairs.
@@ -117,7 +117,8 @@ class Evaluator:
             "infrared_range": infrared_range,
             "both_colour": both_colour,
         }
-        metrics = metrics.split(",") if isinstance(metrics, str) else metrics
+        if isinstance(metrics, str):
+            metrics = [name.strip() for name in metrics.split(",")]
         self.convention = with_metrics(resolve(CONVENTIONS, convention, kind="convention"), metrics)
         self.metrics = {name: make() for name, make in self.convention.metrics.items()}
         self.out, self.reference, self.command = out, reference, command

@@ -30,6 +30,7 @@ import numpy as np
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Kind = Literal["method", "baseline"]
+Mark = Literal["", "best", "second", "gamed"]
 
 RESAMPLES = 10_000
 LEVEL = 0.95
@@ -128,6 +129,13 @@ class Summary:
     differences: Mapping[str, Mapping[str, Difference]]
     ranks: Mapping[str, tuple[tuple[str, ...], ...]]
     beaten_by: Mapping[str, tuple[str, ...]]
+
+    def mark(self, method: str, metric: str) -> Mark:
+        """What a table says of a mean: best or second of the methods, or a baseline that shows the metric is gamed."""
+        if method in self.beaten_by[metric]:
+            return "gamed"
+        marks: tuple[Mark, ...] = ("best", "second")
+        return next((mark for mark, names in zip(marks, self.ranks[metric], strict=False) if method in names), "")
 
 
 def summarise(

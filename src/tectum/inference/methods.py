@@ -170,7 +170,7 @@ class Made(Method):
     def folder(self, pair: PairFiles) -> Path:
         """Where its images of this pair's folders are kept: other settings and other sources lie elsewhere."""
         assert self.store is not None
-        parts = [json.dumps(self.settings, sort_keys=True), *(str(x.parent.resolve()) for x in sources(pair))]
+        parts = [self.identity(pair.name), *(str(x.parent.resolve()) for x in sources(pair))]
         return self.store / hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
     def note(self, folder: Path) -> None:

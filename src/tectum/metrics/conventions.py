@@ -119,6 +119,23 @@ def with_metrics(convention: Convention, names: Sequence[str] | None) -> Convent
 _TWELVE = ("EN", "SD", "SF", "AG", "MI", "CC", "SCD", "PSNR", "MSE", "SSIM", "VIF", "Qabf")
 _GREY = "BT.601 grey of colour images, rounded to 8 bits before anything is computed"
 
+
+def _sums(vif: str, *, data_range: float) -> Mapping[str, Make]:
+    """The columns of the evaluators that add over the sources; `vif` is what its table calls vifp."""
+    return MappingProxyType(
+        {
+            "EN": EN,
+            "SD": SD,
+            "SF": SF,
+            "MI": partial(MI, reduction="sum"),
+            "SCD": SCD,
+            vif: partial(VIF, reduction="sum"),
+            "Qabf": Qabf,
+            "SSIM": partial(SSIM, reduction="sum", data_range=data_range),
+        }
+    )
+
+
 CONVENTIONS: dict[str, Convention] = {
     convention.name: convention
     for convention in (
@@ -145,18 +162,7 @@ CONVENTIONS: dict[str, Convention] = {
         Convention(
             name="cddfuse",
             summary="CDDFuse (CVPR 2023) and many papers with its evaluator: sums over the two sources, MI in nats.",
-            metrics=MappingProxyType(
-                {
-                    "EN": EN,
-                    "SD": SD,
-                    "SF": SF,
-                    "MI": partial(MI, reduction="sum"),
-                    "SCD": SCD,
-                    "VIF": partial(VIF, reduction="sum"),
-                    "Qabf": Qabf,
-                    "SSIM": partial(SSIM, reduction="sum", data_range=2.0),
-                }
-            ),
+            metrics=_sums("VIF", data_range=2.0),
             luma=_GREY,
             stretch=True,
             levels="truncate",
@@ -170,18 +176,7 @@ CONVENTIONS: dict[str, Convention] = {
         Convention(
             name="adasffuse",
             summary="AdaSFFuse (2025): sums over the two sources, MI in nats; its VIFF is twice the mean vifp.",
-            metrics=MappingProxyType(
-                {
-                    "EN": EN,
-                    "SD": SD,
-                    "SF": SF,
-                    "MI": partial(MI, reduction="sum"),
-                    "SCD": SCD,
-                    "VIFF": partial(VIF, reduction="sum"),
-                    "Qabf": Qabf,
-                    "SSIM": partial(SSIM, reduction="sum"),
-                }
-            ),
+            metrics=_sums("VIFF", data_range=255.0),
             luma=_GREY,
             stretch=True,
             levels="truncate",

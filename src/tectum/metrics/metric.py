@@ -80,7 +80,7 @@ class Metric(ABC):
     def update(self, fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
         """Take more images into the summary; returns their values."""
         values = self(fused, a, b)
-        self.values.append(values.double().cpu() if values.device.type != "mps" else values.cpu().double())
+        self.values.append(values.cpu().double())
         return values
 
     def compute(self) -> Score:

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tectum.engine.evaluate import Evaluation
-from tectum.engine.summary import Cell, Difference
+from tectum.engine.summary import Cell, Difference, Mark
 from tectum.metrics.metric import SourceMetric
 from tectum.report.svg import number
 from tectum.report.tables import decimals
 
-Mark = Literal["", "best", "second", "gamed"]
 Verdict = Literal["better", "worse", "not clear", "n/a", "reference"]
 
 
@@ -114,16 +113,10 @@ def small(values: Sequence[float], num: int) -> int:
 
 def score_rows(evaluation: Evaluation, table: Sequence[Column]) -> list[Row]:
     summary = evaluation.summary
-    several = sum(kind == "method" for kind in summary.kinds.values()) > 1
     rows = []
     for method, kind in summary.kinds.items():
-        entries = []
-        for column in table:
-            mark: Mark = ""
-            for sign, names in zip(("best", "second"), summary.ranks[column.metric], strict=False):
-                mark = sign if several and method in names else mark  # type: ignore[assignment]
-            mark = "gamed" if method in summary.beaten_by[column.metric] else mark
-            entries.append(mean_entry(summary.cells[method][column.metric], column, mark))
+        cells = summary.cells[method]
+        entries = (mean_entry(cells[k.metric], k, summary.mark(method, k.metric)) for k in table)
         rows.append(Row(method, kind == "baseline", tuple(entries)))
     return rows
 

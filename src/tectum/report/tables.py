@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from tectum.engine.evaluate import Evaluation
+from tectum.engine.summary import Mark
 from tectum.files import write_whole
 
 BEST, SECOND, BEATS_ALL = "*", "+", "!"
+SIGNS: dict[Mark, str] = {"best": BEST, "second": SECOND, "gamed": BEATS_ALL, "": " "}
 LEGEND = f"{BEST} best, {SECOND} second of the methods; {BEATS_ALL} a baseline that beats or equals every method"
 
 
@@ -54,14 +56,8 @@ def column(evaluation: Evaluation, metric: str) -> list[str]:
     summary, methods = evaluation.summary, evaluation.scores.methods
     means = [summary.cells[method][metric].mean for method in methods]
     places = decimals([mean for mean in means if math.isfinite(mean)])
-    ranks = summary.ranks[metric]
-    cells = []
-    for method, mean in zip(methods, means, strict=True):
-        mark = next((sign for sign, names in zip((BEST, SECOND), ranks, strict=False) if method in names), " ")
-        if method in summary.beaten_by[metric]:
-            mark = BEATS_ALL
-        cells.append(("n/a" if math.isnan(mean) else f"{mean:.{places}f}") + mark)
-    return cells
+    numbers = ["n/a" if math.isnan(mean) else f"{mean:.{places}f}" for mean in means]
+    return [text + SIGNS[summary.mark(method, metric)] for text, method in zip(numbers, methods, strict=True)]
 
 
 def decimals(values: Sequence[float]) -> int:
