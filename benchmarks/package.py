@@ -16,6 +16,7 @@ from torch import nn
 
 from tectum import recipes, weights
 from tectum.data.folders import PairFolder, split_names
+from tectum.engine.trainer import merit
 from tectum.inference.tiling import fuse_tensors
 from tectum.pair import Pairs
 from tectum.systems import SYSTEMS
@@ -31,7 +32,7 @@ def main() -> None:
     system = SYSTEMS[recipe.system]
     assert system.objective is not None
     lines = [json.loads(line) for line in (arguments.run / "log.jsonl").read_text().splitlines()]
-    best = min(lines, key=lambda line: line["valid_loss"])
+    best = max(lines, key=merit)
     state = weights.read(arguments.run / "best.safetensors")
     fuser = system.fuser()
     weights.fill(fuser, state, arguments.run)
@@ -41,23 +42,33 @@ def main() -> None:
     }
     rows = {recipe.system: fuser.eval(), "average": SYSTEMS["average"].fuser(), "maximum": SYSTEMS["maximum"].fuser()}
     scores = {
-        f"{where} objective of {name} ({len(pairs)} pairs)": round(mean_loss(row, system.objective(), pairs), 4)
+        f"{where} fixed objective of {name} ({len(pairs)} pairs)": round(mean_loss(row, system.objective(), pairs), 4)
         for where, pairs in sets.items()
         for name, row in rows.items()
     }
+    scores |= {name: round(best[name], 4) for name in best if name.startswith("valid_") or name == "away"}
     file = f"{arguments.name}.safetensors"
+    start = "" if recipe.start is None else f", from {recipe.start}"
     cards = weights.cards()
     cards[arguments.name] = {
         "system": recipe.system,
         "file": file,
         "sha256": weights.save(state, weights.FOLDER / file),
         "data": "MSRS: 181 labelled pairs of a re-split of its official test split; 40 more chose the checkpoint",
-        "recipe": f"{recipe.name}: {best['step']} of {recipe.schedule.steps} steps, seed {recipe.schedule.seed}",
+        "recipe": f"{recipe.name}: {best['step']} of {recipe.schedule.steps} steps, seed {recipe.schedule.seed}{start}",
         "seconds": lines[-1]["seconds"],
         "scores": scores,
         "licence": "research use; see NOTICE: the training images state no licence",
         "date": str(datetime.date.today()),
     }
+    if recipe.learned:
+        loss = f"{arguments.name}-loss.safetensors"
+        learned = weights.read(arguments.run / "objective.safetensors")
+        cards[arguments.name]["objective"] = {
+            "file": loss,
+            "sha256": weights.save(learned, weights.FOLDER / loss),
+            "options": recipe.options,
+        }
     (weights.FOLDER / "cards.json").write_text(json.dumps(cards, indent=2) + "\n")
     print(json.dumps(cards[arguments.name], indent=2))
 

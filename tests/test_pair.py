@@ -45,10 +45,10 @@ def test_a_pair_cannot_be_changed() -> None:
 
 
 def test_map_reaches_both_images_and_leaves_the_rest() -> None:
-    pair = Pair(A, B, target="mask", name=("x", "y")).map(lambda x: x.flip(3)[:, :, 1:])
+    pair = Pair(A, B, target=["mask", "mask"], name=("x", "y")).map(lambda x: x.flip(3)[:, :, 1:])
     assert torch.equal(pair.a, A.flip(3)[:, :, 1:])
     assert torch.equal(pair.b, B.flip(3)[:, :, 1:])
-    assert (pair.target, pair.name) == ("mask", ("x", "y"))
+    assert (pair.target, pair.name) == (["mask", "mask"], ("x", "y"))
 
 
 def test_map_checks_what_it_makes() -> None:
@@ -57,17 +57,17 @@ def test_map_checks_what_it_makes() -> None:
 
 
 def test_swap_exchanges_the_images_only() -> None:
-    pair = Pair(A, B, target=3, name=("x", "y"))
+    pair = Pair(A, B, target=[3, 4], name=("x", "y"))
     swapped = pair.swap()
     assert swapped.a is B and swapped.b is A
-    assert (swapped.target, swapped.name) == (3, ("x", "y"))
+    assert (swapped.target, swapped.name) == ([3, 4], ("x", "y"))
     assert swapped.swap().a is A
 
 
 def test_to_moves_images_and_a_tensor_target() -> None:
     moved = Pair(A, B, target=torch.zeros(2, 3, 4)).to("meta")
     assert {moved.a.device.type, moved.b.device.type, moved.target.device.type} == {"meta"}
-    assert Pair(A, B, target=["boxes"]).to("meta").target == ["boxes"]
+    assert Pair(A, B, target=["boxes", "more"]).to("meta").target == ["boxes", "more"]
 
 
 def test_collate_keeps_the_order() -> None:
@@ -79,8 +79,30 @@ def test_collate_keeps_the_order() -> None:
 
 
 def test_collate_of_targets() -> None:
-    one, two = Pair(A[:1], B[:1], target=[(1, 2)]), Pair(A[1:], B[1:], target=[])
-    assert Pair.collate([one, two]).target == [[(1, 2)], []]
+    one, two = Pair(A[:1], B[:1], target=[{"labels": 1}]), Pair(A[1:], B[1:], target=[{"labels": 2}])
+    assert Pair.collate([one, two]).target == [{"labels": 1}, {"labels": 2}]
+    assert Pair.collate([Pair.collate([one, two]), one]).target == [{"labels": 1}, {"labels": 2}, {"labels": 1}]
     assert Pair.collate([Pair(A, B), Pair(A, B)]).target is None
-    mixed = Pair.collate([Pair(A[:1], B[:1], target=torch.zeros(1)), Pair(A[1:], B[1:])]).target
-    assert isinstance(mixed, list) and mixed[1] is None
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (Pair(A[1:], B[1:]), "complete the labels"),
+        (Pair(A[1:], B[1:], target=torch.zeros(1, 3)), "share one size"),
+        (Pair(A[1:, :, 1:], B[1:, :, 1:], target=torch.zeros(1, 2)), "crop or resize"),
+    ],
+)
+def test_what_cannot_be_one_batch_is_refused(other: Pair, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Pair.collate([Pair(A[:1], B[:1], target=torch.zeros(1, 2)), other])
+
+
+def test_to_moves_boxes() -> None:
+    moved = Pair(A[:1], B[:1], target=[{"boxes": torch.zeros(2, 4)}]).to("meta")
+    assert moved.target[0]["boxes"].device.type == "meta"
+
+
+def test_a_target_has_one_entry_per_image() -> None:
+    with pytest.raises(ValueError, match="one entry per image"):
+        Pair(A, B, target=torch.zeros(3, 4, 5))

@@ -1,8 +1,10 @@
 """Recipes, and the verbs `train` and `weights` as a person types them."""
 
+import importlib.util
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +16,10 @@ from tectum.data.synthetic import render, save
 from tectum.engine.trainer import Schedule
 from tectum.protocols import System
 from tectum.systems import SYSTEMS, TDFusion, TDFusionLoss
+from tectum.systems.tdfusion import LossGenerator, WeightedSum
+from test_data_sets import write_masks, write_pair, write_xml, write_yolo
+from test_learners import Generator, Small
+from test_meta_runs import OneWeight
 
 TINY = ["--steps", "4", "--batch", "2", "--crop-px", "16", "--quiet"]
 
@@ -29,7 +35,17 @@ def pairs(tmp_path: Path) -> Path:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """TDFusion with 8 channels, so that a step takes milliseconds."""
-    monkeypatch.setitem(SYSTEMS, "tdfusion", System(lambda: TDFusion(8), TDFusionLoss))
+    monkeypatch.setitem(
+        SYSTEMS, "tdfusion", System(lambda: TDFusion(8), TDFusionLoss, lambda **x: TDFusionLoss(LossGenerator(8), **x))
+    )
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A system of the same name that is smaller still."""
+    monkeypatch.setitem(
+        SYSTEMS, "tdfusion", System(Small, TDFusionLoss, lambda **options: TDFusionLoss(Generator(), **options))
+    )
 
 
 @pytest.mark.parametrize("name", sorted(recipes.RECIPES))
@@ -48,8 +64,8 @@ def test_a_file_that_is_no_recipe_is_refused(text: str, tmp_path: Path) -> None:
 
 
 def test_validation_pairs_are_not_trained_on(pairs: Path) -> None:
-    _, _, train, validation = recipes.build(recipes.tdfusion_fixed(), pairs)
-    names = [[part[i].name[0] for i in range(len(part))] for part in (train, validation)]
+    built = recipes.build(recipes.tdfusion_fixed(), pairs)
+    names = [[part[i].name[0] for i in range(len(part))] for part in (built.pairs, built.validation)]
     assert sorted(names[0] + names[1]) == [f"scene-{i}" for i in range(7)]
     assert names[1] == ["scene-0", "scene-6"]
 
@@ -57,7 +73,7 @@ def test_validation_pairs_are_not_trained_on(pairs: Path) -> None:
 def test_the_seed_decides_the_initial_weights(pairs: Path) -> None:
     recipe = recipes.tdfusion_fixed()
     first, again, other = (
-        recipes.build(replace(recipe, schedule=Schedule(seed=seed)), pairs)[0].state_dict() for seed in (0, 0, 1)
+        recipes.build(replace(recipe, schedule=Schedule(seed=seed)), pairs).fuser.state_dict() for seed in (0, 0, 1)
     )
     name = "encoder_visible.0.attn.qkv.weight"
     assert torch.equal(first[name], again[name])
@@ -68,7 +84,7 @@ def test_the_seed_decides_the_initial_weights(pairs: Path) -> None:
 def test_train_leaves_weights_that_fuse_takes(pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "run"
     assert main(["train", "tdfusion-fixed", "--data", str(pairs), "-o", str(run), *TINY]) == 0
-    assert "best.safetensors: validation loss" in capsys.readouterr().out
+    assert "best.safetensors: validation intensity" in capsys.readouterr().out
     assert recipes.read(run / "recipe.json").schedule.steps == 4
     line = json.loads((run / "log.jsonl").read_text().splitlines()[-1])
     assert line["step"] == 4 and line["valid_loss"] > 0
@@ -106,6 +122,214 @@ def test_train_says_what_is_wrong(
     error = capsys.readouterr().err
     assert sentence in error
     assert error.count("\n") == 1
+
+
+# ---- a learned loss --------------------------------------------------------------------------------------------------
+
+
+def own() -> recipes.Recipe:
+    """The learned loss with a small task, on a folder: four steps of each kind."""
+    schedule = Schedule(
+        steps=4, batch=2, crop_px=16, lr=1e-3, warmup=0, validate_every=2, meta_steps=2, meta_lr=1e-2, task_px=(32, 32),
+        task_batch=2,
+    )  # fmt: skip
+    return recipes.Recipe(
+        name="own", system="tdfusion", data="folder", task="test_learners:Segmenter", target="masks", learned=True,
+        schedule=schedule,
+    )  # fmt: skip
+
+
+def lines(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_learned_loss_leaves_fuser_objective_and_task(
+    pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    assert main(["train", "test_recipes:own", "--data", str(pairs), "-o", str(run), "--quiet"]) == 0
+    assert "|w - 1/2|" in capsys.readouterr().out
+    for line in lines(run):
+        promised = {"step", "meta", "lr", "seconds", "lesson", "hypergradient", "train_intensity", "train_gradient"}
+        assert promised | {"train_task", "valid_loss", "valid_task", "valid_score", "valid_mIoU", "away"} <= line.keys()
+    assert lines(run)[-1]["meta"] == 4
+    assert {path.name for path in run.glob("*.safetensors")} == {
+        "best.safetensors", "objective.safetensors", "task.safetensors",
+    }  # fmt: skip
+    TDFusionLoss(Generator()).load_state_dict(load_file(run / "objective.safetensors"))
+    assert recipes.read(run / "recipe.json").task == "test_learners:Segmenter"
+
+
+@pytest.mark.usefixtures("tiny")
+@pytest.mark.parametrize("which", recipes.ABLATIONS)
+def test_ablations_do_what_they_say(pairs: Path, tmp_path: Path, which: str) -> None:
+    run = tmp_path / "run"
+    arguments = ["--data", str(pairs), "-o", str(run), "--quiet", "--meta-lr", "0.2", "--ablation", which]
+    assert main(["train", "test_recipes:own", *arguments]) == 0
+    line = lines(run)[-1]
+    assert recipes.read(run / "recipe.json").name == f"own-{which}"
+    learned = which in ("II", "III", "IV")
+    assert ("lesson" in line) == ("away" in line) == (run / "objective.safetensors").exists() == learned
+    assert (line["train_gradient"] == 0) == (which == "II")
+    assert ("train_task_in_fuser" in line) == (which in ("III", "V"))
+    assert line["meta"] == (4 if learned else 0) and line["train_task"] > 0
+    fuser = WeightedSum() if which == "V" else Small()
+    fuser.load_state_dict(load_file(run / "best.safetensors"))
+    if which == "IV":
+        assert recipes.read(run / "recipe.json").schedule.interleaved
+    if which == "V":
+        assert line["train_intensity"] == 0 and line["train_gradient"] > 0
+
+
+@pytest.mark.parametrize("away", [True, False])
+def test_a_loss_that_stays_at_one_half_is_said_to_have_failed(
+    pairs: Path, tmp_path: Path, away: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    system = System(Small, TDFusionLoss, lambda: TDFusionLoss(OneWeight()))
+    monkeypatch.setitem(SYSTEMS, "tdfusion", system)
+    arguments = ["--data", str(pairs), "-o", str(tmp_path / "run"), "--quiet", "--meta-lr", "0.5" if away else "1e-6"]
+    assert main(["train", "test_recipes:own", *arguments]) == (0 if away else 1)
+    assert ("it has not been learned; raise --meta-lr or --meta-steps" in capsys.readouterr().err) == (not away)
+
+
+@pytest.mark.usefixtures("tiny")
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--ablation", "VI"], "ablation must be one of I, II, III, IV, V, got 'VI'"),
+        (["--task", "dfine-n"], "task 'dfine-n' learns from boxes, recipe 'own' has masks"),
+        (["--task", "segformer-b9"], "unknown task 'segformer-b9'; did you mean 'segformer-b"),
+        (["--inner", "lion"], "inner must be one of adam, sgd, got 'lion'"),
+        (["--task-px", "16", "32"], "task_px must be a height and a width of at least 32 pixels, got (16, 32)"),
+        (["--precision", "bf17"], "precision must be 32-true or bf16-mixed, got 'bf17'"),
+        (["--devices", "0"], "devices must be 1 or more, got 0"),
+    ],
+)
+def test_a_learned_recipe_says_what_is_wrong(
+    pairs: Path, tmp_path: Path, arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = ["--data", str(pairs), "-o", str(tmp_path / "run"), "--quiet"]
+    assert main(["train", "test_recipes:own", *run, *arguments]) == 2
+    error = capsys.readouterr().err
+    assert sentence in error and error.count("\n") == 1
+
+
+def test_a_fixed_recipe_has_nothing_to_leave_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["train", "tdfusion-fixed-street", "-o", str(tmp_path / "run"), "--ablation", "I"]
+    assert main(arguments) == 2
+    assert "an ablation needs a recipe whose loss is learned" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("tiny")
+def test_flags_that_are_zero_count(pairs: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    main(["train", "test_recipes:own", "--data", str(pairs), "-o", str(run), "--quiet", "--meta-steps", "0"])
+    assert lines(run)[-1]["meta"] == 0 and recipes.read(run / "recipe.json").schedule.meta_steps == 0
+
+
+@pytest.mark.usefixtures("tiny")
+@pytest.mark.parametrize(
+    ("arguments", "what"), [(["--variant", "published"], "options"), (["--meta-lr", "0.1"], "meta_lr")]
+)
+def test_a_run_does_not_go_on_as_another(
+    pairs: Path, tmp_path: Path, arguments: list[str], what: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["train", "test_recipes:own", "--data", str(pairs), "-o", str(tmp_path / "run"), "--quiet"]
+    assert main(command) == 0
+    before = (tmp_path / "run" / "last.pt").read_bytes()
+    assert main([*command, *arguments]) == 2
+    assert f"holds a run with another {what}; repeat its settings" in capsys.readouterr().err
+    assert (tmp_path / "run" / "last.pt").read_bytes() == before
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_full_disk_is_one_sentence(pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Files of more than 8 kB cannot be written; the checkpoint is larger."""
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8_000, limits[1]))
+    try:
+        code = main(["train", "test_recipes:own", "--data", str(pairs), "-o", str(tmp_path / "run"), "--quiet"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    error = capsys.readouterr().err
+    assert code == 2 and error.count("\n") == 1
+    assert str(tmp_path / "run") in error and "make room" in error
+
+
+# ---- the published recipes -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "num_pairs", "task", "task_px"),
+    [
+        ("tdfusion-msrs", 1083, "segformer-b0", (240, 320)),
+        ("tdfusion-fmb", 1220, "segformer-b0", (300, 400)),
+        ("tdfusion-m3fd", 3150, "yolov8n", (192, 256)),
+        ("tdfusion-llvip", 1203, "yolov8n", (256, 320)),
+    ],
+)
+def test_published_constants(name: str, num_pairs: int, task: str, task_px: tuple[int, int]) -> None:
+    recipe = recipes.RECIPES[name]()
+    schedule = recipe.schedule
+    assert (recipe.task, schedule.task_px, schedule.steps) == (task, task_px, 40 * num_pairs)
+    assert schedule.meta_due(schedule.steps - 1) == 8000
+    rates = [schedule.rate(epoch * num_pairs) for epoch in (0, 9, 10, 20, 30, 39)]
+    assert rates == pytest.approx([1e-4, 1e-4, 1e-5, 1e-6, 1e-7, 1e-7])
+    assert sum(200 * schedule.meta_lr * schedule.fade(epoch * num_pairs) for epoch in range(40)) == pytest.approx(
+        0.2222
+    )
+    assert (schedule.batch, schedule.swap, schedule.crop_px) == (1, True, 256)
+    assert (schedule.inner, schedule.outer, schedule.task_weight, schedule.clip) == ("sgd", "max", 0, 0)
+
+
+def tree(data: str, root: Path) -> Path:
+    """Four pairs in the layout that the authors of a set publish it in, masks and boxes where there are; enough for
+    LLVIP's every tenth."""
+    stems = [f"{i:05d}" for i in range(31 if data == "llvip" else 4)]
+    home = root / data.upper()
+    if data in ("msrs", "fmb"):
+        sides = ("vi", "ir", "label") if data == "msrs" else ("Visible", "Infrared", "Label")
+        visible, infrared, labels = (home / "train" / side for side in sides)
+        write_masks(labels, *stems, label=2)
+        write_yolo(home / "train" / "boxes", *stems)
+    else:
+        sides = ("Vis", "Ir") if data == "m3fd" else ("visible/train", "infrared/train")
+        visible, infrared = (home / side for side in sides)
+        write_xml(
+            home / ("Annotation" if data == "m3fd" else "Annotations"),
+            *stems,
+            label="People" if data == "m3fd" else "person",
+        )
+    write_pair(visible, infrared, *stems)
+    return root
+
+
+def learned_recipes() -> list[Any]:
+    """All that are trained on a known set; those that only exchange the set are slow's."""
+    names = sorted(name for name, make in recipes.RECIPES.items() if make().learned and make().data != "street")
+    again = {"tdfusion-fmb-small", "tdfusion-m3fd-small", "tdfusion-llvip-small"}
+    return [pytest.param(name, marks=[pytest.mark.slow] if name in again else []) for name in names]
+
+
+@pytest.mark.parametrize("name", learned_recipes())
+def test_a_recipe_runs_on_its_data(name: str, tmp_path: Path) -> None:
+    """As it is, but for sizes and numbers of steps: network, task, start, layout, score."""
+    recipe = recipes.RECIPES[name]()
+    if recipe.task.startswith("yolo") and importlib.util.find_spec("ultralytics") is None:
+        pytest.skip("ultralytics is not installed: pip install 'tectum[yolo]'")
+    tiny = {"steps": 2, "validate_every": 1, "meta_steps": 1, "warm_epochs": 0, "batch": 1, "crop_px": 16}
+    tiny |= {"task_px": (32, 64), "task_batch": 1, "task_first": min(1, recipe.schedule.task_first)}
+    recipes.save(replace(recipe, schedule=replace(recipe.schedule, **tiny)), tmp_path / "tiny.json")
+    root, run = tree(recipe.data, tmp_path / "data"), tmp_path / "run"
+    code = main(["train", str(tmp_path / "tiny.json"), "--data", str(root), "-o", str(run), "--quiet"])
+    line = lines(run)[-1]
+    assert code in (0, 1), "two steps may leave the loss at one half, which is said"
+    assert line["meta"] == 2 and line["hypergradient"] > 0 and 0 < line["away"] < 0.5
+    assert ("valid_mIoU" if recipe.target == "masks" else "valid_mAP50") in line
+    assert weights.load("tdfusion", run / "best.safetensors") is not None
+    assert asdict(recipes.read(run / "recipe.json")) == asdict(recipes.read(tmp_path / "tiny.json"))
 
 
 @pytest.mark.usefixtures("small")

@@ -17,7 +17,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from tectum.engine import trainer
-from tectum.engine.trainer import Schedule, fit
+from tectum.engine.learners import Learners
+from tectum.engine.ranks import Ranks
+from tectum.engine.trainer import Schedule, crop, fit, places
+from tectum.engine.validation import validate
 from tectum.pair import Pair
 from tectum.systems.tdfusion import TDFusion, TDFusionLoss
 
@@ -61,7 +64,9 @@ def result(folder: Path) -> dict[str, Any]:
     last = torch.load(folder / "last.pt", weights_only=True)
     return {
         "last": [(name, x.numpy().tobytes()) for name, x in last["fuser"].items()],
-        "adam": [x.numpy().tobytes() for s in last["optimizer"]["state"].values() for x in s.values()],
+        "adam": [
+            x.numpy().tobytes() for o in last["optimizers"].values() for s in o["state"].values() for x in s.values()
+        ],
         "step": last["state"]["step"],
         "best": (folder / "best.safetensors").read_bytes(),
         "log": [timeless(line) for line in log(folder)],
@@ -130,21 +135,33 @@ def test_the_seed_decides(run: Run, tmp_path: Path) -> None:
     assert result(tmp_path / "one")["last"] != result(tmp_path / "other")["last"]
 
 
-def test_every_epoch_has_each_pair_once_in_a_fresh_order(pairs: list[Pair]) -> None:
+def test_every_epoch_has_each_pair_once_in_a_fresh_order() -> None:
     schedule = replace(SHORT, batch=2)
-    names = [name for step in range(20) for name in trainer.draw(pairs, schedule, step).name]
-    epochs = [names[i : i + 5] for i in range(0, 40, 5)]
-    assert all(sorted(epoch) == [f"pair-{i}" for i in range(5)] for epoch in epochs)
+    taken = [place for step in range(20) for place in places(5, schedule, step, 2)]
+    epochs = [taken[i : i + 5] for i in range(0, 40, 5)]
+    assert all(sorted(epoch) == list(range(5)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) > 4
 
 
+def drawn(pairs: list[Pair], step: int, schedule: Schedule = SHORT) -> Pair:
+    """The crops of a fit step."""
+    taken = places(len(pairs), schedule, step, schedule.batch)
+    return crop(pairs, taken, schedule, Ranks(), schedule.seed * 1_000_003 + step)
+
+
 def test_what_a_step_sees_depends_on_its_number_alone(pairs: list[Pair]) -> None:
-    late = trainer.draw(pairs, SHORT, 7)
+    late = drawn(pairs, 7)
     for step in range(8):
-        batch = trainer.draw(pairs, SHORT, step)
+        batch = drawn(pairs, step)
         assert batch.a.shape == (2, 1, 12, 12)
     assert torch.equal(batch.a, late.a) and torch.equal(batch.b, late.b)
-    assert not torch.equal(trainer.draw(pairs, SHORT, 6).a, late.a)
+    assert not torch.equal(drawn(pairs, 6).a, late.a)
+
+
+def test_with_swap_each_crop_comes_also_with_its_images_exchanged(pairs: list[Pair]) -> None:
+    plain, both = drawn(pairs, 3), drawn(pairs, 3, replace(SHORT, swap=True))
+    assert torch.equal(both.a, torch.cat([plain.a, plain.b])) and torch.equal(both.b, torch.cat([plain.b, plain.a]))
+    assert both.name == plain.name * 2
 
 
 # ---- the best weights ------------------------------------------------------------------------------------------------
@@ -188,23 +205,28 @@ def test_the_lowest_validation_is_kept(run: Run, tmp_path: Path) -> None:
     assert log(tmp_path / "run") == validations
 
 
+def alone(fuser: nn.Module, objective: nn.Module) -> Learners:
+    """A fuser and its objective, without a task."""
+    return Learners(fuser, objective, None, SHORT)
+
+
 def test_validation_takes_the_mean_over_the_middle_of_whole_images(tmp_path: Path) -> None:
     wide = torch.zeros(1, 1, 20, 300)
     wide[..., 22:278] = 0.5  # its middle 256 columns
     pairs = [Pair(wide, wide), grey(1.0)]
-    found = trainer.validate(Level(), ToInfrared(), pairs, tmp_path / "sample.png", "cpu")
+    found = validate(alone(Level(), ToInfrared()), pairs, tmp_path / "sample.png", "cpu")
     assert found["valid_far"] == pytest.approx((0.25 + 1) / 2)
     assert found["valid_loss"] == pytest.approx(3 * found["valid_far"])
     with Image.open(tmp_path / "sample.png") as sheet:
         pixels = np.array(sheet)
-    assert pixels.shape == (20 + 12, 900), "visible | infrared | fused, first and last pair"
-    assert [pixels[0, x] for x in (150, 450, 750)] == [128, 128, 0]
+    assert pixels.shape == (20 + 12, 900, 3), "visible | infrared | fused, first and last pair"
+    assert [pixels[0, x].tolist() for x in (150, 450, 750)] == [[128] * 3, [128] * 3, [0] * 3]
 
 
-def test_validation_does_not_train(run: Run, pairs: list[Pair], tmp_path: Path) -> None:
+def test_validation_does_not_train(pairs: list[Pair], tmp_path: Path) -> None:
     fuser = Small()
     before = {name: x.clone() for name, x in fuser.state_dict().items()}
-    trainer.validate(fuser, TDFusionLoss(), pairs, tmp_path / "sample.png", "cpu")
+    validate(alone(fuser, TDFusionLoss()), pairs, tmp_path / "sample.png", "cpu")
     assert_same(fuser.state_dict(), before)
 
 
@@ -254,20 +276,33 @@ def test_rates() -> None:
 def test_the_optimiser_gets_the_scheduled_rate(run: Run, tmp_path: Path) -> None:
     run()
     last = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
-    assert last["optimizer"]["param_groups"][0]["lr"] == SHORT.rate(8)
+    assert last["optimizers"]["fuser"]["param_groups"][0]["lr"] == SHORT.rate(8)
     assert [line["lr"] for line in log(tmp_path / "run")] == [SHORT.rate(step) for step in (2, 5, 8)]
 
 
-def test_large_gradients_are_scaled_down(pairs: list[Pair], tmp_path: Path) -> None:
+def test_large_gradients_are_scaled_down(pairs: list[Pair]) -> None:
     class Steep(ToInfrared):
         def forward(self, fused: Tensor, a: Tensor, b: Tensor) -> dict[str, Tensor]:
             return {"steep": 1e6 * super().forward(fused, a, b)["far"]}
 
-    fuser = Small()
-    optimizer = torch.optim.SGD(fuser.parameters(), lr=0)
-    trainer.train_step(fuser, Steep(), optimizer, trainer.draw(pairs, SHORT, 0), SHORT, 0, tmp_path)
-    norm = torch.stack([p.grad.norm() for p in fuser.parameters() if p.grad is not None]).norm()
-    assert float(norm) == pytest.approx(SHORT.clip, rel=1e-3)
+    norms = {}
+    for clip in (SHORT.clip, 0):
+        learners = Learners(Small(), Steep(), None, replace(SHORT, clip=clip))
+        learners.fit_step(drawn(pairs, 0), None, lambda *_: None)
+        norms[clip] = float(
+            torch.stack([p.grad.norm() for p in learners.fuser.parameters() if p.grad is not None]).norm()
+        )
+    assert norms[SHORT.clip] == pytest.approx(SHORT.clip, rel=1e-3)
+    assert norms[0] > 100, "0 is no limit"
+
+
+def test_the_log_has_the_means_of_an_epoch(run: Run, tmp_path: Path) -> None:
+    steps: list[dict[str, Any]] = []
+    run(report=lambda line: steps.append(line) if "valid_loss" not in line else None)
+    for epoch, line in enumerate(log(tmp_path / "run")):
+        for name in ("train_intensity", "train_gradient"):
+            some = [step[name] for step in steps[3 * epoch : 3 * epoch + 3]]
+            assert line[name] == pytest.approx(sum(some) / 3, rel=1e-12) and len(set(some)) == 3
 
 
 @pytest.mark.parametrize("change", [{"lr": 2e-2}, {"seed": 1}, {"steps": 12, "batch": 3}])
@@ -297,7 +332,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_batch(
     with pytest.raises(ValueError, match=r"must stay finite, but is inf at step 4 on pair-\d, pair-\d; .*lower --lr"):
         run(fuser=fuser, objective=Breaks())
     assert all(p.isfinite().all() for p in fuser.parameters())
-    batch, saved = trainer.draw(pairs[:3], SHORT, 4), load_file(tmp_path / "run" / "not-finite.safetensors")
+    batch, saved = drawn(pairs[:3], 4), load_file(tmp_path / "run" / "not-finite.safetensors")
     assert torch.equal(saved["a"], batch.a) and torch.equal(saved["b"], batch.b)
     assert result(tmp_path / "run")["step"] == 3
 

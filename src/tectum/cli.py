@@ -23,6 +23,8 @@ import tyro
 from tectum import __version__
 from tectum.commands.align import Align
 from tectum.commands.bench import Bench
+from tectum.commands.data import Data
+from tectum.commands.downstream import Downstream
 from tectum.commands.eval import Eval
 from tectum.commands.fuse import Fuse
 from tectum.commands.messages import say, sentence
@@ -44,6 +46,8 @@ VERBS: dict[str, Callable[..., Verb]] = {
     "eval": Eval,
     "bench": Bench,
     "train": Train,
+    "downstream": Downstream,
+    "data": Data,
     "weights": Weights,
 }
 

@@ -32,6 +32,10 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
             os.fsync(file.fileno())
         temporary.chmod(mode & 0o777)  # some writers make files that only their owner may read
         temporary.replace(path)
+    except OSError as error:
+        if error.filename is None:  # a full disk
+            error.filename = str(path)
+        raise
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)

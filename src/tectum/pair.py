@@ -1,11 +1,15 @@
 """The one container that travels from a dataset to the engine."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+
+
+Boxes = dict[str, Tensor]
+"""The things in one image: "boxes" (N,4), x1 y1 x2 y2 as parts of its width and height, and "labels" (N,) int64."""
 
 
 class Pairs(Protocol):
@@ -23,7 +27,8 @@ class Pair:
     Args:
         a: the colour-bearing modality's luminance (visible), (B,1,H,W), floating, in [0,1].
         b: the other modality (infrared), same shape, dtype and device.
-        target: what a task wants to see there (a mask, boxes, ...), or None.
+        target: what a task wants to see there, or None: a mask (B,H,W) int64, of any H and W, or a list with one
+            `Boxes` per image. A task of your own may take another tensor or list, with one entry per image too.
         name: one name per image, or none.
 
     Raises:
@@ -53,6 +58,8 @@ class Pair:
             )
         if self.name and len(self.name) != len(self.a):
             raise ValueError(f"a pair needs one name per image, got {len(self.name)} for {len(self.a)}")
+        if self.target is not None and len(self.target) != len(self.a):
+            raise ValueError(f"a target needs one entry per image, got {len(self.target)} for {len(self.a)}")
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Pair":
         """The same operation on both images; the target stays."""
@@ -63,18 +70,40 @@ class Pair:
         return replace(self, a=self.b, b=self.a)
 
     def to(self, device: str | torch.device) -> "Pair":
-        """Images, and a target that is a tensor, on `device`."""
-        target = self.target.to(device) if isinstance(self.target, Tensor) else self.target
-        return replace(self, a=self.a.to(device), b=self.b.to(device), target=target)
+        """Images and target on `device`."""
+        return replace(self, a=self.a.to(device), b=self.b.to(device), target=moved(self.target, device))
 
     @staticmethod
     def collate(pairs: Sequence["Pair"]) -> "Pair":
-        """One batch of several; targets are stacked when they are tensors and listed otherwise."""
-        targets = [pair.target for pair in pairs]
-        target: Any = targets
-        if all(t is None for t in targets):
-            target = None
-        elif all(isinstance(t, Tensor) for t in targets):
-            target = torch.cat(targets)
+        """One batch of several.
+
+        Raises:
+            ValueError: some have a target and some have none, or their sizes differ.
+        """
         names = tuple(name for pair in pairs for name in pair.name)
+        sizes = {tuple(pair.a.shape[2:]) for pair in pairs}
+        if len(sizes) > 1:
+            raise ValueError(f"the images of a batch must share one size, got {sorted(sizes)}; crop or resize them")
+        targets = [pair.target for pair in pairs]
+        target: Any = None
+        if any(t is None for t in targets):
+            if not all(t is None for t in targets):
+                raise ValueError("either all pairs of a batch have a target or none has; complete the labels")
+        elif all(isinstance(t, Tensor) for t in targets):
+            if len({tuple(t.shape[1:]) for t in targets}) > 1:
+                raise ValueError("the masks of a batch must share one size; train on images of one size")
+            target = torch.cat(targets)
+        else:
+            target = [entry for t in targets for entry in t]
         return Pair(torch.cat([p.a for p in pairs]), torch.cat([p.b for p in pairs]), target, names)
+
+
+def moved(target: Any, device: str | torch.device) -> Any:
+    """A target on a device, whatever it is made of."""
+    if isinstance(target, Tensor):
+        return target.to(device)
+    if isinstance(target, Mapping):
+        return {key: moved(value, device) for key, value in target.items()}
+    if isinstance(target, list | tuple):
+        return [moved(entry, device) for entry in target]
+    return target

@@ -38,11 +38,35 @@ class Objective(Protocol):
 
 @runtime_checkable
 class Task(Protocol):
-    """What the fused image is for: a network with its loss and its score."""
+    """What the fused image is for: an `nn.Module` around a network, with its loss, its answer and its score.
 
-    def loss(self, fused: Tensor, target: Any) -> Tensor: ...
+    The fused image is (B,1,H,W) in [0,1]; a target has one entry per image (see `Pair`) and its own resolution: masks
+    of another size are met by resizing the logits, boxes are relative.
+    """
 
-    def predict(self, fused: Tensor) -> Any: ...
+    def loss(self, fused: Tensor, target: Any) -> Tensor:
+        """A scalar, the mean over the images."""
+        ...
+
+    def predict(self, fused: Tensor, size: tuple[int, int] | None = None) -> Any:
+        """In evaluation mode, without gradients: what the target looks like; masks come in `size`, else (H,W)."""
+        ...
+
+    def metric(self) -> "TaskMetric":
+        """An empty score."""
+        ...
+
+
+class TaskMetric(Protocol):
+    """A score over a data set."""
+
+    def update(self, prediction: Any, target: Any) -> None:
+        """Take in the images of a batch."""
+        ...
+
+    def numbers(self) -> dict[str, float]:
+        """Scores by name, higher is better; the first is the one that chooses a checkpoint."""
+        ...
 
 
 @runtime_checkable
@@ -78,10 +102,18 @@ class Stage:
 
 @dataclass(frozen=True)
 class System:
-    """A fuser and the objective it is trained with, both as constructors; `weights` names the packaged default."""
+    """A fuser and what it is trained with, all as constructors.
+
+    Attributes:
+        fuser: the network.
+        objective: the fixed objective, or None where there is nothing to train.
+        learned: the same with parameters that a task teaches, or None.
+        weights: the packaged default.
+    """
 
     fuser: Callable[..., nn.Module]
     objective: Callable[..., nn.Module] | None = None
+    learned: Callable[..., nn.Module] | None = None
     weights: str | None = None
 
 

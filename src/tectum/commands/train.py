@@ -1,7 +1,7 @@
 """`tectum train`: a recipe, data, and a run folder that can be stopped and continued at any moment."""
 
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,44 +10,94 @@ from tyro.conf import Positional, arg
 from tectum.commands.messages import Flag, optional, say, use_threads
 
 if TYPE_CHECKING:
+    from tectum.engine.schedule import Schedule
     from tectum.recipes import Recipe
 
 
 @dataclass(frozen=True)
 class Train:
-    """Train a fuser by a recipe; the same command continues a run that was stopped.
+    """Train a fuser by a recipe, on a fixed loss or on one learned from a task; the same command continues a run.
 
-    RUN holds recipe.json, log.jsonl (a line per validation), samples/ (visible, infrared, fused), last.pt (all that is
-    needed to go on) and best.safetensors, which `tectum fuse --weights RUN/best.safetensors` takes.
+    RUN holds recipe.json, log.jsonl (a line per epoch), samples/ (visible, infrared, fused; with a learned loss its
+    weight maps, the pull of the task, prediction and label), last.pt (all that is needed to go on), best.safetensors,
+    which `tectum fuse --weights RUN/best.safetensors` takes, and objective.safetensors and task.safetensors beside it.
     """
 
     recipe: Annotated[Positional[str], arg(metavar="RECIPE")]
-    """tdfusion-fixed-msrs, tdfusion-fixed (pairs of your own), tdfusion-fixed-street (synthetic, no data needed), or
-    the recipe.json of a run to repeat."""
+    """A name (an unknown one lists them), module:function of your own, or the recipe.json of a run to repeat."""
 
     out: Annotated[str, arg(aliases=["-o"], metavar="RUN")]
     """Folder of the run."""
 
     data: Annotated[str | None, optional("DIR")] = None
-    """Folder of pairs: vi and ir (or visible and infrared) inside, or in its train folder."""
+    """Folder of the pairs; `tectum data list` says what it must look like."""
+
+    ablation: Annotated[str | None, optional("I..V")] = None
+    """Leave out one part of a learned recipe, as in TDFusion's Table 3: I the learned weights, II the gradient term,
+    III the task's silence (its loss reaches the fuser), IV the fusion phase, V the fusion network."""
+
+    variant: Annotated[str | None, optional("NAME")] = None
+    """published takes the released form of the loss: w squared, zero-padded Sobel."""
+
+    task: Annotated[str | None, optional("TASK")] = None
+    """Task in place of the recipe's: segformer-b0, yolov8n, dfine-n, module:Class."""
 
     steps: Annotated[int | None, optional("N")] = None
-    """Optimiser steps, in place of the recipe's."""
+    """Optimiser steps of the fuser, in place of the recipe's."""
+
+    validate_every: Annotated[int | None, optional("N")] = None
+    """Steps in an epoch."""
+
+    meta_steps: Annotated[int | None, optional("N")] = None
+    """Meta steps in an epoch."""
 
     batch: Annotated[int | None, optional("N")] = None
-    """Crops per step, in place of the recipe's."""
+    """Crops per step."""
 
     crop_px: Annotated[int | None, optional("N")] = None
-    """Side of a crop, in place of the recipe's."""
+    """Side of a crop."""
+
+    task_batch: Annotated[int | None, optional("N")] = None
+    """Whole images per step of the task."""
+
+    task_px: Annotated[tuple[int, int] | None, optional("HEIGHT WIDTH")] = None
+    """Size of the images the task sees, e.g. 240 320."""
 
     lr: Annotated[float | None, optional("RATE")] = None
-    """Highest learning rate, in place of the recipe's."""
+    """Highest learning rate of the fuser."""
+
+    meta_lr: Annotated[float | None, optional("RATE")] = None
+    """Rate of the learned loss."""
+
+    task_lr: Annotated[float | None, optional("RATE")] = None
+    """Rate of the task."""
+
+    decay: Annotated[str | None, optional("NAME")] = None
+    """cosine, step (a tenth every ten epochs) or constant."""
+
+    inner: Annotated[str | None, optional("NAME")] = None
+    """The look-ahead of a meta step: adam or sgd."""
+
+    outer: Annotated[str | None, optional("NAME")] = None
+    """The step of the learned loss: max, adam or sgd."""
+
+    method: Annotated[str | None, optional("NAME")] = None
+    """How the hypergradient is found: forward, reverse or finite."""
+
+    swap: Flag = False
+    """Each batch also with its images exchanged."""
 
     seed: Annotated[int | None, optional("N")] = None
-    """Seed of weights and crops, in place of the recipe's."""
+    """Seed of weights, crops and dropout."""
 
     device: str = "auto"
     """auto takes CUDA, then MPS, then the CPU."""
+
+    devices: int = 1
+    """How many of them; `torchrun` works too."""
+
+    precision: str = "32-true"
+    """bf16-mixed for the forward passes on a GPU."""
 
     threads: Annotated[int | None, optional("N")] = None
     """Processor threads to use."""
@@ -57,35 +107,48 @@ class Train:
 
     def run(self) -> int:
         from tectum import recipes
+        from tectum.engine.ranks import Ranks
         from tectum.engine.trainer import fit
         from tectum.weights import find_device
 
         recipe = self.chosen()
         use_threads(self.threads)
         device = find_device(self.device)
-        if recipe.data == "street" and not self.quiet:
+        ranks = Ranks(self.devices, accelerator=device.split(":")[0], precision=self.precision)
+        if recipe.data == "street" and not self.quiet and ranks.first:
             print("rendering synthetic scenes", file=sys.stderr)
-        fuser, objective, pairs, validation = recipes.build(recipe, None if self.data is None else Path(self.data))
+        built = recipes.build(recipe, None if self.data is None else Path(self.data))
         run = Path(self.out)
         run.mkdir(parents=True, exist_ok=True)
-        if not (run / "last.pt").exists():
+        if (run / "last.pt").exists():
+            refuse_another(recipe, run)
+        elif ranks.first:
             recipes.save(recipe, run / "recipe.json")
-        with Progress(run, recipe.schedule.steps, quiet=self.quiet) as progress:
+        with Progress(run, recipe.schedule, quiet=self.quiet or not ranks.first) as progress:
             try:
                 best = fit(
-                    fuser,
-                    objective,
-                    pairs,
-                    validation,
+                    built.fuser,
+                    built.objective,
+                    built.pairs,
+                    built.validation,
                     run=run,
                     schedule=recipe.schedule,
+                    task=built.task,
                     device=device,
+                    ranks=ranks,
                     report=progress,
                 )
             except KeyboardInterrupt:
                 say(f"interrupted; the same command continues the run in {run}")
                 return 130
-        print(f"{run / 'best.safetensors'}: validation loss {best['valid_loss']:.4f} at step {best['step']}")
+        if ranks.first:
+            print(f"{run / 'best.safetensors'}: {told(best)} at step {best['step']}")
+            if recipe.learned and best.get("away", 1.0) < NOT_LEARNED:
+                say(
+                    f"the learned loss stayed at one half (mean |w_a - 1/2| is {best['away']:.3f}, under "
+                    f"{NOT_LEARNED}): it has not been learned; raise --meta-lr or --meta-steps"
+                )
+                return 1
         return 0
 
     def chosen(self) -> "Recipe":
@@ -104,20 +167,50 @@ class Train:
                 raise ValueError(
                     f"'{self.recipe}' must be a function that returns a Recipe, got {type(recipe).__name__}"
                 )
-        if self.data is not None and recipe.data != "folder":
+        if self.data is not None and recipe.data == "street":
             raise ValueError(f"recipe '{recipe.name}' renders its own scenes; leave out --data")
-        changes = {name: getattr(self, name) for name in ("steps", "batch", "crop_px", "lr", "seed")}
-        changes = {name: value for name, value in changes.items() if value is not None}
-        return replace(recipe, schedule=replace(recipe.schedule, **changes))
+        names = {field.name for field in fields(recipe.schedule)} & {field.name for field in fields(self)}
+        given = {name: getattr(self, name) for name in names}
+        changes = {name: value for name, value in given.items() if value is not None and value is not False}
+        recipe = replace(recipe, schedule=replace(recipe.schedule, **changes))
+        if self.variant is not None:
+            recipe = replace(recipe, options=recipe.options | {"variant": self.variant})
+        if self.task is not None:
+            recipe = replace(recipe, task=self.task)
+        return recipe if self.ablation is None else recipes.ablation(recipe, self.ablation)
+
+
+NOT_LEARNED = 0.02
+"""A loss whose weights stay this near one half on average has learned nothing."""
+
+
+def refuse_another(recipe: "Recipe", run: Path) -> None:
+    """A run goes on as it began; `fit` looks after the schedule."""
+    from tectum import recipes
+
+    known = recipes.read(run / "recipe.json")
+    names = (field.name for field in fields(recipe) if field.name not in ("name", "schedule"))
+    if changed := [name for name in names if getattr(known, name) != getattr(recipe, name)]:
+        raise ValueError(
+            f"{run} holds a run with another {', '.join(changed)}; repeat its settings, or choose a new folder"
+        )
+
+
+def told(line: dict[str, Any]) -> str:
+    """The validation scores of a log line, in words."""
+    names = [name for name in line if name.startswith("valid_") and name != "valid_score"]
+    words = [f"{name[6:]} {line[name]:.4f}" for name in names]
+    return "validation " + ", ".join(words + ([f"|w - 1/2| {line['away']:.3f}"] if "away" in line else []))
 
 
 class Progress:
     """A bar with the loss of each step, and TensorBoard beside the log where it is installed."""
 
-    def __init__(self, run: Path, steps: int, *, quiet: bool) -> None:
+    def __init__(self, run: Path, schedule: "Schedule", *, quiet: bool) -> None:
         from tqdm import tqdm
 
-        self.bar = tqdm(total=steps, unit="step", disable=quiet or None)
+        total = schedule.task_first + schedule.steps + schedule.meta_due(schedule.steps - 1)
+        self.bar = tqdm(total=total, unit="step", disable=quiet or None)
         self.writer: Any = None
         try:
             from torch.utils.tensorboard import SummaryWriter
@@ -136,12 +229,13 @@ class Progress:
 
     def __call__(self, line: dict[str, Any]) -> None:
         if "valid_loss" not in line:
-            self.bar.update(line["step"] - self.bar.n)
+            self.bar.update(line["first"] + line["step"] + line["meta"] - self.bar.n)
+            phase = "meta" if "lesson" in line else "fit" if line["step"] else "task"
+            self.bar.set_description(phase, refresh=False)
             self.bar.set_postfix(loss=f"{line['loss']:.4f}", refresh=False)
             return
-        terms = ", ".join(f"{name[6:]} {line[name]:.4f}" for name in line if name.startswith("valid_"))
         if not self.bar.disable:
-            self.bar.write(f"step {line['step']}: validation {terms}", file=sys.stderr)
+            self.bar.write(f"step {line['step']}: {told(line)}", file=sys.stderr)
         if self.writer is not None:
             for name, value in line.items():
                 self.writer.add_scalar(name, value, line["step"])

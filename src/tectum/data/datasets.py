@@ -1,61 +1,196 @@
-"""Known sets of pairs: under which names their folders lie, as published and as people unpack them.
+"""Open a known set of pairs, or find its folders.
 
     ROOT/<one of the set's folders>/<one of the layouts>        e.g. ROOT/MSRS/test/vi and ROOT/MSRS/test/ir
 
-Letter case does not matter. Nothing is downloaded: the sets come from their authors, and most state no licence.
+Letter case does not matter. Which pairs a part has is said by its folder; else by a list beside the images, such as
+M3FD_train.txt (whose boxes count too, where it has any); else by a packaged list, or by a draw with a seed.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from tectum.protocols import resolve
-
-SIDES = (("vi", "ir"), ("vis", "ir"), ("visible", "infrared"))
-LAYOUTS = (
-    *((f"{{split}}/{a}", f"{{split}}/{b}") for a, b in SIDES),
-    *((f"{a}/{{split}}", f"{b}/{{split}}") for a, b in SIDES),
-    *SIDES,
+from tectum.data.boxes import BoxList, Row
+from tectum.data.folders import packaged_splits, split_names, without
+from tectum.data.known import DATASETS, FOLDER, VOC, KnownSet
+from tectum.data.labelled import LabelledPairs, Labels
+from tectum.data.parts import (
+    LAYOUTS,
+    SPLITS,
+    Images,
+    below,
+    drawn,
+    find_images,
+    find_labels,
+    find_list,
+    make_labels,
+    names_in,
 )
-"""(visible, infrared) below a set's folder; sets with layouts of their own have these too."""
+from tectum.protocols import resolve, unknown
+
+__all__ = ["DATASETS", "FOLDER", "LAYOUTS", "VOC", "KnownSet", "below", "find_set", "open_set"]
 
 
-@dataclass(frozen=True)
-class KnownSet:
-    """A published set of infrared-visible pairs.
+def open_set(
+    name: str,
+    root: str | Path,
+    *,
+    split: str = "train",
+    target: str | None = None,
+    names: Sequence[str] | str | Path | None = None,
+    every: int = 1,
+    seed: int = 0,
+    channels: int = 1,
+    memory_gib: float = 4.0,
+) -> LabelledPairs:
+    """The pairs of a part of a set, with masks, boxes or nothing.
 
-    Attributes:
-        title: with authors and year.
-        folders: names its folder goes by.
-        layouts: (visible, infrared) below it, `{split}` standing for train or test, before `LAYOUTS`.
-        url: where it comes from.
+    Args:
+        name: a key of DATASETS, "voc" for a VOCdevkit, or "folder" for pairs of your own.
+        root: the set's folder, or the one that holds it.
+        split: "train", "test", for some sets "val", or "all" where the folders do not divide the set.
+        target: "masks", "boxes" or None.
+        names: pairs to take, in this order; or a file that lists them, with boxes or without; or a packaged list.
+        every: take one in so many of the sorted names, beginning with the first.
+        seed: of the part that is drawn where neither folders nor lists say which pairs are for the test.
+        channels: 3 keeps the colours in memory too, for `LabelledPairs.visible_rgb`.
+        memory_gib: how much to keep in memory.
+
+    Raises:
+        ValueError: the set, the part or the target is not there, or the labels cannot be told.
+        FileNotFoundError: folders, images or labels are missing.
+
+    >>> from tectum.data.synthetic import demo_folder
+    >>> street = open_set("folder", demo_folder(), target="boxes")
+    >>> street.names, street[0].target[0]["boxes"].shape
+    (['street-1', 'street-2', 'street-3'], torch.Size([21, 4]))
     """
+    known = known_set(name)
+    if target not in (None, "masks", "boxes"):
+        raise ValueError(f"target must be masks, boxes or None, got {target!r}; choose one of them")
+    if known not in (VOC, FOLDER) and target is not None and not getattr(known, target):
+        has = [kind for kind in ("masks", "boxes") if getattr(known, kind)]
+        raise ValueError(f"{name} has no {target}; choose {' or '.join((*has, 'None'))}")
+    if every < 1:
+        raise ValueError(f"every must be at least 1, got {every}; 1 takes all")
+    found = find_part(name, known, Path(root), split)
+    chosen, rows = choose(name, known, found, split, target, names, seed)
+    chosen = chosen[::every]
+    check_pairs(found, chosen, name)
+    labels: Labels | None = None
+    if target == "boxes" and rows:
+        labels = box_list(rows, known.boxes)
+    elif target is not None:
+        labels = labels_of(name, known, found, split, target)
+    files = {stem: (found.visible[stem], found.infrared[stem]) for stem in chosen}
+    return LabelledPairs(files, labels, channels=channels, memory_gib=memory_gib)
 
-    title: str
-    folders: tuple[str, ...]
-    url: str
-    layouts: tuple[tuple[str, str], ...] = ()
+
+def known_set(name: str) -> KnownSet:
+    """What is known of a set, by its name, "voc" or "folder"."""
+    table = {**DATASETS, "voc": VOC, "folder": FOLDER}
+    if name not in table:
+        raise ValueError(unknown(name, table, kind="dataset"))
+    return table[name]
 
 
-DATASETS: dict[str, KnownSet] = {
-    "msrs": KnownSet("MSRS, Tang et al. 2022", ("msrs", "msrs-main"), "https://github.com/Linfeng-Tang/MSRS"),
-    "fmb": KnownSet("FMB, Liu et al. 2023", ("fmb",), "https://github.com/JinyuanLiu-CV/SegMiF"),
-    "m3fd": KnownSet(
-        "M3FD, Liu et al. 2022", ("m3fd", "m3fd_detection", "m3fd_fusion"), "https://github.com/JinyuanLiu-CV/TarDAL"
-    ),
-    "llvip": KnownSet("LLVIP, Jia et al. 2021", ("llvip",), "https://github.com/bupt-ai-cz/LLVIP"),
-    "roadscene": KnownSet(
-        "RoadScene, Xu et al. 2020",
-        ("roadscene", "roadscene-master"),
-        "https://github.com/hanna-xu/RoadScene",
-        (("crop_LR_visible", "cropinfrared"),),
-    ),
-    "tno": KnownSet(
-        "TNO Image Fusion Dataset, Toet 2014",
-        ("tno", "tno_image_fusion_dataset"),
-        "https://doi.org/10.6084/m9.figshare.1008029",
-    ),
-}
+def find_part(name: str, known: KnownSet, root: Path, split: str) -> Images:
+    """The images of a part; of the whole set where its folders do not divide it."""
+    root = root.resolve()
+    if not root.is_dir():
+        raise FileNotFoundError(f"the folder {root} of {name} does not exist; check the path")
+    inside = [home for folder in known.folders if (home := below(root, (folder,))) is not None]
+    deeper = [home for x in inside for folder in known.folders if (home := below(x, (folder,))) is not None]
+    homes = [*inside, *deeper, root]
+    layouts = (*known.layouts, *LAYOUTS)
+    for home in homes:
+        if (found := find_images(home, layouts, split)) is not None:
+            return found
+    for home in homes:
+        for other in SPLITS:
+            if find_images(home, layouts, other) is not None:
+                raise FileNotFoundError(
+                    f"{name} in {home} has no part called {split}, but one called {other}; take that"
+                )
+    a, b = layouts[0]
+    where = f"; get it from {known.url}" if known.url else ""
+    raise FileNotFoundError(
+        f"{name} was not found in {root}: expected a visible and an infrared folder there, such as "
+        f"{a.format(split=split)} and {b.format(split=split)} or {LAYOUTS[-1][0]} and {LAYOUTS[-1][1]}{where}; see "
+        "tectum data list"
+    )
+
+
+def choose(
+    name: str,
+    known: KnownSet,
+    found: Images,
+    split: str,
+    target: str | None,
+    names: Sequence[str] | str | Path | None,
+    seed: int,
+) -> tuple[list[str], dict[str, list[Row]]]:
+    """Names of a part, and their boxes where a list has them."""
+    everything = sorted(found.visible.keys() | found.infrared.keys())
+    if isinstance(names, str) and not Path(names).exists() and names in packaged_splits():
+        return split_names(names), {}
+    if isinstance(names, str | Path):
+        if not Path(names).is_file():
+            raise FileNotFoundError(
+                f"names must be a list of names, a file, or one of {', '.join(packaged_splits())}, got {names}; "
+                "check the path"
+            )
+        return names_in(Path(names))
+    if names is not None:
+        return list(names), {}
+    if found.divided or split == "all":
+        return everything, {}
+    lists = {part: find_list(found.home, known.folders, part, target) for part in (split, *SPLITS)}
+    if (path := lists[split]) is not None:
+        return names_in(path)
+    if split in ("train", "test") and any(lists.values()):  # what is listed for another part is not for this one
+        return without(everything, [x for path in lists.values() if path is not None for x in names_in(path)[0]]), {}
+    if known.test_list is not None and split in ("train", "test"):
+        test = split_names(known.test_list)
+        return (test if split == "test" else without(everything, test)), {}
+    if known.every and split in ("train", "test"):
+        part = drawn(everything, known.every, seed)
+        return [x for x in everything if (x in part) == (split == "test")], {}
+    if split == ("test" if tuple(known.splits) == ("test",) else "train"):
+        return everything, {}
+    raise FileNotFoundError(
+        f"{name} in {found.home} has no part called {split}: expected its folder, or a list {split}.txt; add one, or "
+        "ask for split='all'"
+    )
+
+
+def check_pairs(found: Images, chosen: Sequence[str], name: str) -> None:
+    """Refuse names that lack an image."""
+    for side, files in (("visible", found.visible), ("infrared", found.infrared)):
+        lost = [stem for stem in chosen if stem not in files]
+        if lost:
+            raise FileNotFoundError(
+                f"every pair of {name} needs both images, {len(lost)} of {len(chosen)} have no {side} one in "
+                f"{found.home}, the first is {lost[0]}; add them, or leave these pairs out"
+            )
+
+
+def labels_of(name: str, known: KnownSet, found: Images, split: str, target: str) -> Labels:
+    """The labels of a part from its folder of masks or boxes."""
+    place = find_labels(found.home, split, target)
+    if place is None:
+        raise FileNotFoundError(
+            f"{name} in {found.home} has no {target} for {split}: expected a folder such as {split}/"
+            f"{'labels' if target == 'masks' else 'boxes'} with one file per image; see tectum data list"
+        )
+    folder, files = place
+    classes = known.masks if target == "masks" else known.boxes
+    return make_labels(target, folder, files, classes, (folder.parent, found.home), unordered=known.unordered)
+
+
+def box_list(rows: dict[str, list[Row]], classes: tuple[str, ...]) -> BoxList:
+    """Boxes of a list; without names of classes there are as many as the list uses, by number."""
+    used = 1 + max((row.label for boxes in rows.values() for row in boxes), default=-1)
+    return BoxList(rows, classes or tuple(str(i) for i in range(used)))
 
 
 def find_set(name: str, root: str | Path, split: str = "test") -> tuple[Path, Path]:
@@ -80,6 +215,11 @@ def find_set(name: str, root: str | Path, split: str = "test") -> tuple[Path, Pa
     for home in homes:
         for a, b in layouts:
             visible, infrared = below(home, a.split("/")), below(home, b.split("/"))
+            if visible is not None and visible == infrared:
+                raise ValueError(
+                    f"{name} in {home} keeps both images of a pair in one file of four channels; write them into two "
+                    "folders first, or open it with tectum.data.datasets.open_set"
+                )
             if visible is not None and infrared is not None:
                 return visible, infrared
     other = "train" if split == "test" else "test"
@@ -90,13 +230,3 @@ def find_set(name: str, root: str | Path, split: str = "test") -> tuple[Path, Pa
         f"{name} was not found in {where}: expected a visible and an infrared folder there, such as "
         f"{' and '.join(layouts[0])} or {' and '.join(layouts[-1])}; get it from {known.url}, or give --root"
     )
-
-
-def below(folder: Path, parts: Sequence[str]) -> Path | None:
-    """The folder `parts` below another, whatever its letter case, or None."""
-    for part in parts:
-        found = [path for path in folder.iterdir() if path.name.lower() == part.lower() and path.is_dir()]
-        if not found:
-            return None
-        folder = min(found, key=lambda path: (path.name != part, path.name))
-    return folder

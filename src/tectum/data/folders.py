@@ -90,10 +90,23 @@ def read_luminance(path: Path) -> Tensor:
     Raises:
         ValueError: not an image that can be read, or deeper than 8 bits.
     """
+    return luminance(read_8bit(path))
+
+
+def read_8bit(path: Path) -> Tensor:
+    """Pixels of an image file, uint8: (H,W), or (H,W,C) with RGB(A) or grey and alpha.
+
+    Raises:
+        ValueError: not an image that can be read, or deeper than 8 bits.
+    """
     pixels = read_pixels(path)
     if pixels.dtype != np.uint8:
         raise ValueError(f"training images must be 8-bit, {path} is {pixels.dtype}; convert it first")
-    raw = torch.from_numpy(np.array(pixels))  # a copy: a decoder's array may be read-only
+    return torch.from_numpy(np.array(pixels))  # a copy: a decoder's array may be read-only
+
+
+def luminance(raw: Tensor) -> Tensor:
+    """Luminance (H,W) uint8 of pixels as `read_8bit` gives them, rounded."""
     if raw.ndim == 2 or raw.shape[2] < 3:
         return raw if raw.ndim == 2 else raw[..., 0]
     y, _ = rgb_to_ycbcr(raw[..., :3].permute(2, 0, 1).float() / 255)

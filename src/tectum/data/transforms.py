@@ -1,15 +1,31 @@
-"""What training does to a pair before a network sees it; the same to both images, from a generator of its own."""
+"""What is done to a pair before a network sees it; the same to both images and to what is known about them.
+
+A mask is cut, mirrored and padded with its image, boxes are mapped to what is left of it and clipped; a box of which
+less than `min_share` of the area is left is dropped. A mask is a tensor of three or more dimensions, boxes are a list
+of `tectum.pair.Boxes`; a target of any other kind stays as it is. All the chance comes from a generator of its own.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
-from tectum.pair import Pair
+from tectum.pair import Boxes, Pair
+
+MIN_SHARE = 0.25
+"""Of a box's area: less than that inside a crop is too little to know the thing by."""
+IGNORED = 255
+"""The class of mask pixels that nothing is known about."""
 
 
-def random_crop(pair: Pair, size_px: int, generator: torch.Generator) -> Pair:
-    """A square window at a random place, mirrored every other time: (1,1,H,W) -> (1,1,size,size).
+def random_crop(pair: Pair, size_px: int, generator: torch.Generator, *, min_share: float = MIN_SHARE) -> Pair:
+    """A square window at a random place, mirrored every other time: (B,1,H,W) -> (B,1,size,size).
 
     Raises:
-        ValueError: the image is smaller than the crop.
+        ValueError: the image is smaller than the crop, or the mask is of another size than the image.
     """
     height, width = pair.a.shape[2:]
     if min(height, width) < size_px:
@@ -20,12 +36,159 @@ def random_crop(pair: Pair, size_px: int, generator: torch.Generator) -> Pair:
     top = int(torch.randint(height - size_px + 1, (1,), generator=generator))
     left = int(torch.randint(width - size_px + 1, (1,), generator=generator))
     mirrored = bool(torch.randint(2, (1,), generator=generator))
-    window = slice(top, top + size_px), slice(left, left + size_px)
-    return pair.map(lambda x: x[:, :, *window].flip(3) if mirrored else x[:, :, *window])
+    window = crop(pair, top, left, size_px, size_px, min_share=min_share)
+    return flip(window) if mirrored else window
 
 
-def centre_crop(pair: Pair, size_px: int) -> Pair:
+def centre_crop(pair: Pair, size_px: int, *, min_share: float = MIN_SHARE) -> Pair:
     """The middle window of at most size x size pixels."""
     height, width = pair.a.shape[2:]
     top, left = max(0, (height - size_px) // 2), max(0, (width - size_px) // 2)
-    return pair.map(lambda x: x[:, :, top : top + size_px, left : left + size_px])
+    return crop(pair, top, left, min(size_px, height), min(size_px, width), min_share=min_share)
+
+
+def crop(pair: Pair, top: int, left: int, height: int, width: int, *, min_share: float = MIN_SHARE) -> Pair:
+    """The window of height x width pixels whose upper left pixel is (top, left).
+
+    Raises:
+        ValueError: the window reaches out of the image, or the mask is of another size than the image.
+
+    >>> box = {"boxes": torch.tensor([[0.5, 0.5, 1.0, 1.0]]), "labels": torch.tensor([1])}
+    >>> image = torch.zeros(1, 1, 8, 8)
+    >>> crop(Pair(image, image, [box]), 2, 2, 4, 4).target[0]["boxes"].tolist()
+    [[0.5, 0.5, 1.0, 1.0]]
+    """
+    rows, columns = pair.a.shape[2:]
+    if top < 0 or left < 0 or height < 1 or width < 1 or top + height > rows or left + width > columns:
+        raise ValueError(
+            f"a window must lie in its image of {columns}x{rows}, got {width}x{height} at row {top}, column {left}; "
+            "choose a smaller one"
+        )
+    if isinstance(pair.target, Tensor) and pair.target.dim() >= 3 and pair.target.shape[-2:] != pair.a.shape[2:]:
+        raise ValueError(
+            f"a mask must have its image's size to be cut with it, {' '.join(pair.name)} has {columns}x{rows} and a "
+            f"mask of {pair.target.shape[-1]}x{pair.target.shape[-2]}; crop before resizing, or resize with masks=True"
+        )
+
+    def cut(x: Tensor) -> Tensor:
+        return x[..., top : top + height, left : left + width]
+
+    scale = torch.tensor([columns, rows, columns, rows]) / torch.tensor([width, height, width, height])
+    offset = torch.tensor([left / width, top / height, left / width, top / height])
+
+    def move(x: Boxes) -> Boxes:
+        return clipped(x, x["boxes"] * scale.to(x["boxes"]) - offset.to(x["boxes"]), min_share)
+
+    return carried(pair, cut, cut, move)
+
+
+def flip(pair: Pair) -> Pair:
+    """Left and right exchanged.
+
+    >>> ramp = torch.linspace(0, 1, 3).reshape(1, 1, 1, 3)
+    >>> flip(Pair(ramp, ramp)).a.flatten().tolist()
+    [1.0, 0.5, 0.0]
+    """
+
+    def move(x: Boxes) -> Boxes:
+        x1, y1, x2, y2 = x["boxes"].unbind(-1)
+        return {**x, "boxes": torch.stack([1 - x2, y1, 1 - x1, y2], -1)}
+
+    return carried(pair, lambda x: x.flip(-1), lambda x: x.flip(-1), move)
+
+
+def resize(pair: Pair, size: tuple[int, int], *, antialias: bool = False, masks: bool = False) -> Pair:
+    """Both images in another size, bilinear with `align_corners=False`, as the published task images are made.
+
+    Boxes are relative and stay. A mask keeps its own size, which is how tasks are scored and trained.
+
+    Args:
+        pair: (B,1,H,W) and what is known about it.
+        size: (height, width) in pixels.
+        antialias: average over all pixels that fall on one, instead of the nearest four.
+        masks: bring a mask to `size` too, each pixel taking the nearest one's class.
+
+    Raises:
+        ValueError: the size is not positive.
+    """
+    check_size(size)
+
+    def scale(x: Tensor) -> Tensor:
+        same = tuple(x.shape[-2:]) == tuple(size)
+        return x if same else F.interpolate(x, size, mode="bilinear", align_corners=False, antialias=antialias)
+
+    return carried(pair, scale, (lambda x: nearest(x, size)) if masks else None, None)
+
+
+def letterbox(pair: Pair, size: tuple[int, int], *, value: float = 0.5, antialias: bool = False) -> Pair:
+    """The whole image scaled into `size` with its proportions kept, in the middle of borders of one grey.
+
+    Args:
+        pair: (B,1,H,W) and what is known about it; boxes come out relative to the whole new image, masks in `size`
+            with their borders ignored (255).
+        size: (height, width) in pixels.
+        value: the grey, in [0,1].
+        antialias: see `resize`.
+
+    Raises:
+        ValueError: the size is not positive.
+    """
+    check_size(size)
+    rows, columns = pair.a.shape[2:]
+    scale = min(size[0] / rows, size[1] / columns)
+    inner = max(1, round(rows * scale)), max(1, round(columns * scale))
+    above, before = (size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2
+    border = before, size[1] - inner[1] - before, above, size[0] - inner[0] - above
+    scaled = resize(pair, inner, antialias=antialias, masks=True)
+    share = torch.tensor([inner[1] / size[1], inner[0] / size[0]]).repeat(2)
+    offset = torch.tensor([before / size[1], above / size[0]]).repeat(2)
+
+    def move(x: Boxes) -> Boxes:
+        return {**x, "boxes": x["boxes"] * share.to(x["boxes"]) + offset.to(x["boxes"])}
+
+    return carried(scaled, lambda x: F.pad(x, border, value=value), lambda x: F.pad(x, border, value=IGNORED), move)
+
+
+def carried(
+    pair: Pair,
+    images: Callable[[Tensor], Tensor],
+    mask: Callable[[Tensor], Tensor] | None,
+    boxes: Callable[[Boxes], Boxes] | None,
+) -> Pair:
+    """`images` done to both images, and `mask` or `boxes` to a target of that kind; None leaves it."""
+    target: Any = pair.target
+    if isinstance(target, Tensor) and target.dim() >= 3 and mask is not None:
+        target = mask(target)
+    elif boxes is not None and is_boxes(target):
+        target = [boxes(entry) for entry in target]
+    return replace(pair, a=images(pair.a), b=images(pair.b), target=target)
+
+
+def is_boxes(target: Any) -> bool:
+    """Whether a target is one `Boxes` per image."""
+    return isinstance(target, Sequence) and all(isinstance(x, dict) and {"boxes", "labels"} <= x.keys() for x in target)
+
+
+def clipped(entry: Boxes, boxes: Tensor, min_share: float) -> Boxes:
+    """An entry with `boxes` cut at the image's edges, without those of which less than `min_share` is left."""
+    inside = boxes.clamp(0, 1)
+    kept = area(inside) > max(min_share - 1e-5, 1e-5) * area(boxes)  # rounding decides nothing
+    return {**{key: x[kept] for key, x in entry.items()}, "boxes": inside[kept]}
+
+
+def area(boxes: Tensor) -> Tensor:
+    return (boxes[:, 2] - boxes[:, 0]).clamp_min(0) * (boxes[:, 3] - boxes[:, 1]).clamp_min(0)
+
+
+def nearest(mask: Tensor, size: tuple[int, int]) -> Tensor:
+    """A mask (B,...,h,w) in another size; each pixel takes the class of the one nearest to its centre."""
+    rows, columns = (
+        ((torch.arange(new, device=mask.device) * 2 + 1) * old // (2 * new))
+        for new, old in zip(size, mask.shape[-2:], strict=True)
+    )
+    return mask[..., rows[:, None], columns]
+
+
+def check_size(size: tuple[int, int]) -> None:
+    if min(size) < 1:
+        raise ValueError(f"a size must be (height, width) of at least 1 pixel each, got {tuple(size)}; ask for more")

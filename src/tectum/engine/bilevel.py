@@ -71,8 +71,8 @@ def sgd_step(rate: float) -> InnerStep:
     return step
 
 
-def adam_step(optimizer: torch.optim.Adam, fuser: nn.Module) -> InnerStep:
-    """The step that this Adam would take now, with its moments, its rates and sqrt(v) + eps held fixed.
+def adam_step(optimizer: torch.optim.Adam, fuser: nn.Module, lr: float | None = None) -> InnerStep:
+    """The step that this Adam would take now, with its moments, its rates (or `lr`) and sqrt(v) + eps held fixed.
 
     Raises:
         ValueError: the optimiser has options whose step is another (weight decay, amsgrad).
@@ -93,7 +93,7 @@ def adam_step(optimizer: torch.optim.Adam, fuser: nn.Module) -> InnerStep:
             m = state["exp_avg"] if state else torch.zeros_like(g)
             v = state["exp_avg_sq"] if state else torch.zeros_like(g)
             v = beta2 * v + (1 - beta2) * g.square()
-            rate = group["lr"] / (1 - beta1**t) / ((v / (1 - beta2**t)).sqrt() + group["eps"])
+            rate = (group["lr"] if lr is None else lr) / (1 - beta1**t) / ((v / (1 - beta2**t)).sqrt() + group["eps"])
             offset[name], scale[name] = rate * beta1 * m, rate * (1 - beta1)
         return Step(offset, scale)
 
@@ -127,6 +127,7 @@ def hypergradient(
     step: InnerStep,
     method: Method = "forward",
     seed: int = 0,
+    average: Callable[[Named], Named] = dict,
 ) -> Lesson:
     """The gradient of the task's loss after one step of the fuser, with respect to the objective's parameters.
 
@@ -139,6 +140,7 @@ def hypergradient(
         test: the pair, with its target, that the task judges.
         step: `sgd_step(rate)` or `adam_step(optimizer, fuser)`.
         method: "forward", "reverse" or "finite".
+        average: takes gradients by name to their mean over processes that each hold a part of both batches.
         seed: of dropout; each network draws the same in every pass, so the methods agree with dropout too.
 
     Raises:
@@ -175,6 +177,7 @@ def hypergradient(
     fused = image(theta, train, 0)
     terms = loss(fused)
     gradients = named_grad(total(terms), theta, create_graph=reverse)
+    gradients = gradients if reverse else average(gradients)
     taken = step(theta, {name: g.detach() for name, g in gradients.items()})
     ahead = {name: p - taken.offset[name] - taken.scale[name] * gradients[name] for name, p in theta.items()}
     told = {name: term.detach() for name, term in terms.items()}
@@ -185,10 +188,10 @@ def hypergradient(
     fused = fused.detach().requires_grad_()
     ahead = {name: p.detach().requires_grad_() for name, p in ahead.items()}
     lesson = judge(ahead)
-    along = {name: taken.scale[name] * v for name, v in named_grad(lesson, ahead).items()}
+    along = {name: taken.scale[name] * v for name, v in average(named_grad(lesson, ahead)).items()}
     u = pushed(lambda parameters: image(parameters, train, 0), theta, along, finite=method == "finite")
     (slope,) = torch.autograd.grad(total(loss(fused)), fused, create_graph=True)
-    return Lesson(named_grad(-(slope * u).sum(), learned), lesson.detach(), told, -u)
+    return Lesson(average(named_grad(-(slope * u).sum(), learned)), lesson.detach(), told, -u)
 
 
 def pushed(image: Callable[[Named], Tensor], at: Named, along: Named, *, finite: bool) -> Tensor:

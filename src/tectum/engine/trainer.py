@@ -1,19 +1,22 @@
-"""Train a fuser on pairs: plain descent on an objective whose parameters, if it has any, stay as they are.
+"""Train a fuser on pairs: plain descent on an objective, or on one that is learned from a task meanwhile.
 
-    theta <- Adam(theta, grad_theta sum of objective(F_theta(a, b), a, b))
+    epoch:  meta_steps x    the objective takes a step along what the task has to say      (only if it is learned)
+            fit steps  x    the fuser takes a step on the objective, the task one on the fused images
 
-over random crops, with a cosine schedule from `lr` to `lr_end`. What step t sees depends on the seed and on t alone, so
-a run that was stopped at any moment and is started again ends with the same bits as one that was not.
+over random crops for the objective and whole resized images for the task (`tectum.engine.learners` has the steps).
+What a step sees depends on the seed and on its number alone, so a run that was stopped at any moment and is started
+again ends with the same bits as one that was not.
 
-A run folder holds `recipe.json` (what was asked for), `log.jsonl` (a line per validation), `last.pt` (all that is
-needed to go on), `best.safetensors` (the fuser with the lowest validation loss) and `samples/`.
+A run folder holds `recipe.json` (what was asked for), `log.jsonl` (a line per epoch), `last.pt` (all that is needed to
+go on), `best.safetensors` (the fuser of the best validation score), `objective.safetensors` and `task.safetensors`
+(of the same moment) and `samples/`.
 """
 
 import json
 import math
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,51 +24,19 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from tectum.data.transforms import centre_crop, random_crop
+from tectum.data.transforms import flip, random_crop, resize
+from tectum.engine.bilevel import Named
+from tectum.engine.learners import Learners
 from tectum.engine.memory import keep_memory
+from tectum.engine.ranks import Ranks
+from tectum.engine.schedule import Schedule as Schedule
+from tectum.engine.validation import validate
 from tectum.files import write_tensors, write_whole
 from tectum.pair import Pair, Pairs
 
-VALIDATION_PX, SAMPLE_PX = 256, 640
 KEEP_EVERY_S = 30.0
 """Seconds after which the state of a run is written again: what an interruption can cost."""
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How long and how fast to train."""
-
-    steps: int = 4000
-    """Optimiser steps."""
-    batch: int = 8
-    """Crops per step."""
-    crop_px: int = 128
-    """Side of a training crop."""
-    lr: float = 1e-3
-    """Adam's rate at the start, after `warmup` steps."""
-    lr_end: float = 1e-5
-    """Adam's rate at the end."""
-    warmup: int = 100
-    """Steps over which the rate rises from zero."""
-    clip: float = 1.0
-    """Largest norm of a gradient; larger ones are scaled down."""
-    validate_every: int = 200
-    """Steps between validations; each writes a checkpoint."""
-    seed: int = 0
-    """Seed of the initial weights and of every crop."""
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch", "crop_px", "validate_every", "lr", "clip"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0):
-                raise ValueError(f"{name} must be greater than 0 and finite, got {value}")
-
-    def rate(self, step: int) -> float:
-        """The learning rate of a step, counted from 0."""
-        if step < self.warmup:
-            return self.lr * (step + 1) / self.warmup
-        along = (step - self.warmup) / max(1, self.steps - self.warmup)
-        return self.lr_end + (self.lr - self.lr_end) * (1 + math.cos(math.pi * min(1.0, along))) / 2
+FILES = {"fuser": "best.safetensors", "objective": "objective.safetensors", "task": "task.safetensors"}
 
 
 def fit(
@@ -76,96 +47,193 @@ def fit(
     *,
     run: str | Path,
     schedule: Schedule = Schedule(),
+    task: Any = None,
     device: str = "cpu",
+    ranks: Ranks | None = None,
     report: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
     """Train `fuser` in place and leave its best weights in it; returns the log line of the best validation.
 
     Args:
         fuser: any network (a, b) -> fused.
-        objective: any module (fused, a, b) -> {term: scalar}.
-        pairs: single pairs to crop from.
-        validation: single pairs; the objective scores their middle 256x256 pixels, the weights of the lowest loss stay.
+        objective: any module (fused, a, b) -> {term: scalar}; trained itself if `schedule.meta_steps` is not 0.
+        pairs: single pairs, with targets if there is a task.
+        validation: single pairs. With a task, its score on them chooses the weights that stay, else the lowest loss.
         run: folder of the run; one that holds a checkpoint is continued.
         schedule: steps, rates, crops, seed.
+        task: what the fused image is for (`tectum.protocols.Task`); trained too.
         device: where to train.
-        report: called after every step with {"step", "steps", "loss"}, and with a whole log line after a validation.
+        ranks: the processes of a run on several devices; None is this one alone.
+        report: called after every step with {"step", "steps", "loss", ..}, and with a whole log line after an epoch.
 
     Raises:
-        ValueError: the run folder belongs to another schedule, or a loss is not finite (the batch is saved).
+        ValueError: the run folder belongs to another run, a number is not finite (the batch is saved), or what is
+            to be learned cannot be.
     """
-    folder = Path(run)
+    folder, ranks = Path(run), ranks or Ranks()
+    device = ranks.device or device
+    refuse(fuser, objective, task, pairs, validation, schedule)
     (folder / "samples").mkdir(parents=True, exist_ok=True)
+    keep_memory()
+    for module in (fuser, objective, task):
+        if module is not None:
+            module.to(device)
+    learners = Learners(fuser, objective, task, schedule, ranks)
+    ranks.wait()
+    state = resume(folder, learners)
+    for module in learners.modules().values():
+        ranks.same(module)
+    clock = time.monotonic()  # of the last checkpoint
+    while state["step"] < schedule.steps:
+        found = one_step(learners, pairs, state, folder, device)
+        count(state, found)
+        if report is not None:
+            done = {name: state[name] for name in ("step", "meta", "first")}
+            report(done | {"steps": schedule.steps} | found)
+        validated = at_an_end(state, schedule)
+        if validated and ranks.first:
+            line = end_of_epoch(learners, validation, state, folder, device, time.monotonic() - clock)
+            if report is not None:
+                report(line)
+        if validated:
+            state["sums"], state["ended"] = {}, state["step"]
+        now = time.monotonic()
+        if ranks.first and (validated or now - clock > KEEP_EVERY_S):
+            state["seconds"], clock = state["seconds"] + now - clock, now
+            keep(folder, learners, state)
+        if validated:
+            ranks.wait()
+    if ranks.first:
+        fuser.load_state_dict(load_file(folder / FILES["fuser"], device=device))
+    ranks.same(fuser)
+    best: dict[str, Any] = state["best"] or {}
+    return best
+
+
+def refuse(
+    fuser: nn.Module, objective: nn.Module, task: Any, pairs: Pairs, validation: Pairs, schedule: Schedule
+) -> None:
+    """What cannot be trained is said before anything is done."""
     if len(pairs) == 0 or len(validation) == 0:
         raise ValueError(
             f"training needs pairs and validation pairs, got {len(pairs)} and {len(validation)}; complete the data set"
         )
     if not list(fuser.parameters()):
         raise ValueError(f"{type(fuser).__name__} has no parameters to train; choose another system")
-    keep_memory()
-    fuser, objective = fuser.to(device), objective.to(device).requires_grad_(False)
-    optimizer = torch.optim.Adam(fuser.parameters(), lr=schedule.lr)
-    state = resume(folder, fuser, optimizer, schedule)
-    clock = time.monotonic()  # of the last checkpoint
-    while state["step"] < schedule.steps:
-        step = state["step"]
-        batch = draw(pairs, schedule, step).to(device)
-        torch.manual_seed(schedule.seed * 1_000_003 + step)  # dropout, if the fuser has any, resumes too
-        terms = train_step(fuser, objective, optimizer, batch, schedule, step, folder)
-        state["step"] = step + 1
-        if report is not None:
-            report({"step": step + 1, "steps": schedule.steps, "loss": sum(terms.values())})
-        validated = (step + 1) % schedule.validate_every == 0 or step + 1 == schedule.steps
-        if validated:
-            seconds = state["seconds"] + time.monotonic() - clock
-            line: dict[str, Any] = {"step": step + 1, "seconds": round(seconds, 1), "lr": schedule.rate(step)}
-            line |= {f"train_{name}": value for name, value in terms.items()}
-            line |= validate(fuser, objective, validation, folder / "samples" / f"{step + 1:06d}.png", device)
-            record(folder, fuser, state, line)
-            if report is not None:
-                report(line)
-        now = time.monotonic()
-        if validated or now - clock > KEEP_EVERY_S:
-            state["seconds"], clock = state["seconds"] + now - clock, now
-            keep(folder, fuser, optimizer, state)
-    best: dict[str, Any] = state["best"]
-    fuser.load_state_dict(load_file(folder / "best.safetensors", device=device))
-    return best
+    if schedule.meta_steps and not list(objective.parameters()):
+        raise ValueError(
+            f"{type(objective).__name__} has no parameters to learn; give it a generator, or set meta_steps to 0"
+        )
+    if (schedule.meta_steps or schedule.task_weight) and task is None:
+        raise ValueError("a loss can only be learned from a task; give one (task=...), or set meta_steps to 0")
+    if task is not None:
+        for what, some in (("training", pairs), ("validation", validation)):
+            if some[0].target is None:
+                raise ValueError(f"a task needs labels, the {what} pairs have none; give labelled pairs")
+    if schedule.meta_steps and len(pairs) < 2:
+        raise ValueError("a meta step needs two pairs, one to learn from and one to judge on, got 1; give more pairs")
+    if schedule.meta_steps and schedule.interleaved and len(pairs) <= schedule.batch:
+        raise ValueError(
+            f"an interleaved meta step judges on pairs outside its batch, got {len(pairs)} pairs for a batch of "
+            f"{schedule.batch}; give more pairs, or lower --batch"
+        )
 
 
-def draw(pairs: Pairs, schedule: Schedule, step: int) -> Pair:
-    """The batch of a step: crops of pairs in a fresh order every epoch, all from (seed, step)."""
-    generator = torch.Generator().manual_seed(schedule.seed * 1_000_003 + step)
+def one_step(learners: Learners, pairs: Pairs, state: dict[str, Any], folder: Path, device: str) -> dict[str, float]:
+    """The next step of a run, meta or fit; returns what it found by name."""
+    schedule, ranks, step = learners.schedule, learners.ranks, state["step"]
+
+    def check(what: str, value: Tensor, batch: Pair) -> None:
+        refuse_not_finite(what, value, batch, step, folder)
+
+    learners.at(step, state["first"])
+    if learners.task is not None and state["first"] < schedule.task_first:
+        seed = schedule.seed * 1_000_003 + 700_001 + state["first"]
+        at = places(len(pairs), schedule, state["first"], schedule.task_batch, salt=2)
+        whole = resized(pairs, at, schedule, ranks).to(device)
+        fused = learners.first_fused(whole, at[ranks.share(len(at))])
+        seen = mirrored(Pair(fused, fused, whole.target, whole.name), seed)
+        torch.manual_seed(seed + ranks.rank * 7_000_003)
+        task_loss = learners.task_step(seen.a, seen, check)
+        state["first"] += 1
+        return {"train_task": float(task_loss), "loss": float(task_loss)}
+    if state["meta"] < schedule.meta_due(step):
+        learn, judge = lesson_places(len(pairs), schedule, state["meta"], step)
+        seed = schedule.seed * 1_000_003 + 500_009 + state["meta"]
+        crops = crop(pairs, learn[: schedule.batch], schedule, ranks, seed).to(device)
+        whole = resized(pairs, learn[: schedule.task_batch], schedule, ranks).to(device)
+        test = resized(pairs, judge, schedule, ranks).to(device)
+        lesson = learners.meta_step(crops, whole, test, seed, check)
+        state["meta"] += 1
+        largest = max(float(g.abs().max()) for g in lesson.gradient.values())
+        return {"loss": float(sum(lesson.terms.values())), "lesson": float(lesson.lesson), "hypergradient": largest}
+    seed = schedule.seed * 1_000_003 + step
+    crops = crop(pairs, places(len(pairs), schedule, step, schedule.batch), schedule, ranks, seed).to(device)
+    labelled = None
+    if learners.task is not None:
+        at = places(len(pairs), schedule, step, schedule.task_batch, salt=1)
+        labelled = resized(pairs, at, schedule, ranks).to(device)
+    torch.manual_seed(seed + ranks.rank * 7_000_003)  # dropout resumes too
+    terms = {name: float(term) for name, term in learners.fit_step(crops, labelled, check).items()}
+    state["step"] = step + 1
+    return {"loss": sum(value for name, value in terms.items() if name != "task")} | {
+        f"train_{name}": value for name, value in terms.items()
+    }
+
+
+def places(num: int, schedule: Schedule, step: int, batch: int, *, salt: int = 0) -> list[int]:
+    """Which pairs a fit step takes: all in a fresh order, again and again."""
+    found = []
+    for place in range(step * batch, (step + 1) * batch):
+        epoch, index = divmod(place, num)
+        found.append(order(num, schedule.seed * 7_919 + epoch + salt * 1_000_000_007)[index])
+    return found
+
+
+def lesson_places(num: int, schedule: Schedule, meta: int, step: int) -> tuple[list[int], list[int]]:
+    """Which pairs a meta step learns from and which it is judged on; the two sets are disjoint over an epoch."""
+    epoch, k = (step, 0) if schedule.interleaved else divmod(meta, schedule.meta_steps)
+    mixed = order(num, schedule.seed * 7_919 + epoch + 2_000_000_011)
+    learn, judge = mixed[::2], mixed[1::2]
+    many = max(schedule.batch, schedule.task_batch)
+    first = [learn[(k * many + i) % len(learn)] for i in range(many)]
+    if schedule.interleaved:  # the crops of the fit step that follows; no image of theirs is judged on
+        first = (places(num, schedule, step, schedule.batch) * many)[:many]
+        judge = [place for place in mixed if place not in first]
+    return first, [judge[(k * schedule.task_batch + i) % len(judge)] for i in range(schedule.task_batch)]
+
+
+def order(num: int, seed: int) -> list[int]:
+    found: list[int] = torch.randperm(num, generator=torch.Generator().manual_seed(seed)).tolist()
+    return found
+
+
+def crop(pairs: Pairs, at: Sequence[int], schedule: Schedule, ranks: Ranks, seed: int) -> Pair:
+    """This process's part of a batch of crops."""
+    generator = torch.Generator().manual_seed(seed)
     crops = []
-    for place in range(step * schedule.batch, (step + 1) * schedule.batch):
-        epoch, index = divmod(place, len(pairs))
-        order = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(schedule.seed * 7_919 + epoch))
-        crops.append(random_crop(pairs[int(order[index])], schedule.crop_px, generator))
-    return Pair.collate(crops)
+    for index in at:
+        pair = pairs[index]
+        crops.append(random_crop(Pair(pair.a, pair.b, name=pair.name), schedule.crop_px, generator))
+    return gathered(crops[ranks.share(len(crops))], schedule)
 
 
-def train_step(
-    fuser: nn.Module,
-    objective: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    batch: Pair,
-    schedule: Schedule,
-    step: int,
-    folder: Path,
-) -> dict[str, float]:
-    """One step of the optimiser; returns the terms of the loss."""
-    fuser.train()
-    for group in optimizer.param_groups:
-        group["lr"] = schedule.rate(step)
-    optimizer.zero_grad(set_to_none=True)
-    terms = objective(fuser(batch.a, batch.b), batch.a, batch.b)
-    loss: Tensor = torch.stack(list(terms.values())).sum()
-    refuse_not_finite("loss", loss, batch, step, folder)
-    loss.backward()
-    norm = nn.utils.clip_grad_norm_(fuser.parameters(), schedule.clip)
-    refuse_not_finite("norm of the gradient", norm, batch, step, folder)
-    optimizer.step()
-    return {name: float(term.detach()) for name, term in terms.items()}
+def resized(pairs: Pairs, at: Sequence[int], schedule: Schedule, ranks: Ranks) -> Pair:
+    """This process's part of a batch of whole labelled images, at the task's size."""
+    return gathered(
+        [resize(pairs[index], schedule.task_px, masks=schedule.small_masks) for index in at[ranks.share(len(at))]],
+        schedule,
+    )
+
+
+def mirrored(pair: Pair, seed: int) -> Pair:
+    """Every other batch left to right."""
+    return flip(pair) if int(torch.randint(2, (1,), generator=torch.Generator().manual_seed(seed))) else pair
+
+
+def gathered(some: Sequence[Pair], schedule: Schedule) -> Pair:
+    swapped = [pair.swap() for pair in some] if schedule.swap else []
+    return Pair.collate([*some, *swapped])
 
 
 def refuse_not_finite(what: str, value: Tensor, batch: Pair, step: int, folder: Path) -> None:
@@ -180,72 +248,112 @@ def refuse_not_finite(what: str, value: Tensor, batch: Pair, step: int, folder: 
         )
 
 
-@torch.no_grad()
-def validate(fuser: nn.Module, objective: nn.Module, pairs: Pairs, sample: Path, device: str) -> dict[str, float]:
-    """Mean terms of the objective over the middle of each image, and a picture of the first and the last pair."""
-    fuser.eval()
-    sums: dict[str, float] = {}
-    sheets = []
-    for index in range(len(pairs)):
-        pair = pairs[index]
-        if index in (0, len(pairs) - 1):
-            shown = centre_crop(pair, SAMPLE_PX).to(device)
-            sheets.append(torch.cat([shown.a, shown.b, fuser(shown.a, shown.b)], dim=3)[0, 0])
-        middle = centre_crop(pair, VALIDATION_PX).to(device)
-        for name, term in objective(fuser(middle.a, middle.b), middle.a, middle.b).items():
-            sums[name] = sums.get(name, 0.0) + float(term) / len(pairs)
-    draw_sheet(sheets, sample)
-    return {f"valid_{name}": value for name, value in sums.items()} | {"valid_loss": sum(sums.values())}
+def count(state: dict[str, Any], found: dict[str, float]) -> None:
+    """Add to the epoch's means."""
+    for name, value in found.items():
+        total, num = state["sums"].get(name, (0.0, 0))
+        state["sums"][name] = (total + value, num + 1)
 
 
-def draw_sheet(rows: list[Tensor], path: Path) -> None:
-    """Rows of visible | infrared | fused as one grey PNG."""
-    from PIL import Image
-
-    width = max(row.shape[1] for row in rows)
-    padded = [torch.nn.functional.pad(row, (0, width - row.shape[1])) for row in rows]
-    Image.fromarray((torch.cat(padded) * 255 + 0.5).clamp(0, 255).byte().cpu().numpy()).save(path)
+def at_an_end(state: dict[str, Any], schedule: Schedule) -> bool:
+    """Whether an epoch has just ended: its last fit step is done, and no meta step has followed."""
+    step, ended = state["step"], state["ended"]
+    return step > ended and (step % schedule.validate_every == 0 or step == schedule.steps)
 
 
-def resume(folder: Path, fuser: nn.Module, optimizer: torch.optim.Optimizer, schedule: Schedule) -> dict[str, Any]:
+def end_of_epoch(
+    learners: Learners, validation: Pairs, state: dict[str, Any], folder: Path, device: str, since_s: float
+) -> dict[str, Any]:
+    """Validate, draw, keep the best weights, write the log line and return it."""
+    schedule, step = learners.schedule, state["step"]
+    line: dict[str, Any] = {"step": step, "meta": state["meta"], "lr": schedule.rate(step - 1)}
+    line |= {name: total / num for name, (total, num) in state["sums"].items() if name != "loss"}
+    started = time.monotonic()
+    line |= validate(learners, validation, folder / "samples" / f"{step:06d}.png", device)
+    line["seconds"] = round(state["seconds"] + since_s + time.monotonic() - started, 1)
+    best = state["best"]
+    if best is None or merit(line) > merit(best):
+        state["best"] = line
+        for name, module in learners.modules().items():
+            if module.state_dict():
+                write_tensors(folder / FILES[name], module.state_dict())
+    log = folder / "log.jsonl"
+    before = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+    lines = [x for x in before if json.loads(x)["step"] < step] + [json.dumps(line)]
+    write_whole(log, lambda path: path.write_text("\n".join(lines) + "\n", encoding="utf-8"))
+    return line
+
+
+def merit(line: dict[str, Any]) -> float:
+    """What the best weights are chosen by: the task's first score, or the loss turned round."""
+    value = line["valid_score"] if "valid_score" in line else -line["valid_loss"]
+    return -math.inf if math.isnan(value) else value
+
+
+def resume(folder: Path, learners: Learners) -> dict[str, Any]:
     """The state of a run: that of its checkpoint, or a new one."""
-    path = folder / "last.pt"
+    path, asked = folder / "last.pt", json.loads(json.dumps(asdict(learners.schedule)))
     if not path.exists():
-        return {"step": 0, "seconds": 0.0, "best": None, "schedule": asdict(schedule)}
+        new = {
+            "step": 0,
+            "meta": 0,
+            "first": 0,
+            "ended": 0,
+            "seconds": 0.0,
+            "best": None,
+            "sums": {},
+            "schedule": asked,
+        }
+        return new
     try:
         saved = torch.load(path, weights_only=True, map_location="cpu")
         known = saved["state"]["schedule"]
     except Exception as error:  # zipfile, pickle and torch each raise their own
         raise ValueError(f"{path} is damaged ({type(error).__name__}); delete it to start the run again") from error
-    if known != asdict(schedule):
-        changed = [k for k, v in asdict(schedule).items() if known.get(k) != v]
+    if known != asked:
+        changed = [k for k, v in asked.items() if known.get(k) != v]
         raise ValueError(
             f"{folder} holds a run with another {', '.join(changed)}; repeat its settings, or choose a new folder"
         )
-    try:
-        fuser.load_state_dict(saved["fuser"])
-    except RuntimeError as error:
-        raise ValueError(
-            f"{folder} holds a run of another fuser than {type(fuser).__name__}; choose a new folder"
-        ) from error
-    optimizer.load_state_dict(saved["optimizer"])
+    for name in FILES:
+        module = learners.modules().get(name)
+        if (module is None) != (name not in saved):
+            which = "with" if module is None else "without"
+            raise ValueError(f"{folder} holds a run {which} a {name}; repeat its settings, or choose a new folder")
+        if module is not None:
+            refuse_another(name, module, saved[name], folder)
+            module.load_state_dict(saved[name])
+    for name, optimizer in learners.optimizers.items():
+        optimizer.load_state_dict(saved["optimizers"][name])
     state: dict[str, Any] = saved["state"]
     return state
 
 
-def record(folder: Path, fuser: nn.Module, state: dict[str, Any], line: dict[str, Any]) -> None:
-    """Write the best weights if these are the best, and the log line."""
-    best = state["best"]
-    if best is None or line["valid_loss"] < best["valid_loss"]:
-        state["best"] = line
-        write_tensors(folder / "best.safetensors", fuser.state_dict())
-    log = folder / "log.jsonl"
-    before = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
-    lines = [x for x in before if json.loads(x)["step"] < line["step"]] + [json.dumps(line)]
-    write_whole(log, lambda path: path.write_text("\n".join(lines) + "\n", encoding="utf-8"))
+def refuse_another(name: str, module: nn.Module, saved: Named, folder: Path) -> None:
+    """The tensors of a checkpoint must be those of the module."""
+    own = module.state_dict()
+    for key in own | saved:
+        here, there = (str(tuple(x[key].shape)) if key in x else "missing" for x in (own, saved))
+        if here != there:
+            raise ValueError(
+                f"{folder} holds a run of another {name} than this {type(module).__name__}: {key} is {there} there and "
+                f"{here} here; repeat its settings and its classes, or choose a new folder"
+            )
 
 
-def keep(folder: Path, fuser: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+def keep(folder: Path, learners: Learners, state: dict[str, Any]) -> None:
     """Write what is needed to go on from here."""
-    content = {"fuser": fuser.state_dict(), "optimizer": optimizer.state_dict(), "state": state}
-    write_whole(folder / "last.pt", lambda path: torch.save(content, path))
+    content: dict[str, Any] = {name: module.state_dict() for name, module in learners.modules().items()}
+    content["optimizers"] = {name: optimizer.state_dict() for name, optimizer in learners.optimizers.items()}
+    content["state"] = state
+
+    def write(path: Path) -> None:
+        try:
+            torch.save(content, path)
+        except RuntimeError as error:  # what it makes of a full disk
+            raise OSError(
+                f"{folder / 'last.pt'} cannot be written, the disk may be full; make room and repeat the command, it "
+                "goes on from the last checkpoint"
+            ) from error
+
+    write_whole(folder / "last.pt", write)

@@ -146,6 +146,11 @@ class SegmentationScore:
             num_pixels=int(self.confusion.sum()),
         )
 
+    def numbers(self) -> dict[str, float]:
+        """mIoU and mAcc."""
+        score = self.compute()
+        return {"mIoU": score.miou, "mAcc": score.macc}
+
     def reset(self) -> None:
         """Forget the pixels counted."""
         self.confusion = torch.zeros(self.num_classes, self.num_classes, dtype=torch.int64)
@@ -198,7 +203,8 @@ class DetectionScore:
         """Take in the images of a batch.
 
         Args:
-            predictions: for each image boxes (N,4) as x1, y1, x2, y2 in pixels, scores (N,) and labels (N,).
+            predictions: for each image boxes (N,4) as x1, y1, x2, y2 (pixels, or parts of the image: the overlap
+                of boxes is the same), scores (N,) and labels (N,).
             targets: for each image boxes (N,4) and labels (N,). N may be 0 in both.
 
         Raises:
@@ -262,6 +268,11 @@ class DetectionScore:
         ap = precision.where(precision > -1, NAN).mean(1)
         means = ap.nanmean(1)
         return Detection(float(means[0]), float(means[5]), float(means.mean()), tuple(ap[0].tolist()), num_images)
+
+    def numbers(self) -> dict[str, float]:
+        """mAP50, mAP75 and mAP."""
+        score = self.compute()
+        return {"mAP50": score.map50, "mAP75": score.map75, "mAP": score.map}
 
     def reset(self) -> None:
         """Forget the images seen."""

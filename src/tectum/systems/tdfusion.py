@@ -35,7 +35,7 @@ from torch import Tensor, nn
 
 from tectum.losses import gradient_loss, weighted_intensity_loss
 from tectum.nn.attention import RestormerBlock, attention_matrix, conv1x1, conv3x3, depthwise3x3, mix, products
-from tectum.protocols import WHOLE, Stage, State, Window
+from tectum.protocols import WHOLE, Stage, State, System, Window
 
 
 class TDFusion(nn.Module):
@@ -189,6 +189,7 @@ class TDFusionLoss(nn.Module):
     Args:
         generator: a network (a, b) -> (B,2,H,W) of weights, e.g. `LossGenerator()`; None fixes them at 1/2.
         alpha: weight of the gradient term.
+        beta: weight of the intensity term.
         variant: "repaired" weights by w as the paper's Eq. 2, with Sobel filters that do not see an edge at the
             border; "published" squares w and pads with zeros as the released code.
 
@@ -202,10 +203,11 @@ class TDFusionLoss(nn.Module):
         generator: nn.Module | None = None,
         *,
         alpha: float = 1.0,
+        beta: float = 1.0,
         variant: Literal["repaired", "published"] = "repaired",
     ) -> None:
         super().__init__()
-        self.generator, self.alpha, self.variant = generator, alpha, variant
+        self.generator, self.alpha, self.beta, self.variant = generator, alpha, beta, variant
 
     def weights(self, a: Tensor, b: Tensor) -> Tensor:
         """w_a and w_b, (B,2,H,W)."""
@@ -219,10 +221,33 @@ class TDFusionLoss(nn.Module):
         w = self.weights(a, b)
         w = w.square() if published else w
         return {
-            "intensity": weighted_intensity_loss(fused, a, b, w),
+            "intensity": self.beta * weighted_intensity_loss(fused, a, b, w),
             "gradient": self.alpha * gradient_loss(fused, a, b, padding="zeros" if published else "replicate"),
         }
 
 
+def learned_loss(**options: Any) -> TDFusionLoss:
+    """The objective with a loss generation module of its own; options are those of `TDFusionLoss`."""
+    return TDFusionLoss(LossGenerator(), **options)
+
+
+class WeightedSum(nn.Module):
+    """The paper's ablation V: the loss generation module's weights make the image, f = w_a a + w_b b.
+
+    >>> WeightedSum()(torch.zeros(1, 1, 4, 4), torch.ones(1, 1, 4, 4)).shape
+    torch.Size([1, 1, 4, 4])
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.generator = LossGenerator()
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return (self.generator(a, b) * torch.cat([a, b], dim=1)).sum(1, keepdim=True)
+
+
 def channels_last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
+
+
+WEIGHTED_SUM = System(fuser=WeightedSum, objective=TDFusionLoss, learned=learned_loss)

@@ -67,6 +67,29 @@ def load(
     return fuser.to(device=find_device(device), dtype=DTYPES[dtype]).eval().requires_grad_(False)
 
 
+def load_objective(name: str) -> nn.Module:
+    """The learned objective that a packaged set was trained with: its `weights(a, b)` are the maps of the loss.
+
+    Args:
+        name: a packaged set whose loss was learned.
+
+    Raises:
+        ValueError: unknown, or trained on a fixed objective.
+    """
+    packaged = cards()
+    if name not in packaged:
+        raise ValueError(unknown(name, packaged, kind="weights"))
+    card = packaged[name]
+    learned = SYSTEMS[card["system"]].learned
+    if "objective" not in card or learned is None:
+        raise ValueError(f"weights '{name}' were trained on a fixed objective; take a set whose loss was learned")
+    told = card["objective"]
+    path = FOLDER / told["file"]
+    objective = learned(**told["options"])
+    fill(objective, read(path, told), path)
+    return objective.eval().requires_grad_(False)
+
+
 def find_device(name: str) -> str:
     """The device to use: "auto" takes CUDA, then MPS, then the CPU.
 

@@ -1,0 +1,226 @@
+"""Boxes in files: YOLO text, VOC XML and lists of a line per image; all come out relative to their image.
+
+    boxes/NAME.txt        class cx cy w h                       a line per box, relative, classes from 0; none: no boxes
+    Annotation/NAME.xml   <object><name>, <bndbox>              pixels, classes by name
+    SET_train.txt         NAME.png x1,y1,x2,y2,class ...        pixels, a line per image, classes from 0
+
+x is divided by the WIDTH and y by the HEIGHT. (The published TDFusion loader divides x by the height and y by the
+width, so its detectors learned boxes 4/3 as far to the right and 3/4 as far down, in images of 4:3.)
+
+A box may reach out of its image by half a pixel, which rounding does, and is clipped; more is refused.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+from xml.etree import ElementTree
+
+import torch
+
+from tectum.pair import Boxes
+
+TOLERANCE_PX = 0.5
+
+
+class Row(NamedTuple):
+    """A box in pixels and where it was read."""
+
+    x1: float
+    y1: float
+    x2: float
+    y2: float
+    label: int
+    where: str
+
+
+@dataclass(frozen=True)
+class BoxFiles:
+    """A text or XML file of boxes per image.
+
+    Args:
+        files: one for each image, .txt (YOLO) or .xml (VOC).
+        classes: names of the classes.
+        order: names in the order of the numbers in text files, where it is another.
+    """
+
+    files: Mapping[str, Path]
+    classes: tuple[str, ...]
+    order: tuple[str, ...] = ()
+    kind = "boxes"
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.files
+
+    def read(self, name: str, size: tuple[int, int]) -> Boxes:
+        """The boxes of an image of `size` (height, width).
+
+        Raises:
+            ValueError: the file cannot be read, a box is out of the image or of no known class.
+        """
+        path = self.files[name]
+        if path.suffix.lower() == ".xml":
+            return relative(read_voc(path, self.classes, size), size)
+        return relative(read_yolo(path, self.classes, size, self.order), size)
+
+
+@dataclass(frozen=True)
+class BoxList:
+    """The boxes of a whole part of a set, from one list.
+
+    Args:
+        rows: by the name of the image.
+        classes: names of the classes.
+    """
+
+    rows: Mapping[str, Sequence[Row]]
+    classes: tuple[str, ...]
+    kind = "boxes"
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.rows
+
+    def read(self, name: str, size: tuple[int, int]) -> Boxes:
+        """The boxes of an image of `size` (height, width).
+
+        Raises:
+            ValueError: a box is out of the image or of no known class.
+        """
+        for row in self.rows[name]:
+            check_label(row.label, self.classes, row.where)
+        return relative(self.rows[name], size)
+
+
+def relative(rows: Sequence[Row], size: tuple[int, int]) -> Boxes:
+    """Boxes in pixels as parts of an image of `size` (height, width).
+
+    Raises:
+        ValueError: a box has no area, or reaches out of the image by more than rounding does.
+
+    >>> relative([Row(160, 60, 320, 240, 1, "a.txt, line 1")], (240, 320))["boxes"].tolist()
+    [[0.5, 0.25, 1.0, 1.0]]
+    """
+    height, width = size
+    for row in rows:
+        box = f"{row.x1:g},{row.y1:g},{row.x2:g},{row.y2:g}"
+        if not all(math.isfinite(x) for x in row[:4]) or row.x2 <= row.x1 or row.y2 <= row.y1:
+            raise ValueError(f"a box must go from its left top to its right bottom, {row.where} has {box}; correct it")
+        out = max(-row.x1, -row.y1, row.x2 - width, row.y2 - height)
+        if out > TOLERANCE_PX + 1e-6 * max(size):
+            raise ValueError(
+                f"a box must lie in its image, {row.where} has {box} in {width}x{height} pixels; correct it, or "
+                "check that the boxes belong to images of this size"
+            )
+    boxes = torch.tensor([row[:4] for row in rows], dtype=torch.float64).reshape(-1, 4)
+    boxes = boxes / torch.tensor([width, height, width, height])
+    labels = torch.tensor([row.label for row in rows], dtype=torch.int64)
+    return {"boxes": boxes.clamp(0, 1).float(), "labels": labels}
+
+
+def read_yolo(path: Path, classes: Sequence[str], size: tuple[int, int], order: Sequence[str] = ()) -> list[Row]:
+    """Boxes of a text file of `class cx cy w h`, in pixels; a file without lines has none.
+
+    Raises:
+        ValueError: a line is not of that form, or its class is not there.
+    """
+    rows, height, width = [], *size
+    for where, line in numbered(path):
+        fields = line.split()
+        try:
+            label, cx, cy, w, h = (float(x) for x in fields)
+        except ValueError:
+            raise ValueError(f"a line must read `class cx cy w h`, {where} has {line[:60]!r}; correct it") from None
+        if order:
+            check_label(label, order, where)
+            index = list(classes).index(order[int(label)])
+        else:
+            check_label(label, classes, where)
+            index = int(label)
+        if max(abs(cx), abs(cy), abs(w), abs(h)) > 2:
+            raise ValueError(
+                f"boxes in text files must be relative (0 to 1), {where} has {line[:60]!r}; divide x by the width and "
+                "y by the height"
+            )
+        corners = ((cx - w / 2) * width, (cy - h / 2) * height, (cx + w / 2) * width, (cy + h / 2) * height)
+        rows.append(Row(*corners, index, where))
+    return rows
+
+
+def read_voc(path: Path, classes: Sequence[str], size: tuple[int, int] | None = None) -> list[Row]:
+    """Boxes of a VOC annotation, in pixels; the coordinates count as edges, as the common tools write them.
+
+    Raises:
+        ValueError: it is not such a file, is of an image of another size, or names a class that is not there.
+    """
+    rows, known = [], {name.lower(): index for index, name in enumerate(classes)}
+    for number, (name, corners) in enumerate(voc_objects(path, size), 1):
+        if name.lower() not in known:
+            raise ValueError(
+                f"a class must be one of {', '.join(classes)}, {path} names {name!r}; correct it, or name all classes"
+            )
+        rows.append(Row(*corners, known[name.lower()], f"{path}, object {number}"))
+    return rows
+
+
+def voc_objects(path: Path, size: tuple[int, int] | None = None) -> list[tuple[str, tuple[float, float, float, float]]]:
+    """Name and corners of each object in a VOC annotation."""
+    try:
+        root = ElementTree.fromstring(path.read_bytes())
+        given = [int(float(root.findtext(f"size/{side}") or 0)) for side in ("height", "width")]
+        found = []
+        for thing in root.iter("object"):
+            x1, y1, x2, y2 = (float(thing.findtext(f"bndbox/{key}") or "") for key in ("xmin", "ymin", "xmax", "ymax"))
+            found.append(((thing.findtext("name") or "").strip(), (x1, y1, x2, y2)))
+    except (ElementTree.ParseError, ValueError) as error:
+        raise ValueError(
+            f"{path} must be a VOC annotation (object, name, bndbox with xmin ymin xmax ymax), but {error}; correct it"
+        ) from None
+    if size is not None and all(given) and tuple(given) != tuple(size):
+        raise ValueError(
+            f"an annotation must be of its image's size, {path} is for {given[1]}x{given[0]} and the image has "
+            f"{size[1]}x{size[0]} pixels; take the image it was made on"
+        )
+    return found
+
+
+def read_list(path: Path) -> dict[str, list[Row]]:
+    """Names and boxes in pixels of a list `NAME x1,y1,x2,y2,class ...`, by the name without folder and ending.
+
+    Raises:
+        ValueError: a line is not of that form, or a name comes twice.
+    """
+    found: dict[str, list[Row]] = {}
+    for where, line in numbered(path):
+        name, *boxes = line.split()
+        stem = Path(name.replace("\\", "/")).stem
+        if stem in found:
+            raise ValueError(f"a list must name each image once, {where} has {stem} again; remove one")
+        found[stem] = []
+        for box in boxes:
+            try:
+                x1, y1, x2, y2, label = (float(x) for x in box.split(","))
+            except ValueError:
+                raise ValueError(f"a box must read `x1,y1,x2,y2,class`, {where} has {box[:40]!r}; correct it") from None
+            if label != int(label):
+                raise ValueError(f"a class must be a whole number, {where} has {label:g}; correct it")
+            found[stem].append(Row(x1, y1, x2, y2, int(label), where))
+    return found
+
+
+def numbered(path: Path) -> list[tuple[str, str]]:
+    """Lines that hold something, with where they stand; lines that start with # are comments."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} must be text in UTF-8; save it again") from None
+    return [(f"{path}, line {i}", x.strip()) for i, x in enumerate(lines, 1) if x.strip() and not x.startswith("#")]
+
+
+def check_label(label: float, classes: Sequence[str], where: str) -> None:
+    """Refuse a class number that is not one of `classes`."""
+    if not (math.isfinite(label) and label == int(label) and 0 <= label < len(classes)):
+        raise ValueError(
+            f"a class must be a number from 0 to {len(classes) - 1} ({', '.join(classes)}), {where} has {label:g}; "
+            "correct it, or name all the classes"
+        )

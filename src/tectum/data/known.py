@@ -1,0 +1,170 @@
+"""What is known of the published sets: where they come from, what their folders hold, and what their numbers mean.
+
+Nothing is downloaded: the sets come from their authors, and most state no licence. `tectum data list` prints these
+facts, docs/data.md has them as tables.
+"""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class KnownSet:
+    """A published set of infrared-visible pairs.
+
+    Attributes:
+        title: with authors and year.
+        folders: names its folder goes by.
+        url: where it comes from.
+        layouts: (visible, infrared) below it, `{split}` standing for train or test, before `LAYOUTS`.
+        licence: as its source states it; "none stated" is no permission.
+        size: of the images, width x height.
+        splits: how many pairs each part has as published.
+        masks: names of the mask classes, in the order of their numbers, the background included.
+        boxes: names of the box classes, in the order of their numbers.
+        unordered: the numbers in YOLO text files in circulation have no one order.
+        test_list: the packaged list that is the test part where folders and lists do not say.
+        every: which share of the whole is drawn as test part where nothing says so; 0 where none is.
+        tree: what its authors' folder holds, a line each.
+        steps: what the user must do.
+    """
+
+    title: str
+    folders: tuple[str, ...]
+    url: str
+    layouts: tuple[tuple[str, str], ...] = ()
+    licence: str = "none stated"
+    size: str = "varies"
+    splits: dict[str, int] = field(default_factory=dict)
+    masks: tuple[str, ...] = ()
+    boxes: tuple[str, ...] = ()
+    unordered: bool = False
+    test_list: str | None = None
+    every: int = 0
+    tree: tuple[str, ...] = ()
+    steps: str = ""
+
+
+ROAD = ("background", "car", "person", "bike", "curve", "car_stop", "guardrail", "color_cone", "bump")
+
+DATASETS: dict[str, KnownSet] = {
+    "msrs": KnownSet(
+        "MSRS, Tang et al. 2022",
+        ("msrs", "msrs-main"),
+        "https://github.com/Linfeng-Tang/MSRS",
+        size="640x480",
+        splits={"train": 1083, "test": 361},
+        masks=ROAD,
+        boxes=("person", "bicycle", "car"),
+        tree=(
+            "{train,test}/{vi,ir}/00001D.png",
+            "{train,test}/Segmentation_labels/00001D.png (class numbers)",
+            "detection/{vi,ir,labels}/1.txt (boxes for 80 pairs)",
+        ),
+        steps="Unpack the repository. Car is 1 in the masks and 2 in the boxes. Its own boxes are of 80 pairs beside "
+        "the parts: open the folder detection as a set of your own, or bring boxes for the parts as boxes/NAME.txt.",
+    ),
+    "fmb": KnownSet(
+        "FMB, Liu et al. 2023",
+        ("fmb",),
+        "https://github.com/JinyuanLiu-CV/SegMiF",
+        size="800x600",
+        splits={"train": 1220, "test": 280},
+        masks=(
+            *("background", "road", "sidewalk", "building", "lamp", "sign", "vegetation", "sky", "person", "car"),
+            *("truck", "bus", "motorcycle", "bicycle", "pole"),
+        ),
+        tree=("{train,test}/{Visible,Infrared}/00001.png", "{train,test}/Label/00001.png (class numbers)"),
+        steps="Unpack train and test. The masks are those in Label; the coloured pictures beside them are refused.",
+    ),
+    # Boxes in the order of the lists' numbers. The published protocol calls 4 Lamp and 5 Truck, but the 2,405 boxes of
+    # 5 show traffic lights and the 1,008 of 4 trucks; YOLO text in circulation has two orders more.
+    "m3fd": KnownSet(
+        "M3FD, Liu et al. 2022",
+        ("m3fd", "m3fd_detection", "m3fd_fusion"),
+        "https://github.com/JinyuanLiu-CV/TarDAL",
+        size="1024x768",
+        splits={"train": 3150, "test": 1050},
+        boxes=("People", "Car", "Bus", "Motorcycle", "Truck", "Lamp"),
+        unordered=True,
+        every=4,
+        tree=("{Vis,Ir}/00000.png", "Annotation/00000.xml (VOC)"),
+        steps="Unpack M3FD_Detection. It has no parts of its own: put M3FD_train.txt and M3FD_test.txt beside it, "
+        "or one pair in four is drawn for the test with a seed.",
+    ),
+    "llvip": KnownSet(
+        "LLVIP, Jia et al. 2021",
+        ("llvip",),
+        "https://github.com/bupt-ai-cz/LLVIP",
+        licence="non-commercial use only (Term of Use and License.md)",
+        size="1280x1024",
+        splits={"train": 12025, "test": 3463},
+        boxes=("person",),
+        tree=("{visible,infrared}/{train,test}/010001.jpg", "Annotations/010001.xml (VOC)"),
+        steps="Unpack LLVIP.zip. The published TDFusion protocol takes every tenth pair of each part: every=10.",
+    ),
+    "mfnet": KnownSet(
+        "MFNet, Ha et al. 2017",
+        ("mfnet", "ir_seg_dataset"),
+        "https://www.mi.t.u-tokyo.ac.jp/static/projects/mil_multispectral/",
+        (("images", "images"),),
+        size="640x480",
+        splits={"train": 784, "val": 392, "test": 393},
+        masks=ROAD,
+        tree=(
+            "images/00001D.png (red, green, blue, infrared)",
+            "labels/00001D.png (class numbers)",
+            "train.txt, val.txt, test.txt (also test_day.txt, test_night.txt)",
+        ),
+        steps="Unpack ir_seg_dataset: images of four channels, labels, and train.txt, val.txt, test.txt.",
+    ),
+    "roadscene": KnownSet(
+        "RoadScene, Xu et al. 2020",
+        ("roadscene", "roadscene-master"),
+        "https://github.com/hanna-xu/RoadScene",
+        (("crop_LR_visible", "cropinfrared"),),
+        splits={"train": 171, "test": 50},
+        test_list="roadscene-test",
+        tree=("crop_LR_visible/FLIR_00006.jpg", "cropinfrared/FLIR_00006.jpg"),
+        steps="Unpack the repository. It has no parts of its own; the usual 50 test pairs are packaged.",
+    ),
+    "tno": KnownSet(
+        "TNO Image Fusion Dataset, Toet 2014",
+        ("tno", "tno_image_fusion_dataset"),
+        "https://doi.org/10.6084/m9.figshare.1008029",
+        licence="see its page",
+        splits={"test": 42},
+        tree=("a folder per scene, with names of its own",),
+        steps="Put the pairs you use into vi and ir under the same names; the original has a folder per scene.",
+    ),
+}
+VOC = KnownSet(
+    "VOCdevkit",
+    ("vocdevkit", "voc", "voc2007", "voc2012"),
+    "",
+    tuple((a, "JPEGImages_ir") for a in ("JPEGImages_vis", "JPEGImages_vi", "JPEGImages")),
+    every=10,
+    tree=(
+        "JPEGImages_vis/NAME.jpg (or JPEGImages)",
+        "JPEGImages_ir/NAME.jpg",
+        "Annotations/NAME.xml",
+        "SegmentationClass/NAME.png (class numbers, palette or grey)",
+        "ImageSets/{Main,Segmentation}/{train,val,test}.txt",
+        "classes.txt (the names, one a line; for masks the background first)",
+    ),
+    steps="Without lists one pair in ten is drawn for the test with a seed. Without classes.txt the names are those in "
+    "the annotations, and masks have numbers for names.",
+)
+FOLDER = KnownSet(
+    "Your own pairs",
+    (),
+    "",
+    tree=(
+        "vi/NAME.png (or vis, visible)",
+        "ir/NAME.png (or infrared)",
+        "labels/NAME.png (class numbers; or label, masks)",
+        "boxes/NAME.txt (class cx cy w h, relative; or Annotations/NAME.xml)",
+        "classes.txt (the names, one a line; for masks the background first)",
+    ),
+    steps="In train, val and test (train/vi or vi/train), or without. Lists train.txt and test.txt divide what no "
+    "folder does. Without classes.txt the numbers are the names.",
+)

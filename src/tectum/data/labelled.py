@@ -1,0 +1,136 @@
+"""Pairs with what a task wants to see in them: masks or boxes."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from tectum.data.folders import luminance, read_8bit
+from tectum.pair import Pair
+
+
+class Labels(Protocol):
+    """What is known about the images of a set: `MaskFiles`, `BoxFiles`, `BoxList`."""
+
+    @property
+    def kind(self) -> str:
+        """ "masks" or "boxes"."""
+        ...
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+
+    def __contains__(self, name: object) -> bool: ...
+
+    def read(self, name: str, size: tuple[int, int]) -> Any:
+        """A mask (H,W) uint8, or `Boxes`, of an image of `size` (height, width)."""
+        ...
+
+
+class LabelledPairs(Dataset[Pair]):
+    """Single pairs with their targets: luminances in [0,1], a mask (1,H,W) int64 or a list of one `Boxes`.
+
+    What has been read stays in memory in 8 bits, up to `memory_gib`.
+
+    Args:
+        files: (visible, infrared) by name; one file twice is a picture of four channels, the fourth infrared.
+        labels: of these names; None gives pairs without a target.
+        channels: 3 keeps the colours in memory too, for `visible_rgb`.
+        memory_gib: how much to keep; what is beyond is read again each time.
+
+    Attributes:
+        names: of the pairs, in order.
+        classes: of the labels; for masks the background is class 0.
+        kind: "masks", "boxes" or None.
+
+    Raises:
+        FileNotFoundError: an image has no label.
+        ValueError: there is nothing, or `channels` is not 1 or 3. When a pair is taken: its files do not fit together.
+    """
+
+    def __init__(
+        self,
+        files: Mapping[str, tuple[Path, Path]],
+        labels: Labels | None = None,
+        *,
+        channels: int = 1,
+        memory_gib: float = 4.0,
+    ) -> None:
+        if channels not in (1, 3):
+            raise ValueError(f"channels must be 1 (luminance) or 3 (colour), got {channels}; choose one of them")
+        if not files:
+            raise ValueError("a set must hold at least one pair, got none; check its folders and the split")
+        bare = [] if labels is None else [name for name in files if name not in labels]
+        if labels is not None and bare:
+            what = "an empty text file says that nothing is there; " if labels.kind == "boxes" else ""
+            raise FileNotFoundError(
+                f"every image needs its label, {len(bare)} of {len(files)} have none, the first is {bare[0]}; {what}"
+                "add them, or leave these images out"
+            )
+        self.files, self.labels, self.channels = dict(files), labels, channels
+        self.names = list(self.files)
+        self.kind = None if labels is None else labels.kind
+        self.classes: tuple[str, ...] = () if labels is None else labels.classes
+        self.room = int(memory_gib * 2**30)
+        self.cache: dict[int, tuple[Tensor, Tensor, Tensor | None, Any]] = {}
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> Pair:
+        a, b, _, label = self.read(index)
+        target: Any = label
+        if isinstance(label, Tensor):
+            target = label[None].long()
+        elif label is not None:
+            target = [{key: x.clone() for key, x in label.items()}]
+        return Pair(a[None, None] / 255, b[None, None] / 255, target, (self.names[index],))
+
+    def visible_rgb(self, index: int) -> Tensor:
+        """The visible image of a pair in colour, (1,3,H,W) in [0,1]; a grey one has three equal channels."""
+        rgb = self.read(index)[2] if self.channels == 3 else None
+        return (colours(pixels(*self.files[self.names[index]])[0]) if rgb is None else rgb)[None] / 255
+
+    def read(self, index: int) -> tuple[Tensor, Tensor, Tensor | None, Any]:
+        """Visible and infrared luminance (H,W), colours (3,H,W) or None, all uint8, and the label."""
+        index = range(len(self))[index]
+        if index in self.cache:
+            return self.cache[index]
+        name = self.names[index]
+        visible, infrared = pixels(*self.files[name])
+        a, b = luminance(visible), luminance(infrared).contiguous()  # a view would keep the whole file
+        if a.shape != b.shape:
+            raise ValueError(
+                f"the images of a pair must share one size, {name} has {a.shape[1]}x{a.shape[0]} (visible) and "
+                f"{b.shape[1]}x{b.shape[0]} (infrared); register or resize them first, or leave the pair out"
+            )
+        label = None if self.labels is None else self.labels.read(name, (a.shape[0], a.shape[1]))
+        found = a, b, colours(visible) if self.channels == 3 else None, label
+        used = sum(x.numel() for x in found if isinstance(x, Tensor))
+        if used <= self.room:
+            self.room -= used
+            self.cache[index] = found
+        return found
+
+
+def pixels(visible: Path, infrared: Path) -> tuple[Tensor, Tensor]:
+    """Visible and infrared pixels as `read_8bit` gives them; the same path twice is one file of four channels.
+
+    Raises:
+        ValueError: a file cannot be read, is deeper than 8 bits, or has not four channels where it must.
+    """
+    raw = read_8bit(visible)
+    if visible != infrared:
+        return raw, read_8bit(infrared)
+    if raw.ndim != 3 or raw.shape[2] != 4:
+        raise ValueError(f"{visible} must have four channels (red, green, blue, infrared); take the set's own files")
+    return raw[..., :3], raw[..., 3]
+
+
+def colours(raw: Tensor) -> Tensor:
+    """(3,H,W) of pixels as `read_8bit` gives them."""
+    if raw.ndim == 2 or raw.shape[2] < 3:
+        raw = (raw if raw.ndim == 2 else raw[..., 0])[..., None].expand(-1, -1, 3)
+    return raw[..., :3].permute(2, 0, 1).contiguous()

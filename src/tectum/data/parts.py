@@ -1,0 +1,197 @@
+"""Where a part of a set lies: its images, its labels, and which names belong to it.
+
+    HOME/train/vi   HOME/vi/train   HOME/vi        images, and the same three places for labels and boxes
+    HOME/train.txt, HOME/SET_train.txt, ...        which names belong to a part, where its folders do not say so
+
+Letter case does not matter.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tectum.data.boxes import BoxFiles, Row, numbered, read_list, voc_objects
+from tectum.data.folders import images
+from tectum.data.labelled import Labels
+from tectum.data.masks import MaskFiles, read_indices
+from tectum.data.transforms import IGNORED
+
+SIDES = (("vi", "ir"), ("vis", "ir"), ("visible", "infrared"))
+LAYOUTS = (
+    *((f"{{split}}/{a}", f"{{split}}/{b}") for a, b in SIDES),
+    *((f"{a}/{{split}}", f"{b}/{{split}}") for a, b in SIDES),
+    *SIDES,
+)
+"""(visible, infrared) below a set's folder; sets with layouts of their own have these too."""
+LABELS = {
+    "masks": ("labels", "label", "masks", "mask", "segmentation_labels", "SegmentationClass"),
+    "boxes": ("boxes", "Annotations", "Annotation", "labels", "label"),
+}
+SPLITS = ("train", "val", "test")
+Files = dict[str, Path]
+
+
+@dataclass(frozen=True)
+class Images:
+    """The images found: by name, and whether the folders themselves are one part of the set."""
+
+    home: Path
+    visible: Files
+    infrared: Files
+    divided: bool
+
+
+def find_images(home: Path, layouts: Iterable[tuple[str, str]], split: str) -> Images | None:
+    """The images of a part below `home`, in the first layout that is there."""
+    for layout in layouts:
+        a, b = (below(home, side.format(split=split).split("/")) for side in layout)
+        if a is not None and b is not None:
+            return Images(home, images(a), images(b), "{split}" in layout[0])
+    return None
+
+
+def find_labels(home: Path, split: str, kind: str) -> tuple[Path, Files] | None:
+    """The folder of the labels of a part, and its files by name: pictures for masks, text or XML for boxes."""
+    for name in LABELS[kind]:
+        for place in ((split, name), (name, split), (name,)):
+            folder = below(home, place)
+            found = {} if folder is None else label_files(folder, kind)
+            if folder is not None and found:
+                return folder, found
+    return None
+
+
+def label_files(folder: Path, kind: str) -> Files:
+    if kind == "masks":
+        return images(folder)
+    for suffix in (".xml", ".txt"):
+        found = {x.stem: x for x in sorted(folder.iterdir()) if x.suffix.lower() == suffix and x.stem != "classes"}
+        if found:
+            return found
+    return {}
+
+
+def find_list(home: Path, folders: Sequence[str], split: str, kind: str | None) -> Path | None:
+    """The file that lists the names of a part, or None."""
+    sets = ("Segmentation", "Main") if kind == "masks" else ("Main", "Segmentation")
+    named = [f"{name}_{split}.txt" for name in dict.fromkeys((*folders, home.name.lower()))]
+    places = [(home, [f"{split}.txt", *named]), (home.parent, named)]
+    for folder, parts in ((home, ("splits",)), (home.parent, ("splits",)), *((home, ("ImageSets", x)) for x in sets)):
+        if (inner := below(folder, parts)) is not None:
+            places.append((inner, named if folder == home.parent else [f"{split}.txt", *named]))
+    for folder, wanted in places:
+        files = {x.name.lower(): x for x in sorted(folder.iterdir()) if x.is_file()}
+        for name in wanted:
+            if name.lower() in files:
+                return files[name.lower()]
+    return None
+
+
+def names_in(path: Path) -> tuple[list[str], dict[str, list[Row]]]:
+    """Names and boxes of a list; a plain list of names gives no boxes."""
+    rows = read_list(path)
+    return list(rows), (rows if any(rows.values()) else {})
+
+
+def drawn(names: Iterable[str], every: int, seed: int) -> set[str]:
+    """One in `every` names, drawn with a seed: the same for the same names, whatever their order.
+
+    >>> len(drawn([str(i) for i in range(4200)], 4, seed=0))
+    1050
+    """
+    ordered = sorted(names)
+    order = np.random.default_rng(seed).permutation(len(ordered))
+    return {ordered[i] for i in order[: round(len(ordered) / every)]}
+
+
+def make_labels(
+    kind: str, folder: Path, files: Files, classes: tuple[str, ...], homes: Sequence[Path], *, unordered: bool = False
+) -> Labels:
+    """Readers for the labels in a folder.
+
+    Args:
+        kind: "masks" or "boxes".
+        folder: that holds `files`.
+        files: by name.
+        classes: names of the classes; without any they come from classes.txt, else from what the files hold.
+        homes: where classes.txt may lie, beside `folder`.
+        unordered: the numbers in text files have no one order for this set, so classes.txt must name them.
+
+    Raises:
+        ValueError: the order is needed and nowhere, or names a class that the set has not.
+    """
+    listed = stated_classes((folder, *homes))
+    if kind == "masks":
+        return MaskFiles(files, classes or listed or counted_masks(files))
+    text = next(iter(files.values())).suffix.lower() == ".txt"
+    listed = listed or (stated_in_manifest(homes[-1]) if text else ())
+    if not classes:
+        return BoxFiles(files, listed or counted_boxes(files))
+    same = {name.lower(): name for name in classes}
+    strange = [name for name in listed if name.lower() not in same]
+    if strange:
+        raise ValueError(f"classes.txt for {folder} names {strange[0]}, the set has {', '.join(classes)}; correct it")
+    if text and unordered and not listed:
+        raise ValueError(
+            f"the classes of {folder} are numbered in more than one way by those who share them; write the names in "
+            f"the order of its numbers into {folder / 'classes.txt'}, one a line ({', '.join(classes)})"
+        )
+    return BoxFiles(files, classes, tuple(same[name.lower()] for name in listed) if text else ())
+
+
+def stated_classes(folders: Iterable[Path]) -> tuple[str, ...]:
+    """The lines of the first classes.txt."""
+    for folder in folders:
+        if (folder / "classes.txt").is_file():
+            return tuple(line for _, line in numbered(folder / "classes.txt"))
+    return ()
+
+
+def stated_in_manifest(home: Path) -> tuple[str, ...]:
+    """Box classes of a set in a `manifest.json` beside its folder: {"datasets": {SET: {"box_classes": {"0": ...}}}}."""
+    path = home.parent / "manifest.json"
+    if not path.is_file():
+        return ()
+    try:
+        stated = json.loads(path.read_text(encoding="utf-8"))["datasets"][home.name]["box_classes"]
+        return tuple(stated[str(i)] for i in range(len(stated)))
+    except (ValueError, KeyError, TypeError):
+        return ()  # somebody else's manifest
+
+
+def counted_masks(files: Files) -> tuple[str, ...]:
+    """As many classes as the masks use, by number."""
+    top = 0
+    for path in files.values():
+        indices = read_indices(path)
+        top = max(top, int(indices[indices != IGNORED].max(initial=0)))
+    return tuple(str(i) for i in range(top + 1))
+
+
+def counted_boxes(files: Mapping[str, Path]) -> tuple[str, ...]:
+    """The classes that the boxes use: names in XML, numbers in text."""
+    names: set[str] = set()
+    top = 0
+    for path in files.values():
+        if path.suffix.lower() == ".xml":
+            names |= {name for name, _ in voc_objects(path)}
+            continue
+        for where, line in numbered(path):
+            first = line.split()[0]
+            if not first.isdecimal():
+                raise ValueError(f"a line must start with a class from 0, {where} has {first!r}; correct it")
+            top = max(top, int(first))
+    return tuple(sorted(names)) or tuple(str(i) for i in range(top + 1))
+
+
+def below(folder: Path, parts: Sequence[str]) -> Path | None:
+    """The folder `parts` below another, whatever its letter case, or None."""
+    for part in parts:
+        found = [path for path in folder.iterdir() if path.name.lower() == part.lower() and path.is_dir()]
+        if not found:
+            return None
+        folder = min(found, key=lambda path: (path.name != part, path.name))
+    return folder

@@ -1,0 +1,236 @@
+"""The three that learn, and the two kinds of step they take: a fit step and a meta step.
+
+    fit     theta <- Adam(theta, grad L_phi(F(a, b), a, b) [+ weight L_task(F(a, b), y)])       the fuser
+            omega <- Adam(omega, grad L_task(F(a, b), y))       the task, on images that do not carry a gradient
+    meta    omega' = the task's own next step;  theta' = the fuser's look-ahead
+            phi   <- phi - rate * hypergradient of L_task(F_theta'(a2, b2), y2) under omega'     the objective
+
+In a meta step only the objective changes, in a fit step only the fuser and the task: parameters, buffers and moments
+of the others are as they were.
+
+Reference: Task-driven Image Fusion with Learnable Fusion Loss, Bai et al., CVPR 2025, Algorithm 1,
+https://arxiv.org/abs/2412.03240
+Differs from the release: the moments of the task's optimiser do not keep what the look-ahead saw.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tectum.engine.bilevel import (
+    InnerStep,
+    Lesson,
+    Named,
+    adam_step,
+    hypergradient,
+    named_grad,
+    seeded,
+    sgd_step,
+    total,
+)
+from tectum.engine.ranks import Ranks
+from tectum.engine.schedule import Schedule
+from tectum.pair import Pair
+
+Check = Callable[[str, Tensor, Pair], None]
+"""What is told of each number that must be finite, with the batch it came from."""
+
+
+@dataclass
+class Learners:
+    """Fuser, objective and task of a run with their optimisers; the task may be missing."""
+
+    fuser: nn.Module
+    objective: nn.Module
+    task: Any  # an nn.Module that is a protocols.Task
+    schedule: Schedule
+    ranks: Ranks = field(default_factory=Ranks)
+
+    def __post_init__(self) -> None:
+        if self.learned and self.schedule.method == "reverse" and self.ranks.world > 1:
+            raise ValueError("several processes learn a loss by method forward or finite, got reverse; change --method")
+        adam = torch.optim.Adam
+        self.kept: dict[tuple[int, int], Tensor] = {}
+        self.optimizers: dict[str, torch.optim.Adam] = {"fuser": adam(self.fuser.parameters(), lr=self.schedule.lr)}
+        if self.trained:
+            self.optimizers["task"] = adam(self.trained.values(), lr=self.schedule.task_lr)
+        if self.learned:
+            self.optimizers["objective"] = adam(self.objective.parameters(), lr=self.schedule.meta_lr)
+
+    @property
+    def learned(self) -> bool:
+        """Whether the objective is trained."""
+        return self.schedule.meta_steps > 0
+
+    @property
+    def trained(self) -> Named:
+        """The task's parameters that are trained; none where there is no task, or one that is frozen."""
+        named = () if self.task is None else self.task.named_parameters()
+        return {name: p for name, p in named if p.requires_grad}
+
+    def modules(self) -> dict[str, nn.Module]:
+        """Everything with a state, by name."""
+        found = {"fuser": self.fuser, "objective": self.objective, "task": self.task}
+        return {name: module for name, module in found.items() if module is not None}
+
+    def at(self, step: int, first: int) -> None:
+        """Set all rates for a fit step, `first` steps of the task alone being done."""
+        rates = {
+            "fuser": self.schedule.rate(step),
+            "task": self.schedule.task_rate(step, first),
+            "objective": self.schedule.meta_lr * self.schedule.fade(step),
+        }
+        for name, optimizer in self.optimizers.items():
+            for group in optimizer.param_groups:
+                group["lr"] = rates[name]
+
+    def fit_step(self, crops: Pair, whole: Pair | None, check: Check) -> dict[str, Tensor]:
+        """One step of the fuser on crops and, where there is a task, one of the task on whole labelled images.
+
+        Returns the terms of the fuser's loss, and "task", the task's own.
+        """
+        self.objective.requires_grad_(False).eval()
+        self.fuser.train()
+        optimizer = self.optimizers["fuser"]
+        optimizer.zero_grad(set_to_none=True)
+        with self.ranks.autocast():
+            terms: dict[str, Tensor] = dict(self.objective(self.fuser(crops.a, crops.b), crops.a, crops.b))
+            if self.schedule.task_weight and whole is not None:
+                self.task.train()
+                task_loss = self.task.loss(self.fuser(whole.a, whole.b), whole.target)
+                terms["task_in_fuser"] = self.schedule.task_weight * task_loss
+        loss = total(terms)
+        check("loss", loss, crops)
+        loss.backward()
+        self.ranks.mean_gradients(self.fuser)
+        largest = self.schedule.clip or float("inf")
+        norm = nn.utils.clip_grad_norm_(self.fuser.parameters(), largest)
+        check("norm of the gradient", norm, crops)
+        optimizer.step()
+        if whole is not None:
+            terms["task"] = self.task_step(fused_image(self.fuser, whole), whole, check)
+        return {name: term.detach() for name, term in terms.items()}
+
+    def task_step(self, fused: Tensor, whole: Pair, check: Check) -> Tensor:
+        """One step of the task on fused images that carry no gradient; returns its loss."""
+        self.task.zero_grad(set_to_none=True)
+        self.task.train()
+        with self.ranks.autocast():
+            loss: Tensor = self.task.loss(fused, whole.target)
+        check("loss of the task", loss, whole)
+        if not self.trained:
+            return loss.detach()
+        loss.backward()
+        self.ranks.mean_gradients(self.task)
+        self.optimizers["task"].step()
+        return loss.detach()
+
+    def first_fused(self, whole: Pair, at: Sequence[int]) -> Tensor:
+        """What the fuser makes of each image before it is trained, made once and kept; `at` says which these are."""
+        found = []
+        for index in range(len(whole.a)):
+            key = (at[index % len(at)], index // len(at))  # a second half has its images exchanged
+            if key not in self.kept:
+                one = Pair(whole.a[index : index + 1], whole.b[index : index + 1])
+                self.kept[key] = fused_image(self.fuser, one)
+            found.append(self.kept[key])
+        return torch.cat(found)
+
+    def meta_step(self, crops: Pair, whole: Pair, test: Pair, seed: int, check: Check) -> Lesson:
+        """One step of the objective.
+
+        Args:
+            crops: what the fuser's look-ahead is on.
+            whole: labelled images of the same pairs, what the task's look-ahead is on.
+            test: labelled images of other pairs, on which the task judges.
+            seed: of dropout.
+        """
+        self.objective.requires_grad_(True).train()
+        self.fuser.train()
+        with unchanged(self.task), self.ranks.autocast():
+            self.look_ahead_task(whole, seed)
+            lesson = self.lesson(crops, test, seed)
+        check("lesson", lesson.lesson, test)
+        largest = largest_entry(lesson.gradient)
+        check("hypergradient", largest, crops)
+        self.teach(lesson.gradient, largest)
+        return lesson
+
+    def lesson(self, crops: Pair, test: Pair, seed: int) -> Lesson:
+        return hypergradient(
+            self.fuser,
+            self.objective,
+            self.task,
+            crops,
+            test,
+            step=self.inner_step(),
+            method=self.schedule.method,
+            seed=seed,
+            average=self.ranks.mean,
+        )
+
+    def inner_step(self) -> InnerStep:
+        optimizer = self.optimizers["fuser"]
+        now = float(optimizer.param_groups[0]["lr"])
+        rate = self.schedule.inner_lr or now
+        return adam_step(optimizer, self.fuser, rate) if self.schedule.inner == "adam" else sgd_step(rate)
+
+    def look_ahead_task(self, whole: Pair, seed: int) -> None:
+        """Move the task to where its optimiser would: moments stay as they are."""
+        self.task.train()
+        theta = self.trained
+        if not theta:
+            return
+        with seeded(seed):
+            gradients = named_grad(self.task.loss(fused_image(self.fuser, whole), whole.target), theta)
+        gradients = self.ranks.mean(gradients)
+        step = adam_step(self.optimizers["task"], self.task)(theta, gradients)
+        with torch.no_grad():
+            for name, p in theta.items():
+                p -= step.offset[name] + step.scale[name] * gradients[name]
+
+    def teach(self, gradient: Named, largest: Tensor) -> None:
+        """The objective's step along its hypergradient."""
+        optimizer = self.optimizers["objective"]
+        rate = optimizer.param_groups[0]["lr"]
+        unit = 1.0 if self.schedule.outer == "sgd" or float(largest) == 0 else float(largest)
+        with torch.no_grad():
+            for name, p in self.objective.named_parameters():
+                g = gradient[name] / unit
+                if self.schedule.outer == "adam":
+                    p.grad = g
+                else:
+                    p.sub_(rate * g)
+        if self.schedule.outer == "adam":
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+
+def largest_entry(gradient: Named) -> Tensor:
+    return torch.stack([g.abs().max() for g in gradient.values()]).max()
+
+
+@torch.no_grad()
+def fused_image(fuser: nn.Module, pair: Pair) -> Tensor:
+    """What the fuser gives in evaluation mode; its mode stays."""
+    training = fuser.training
+    fuser.eval()
+    fused: Tensor = fuser(pair.a, pair.b)
+    fuser.train(training)
+    return fused
+
+
+@contextmanager
+def unchanged(module: nn.Module) -> Iterator[None]:
+    """Parameters and buffers are afterwards what they were before."""
+    saved = {name: x.detach().clone() for name, x in module.state_dict().items()}
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for name, x in module.state_dict().items():
+                x.copy_(saved[name])

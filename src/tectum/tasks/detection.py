@@ -1,0 +1,199 @@
+"""Detection by D-FINE: a box is a distribution over where its edges are, refined layer by layer.
+
+    features   HGNetV2, then attention within the coarsest scale and mixing between scales
+    queries    the places the encoder scores highest; each decoder layer attends to a few points around its box and
+               shifts the four edges by  sum_n W(n) p(n),  p a distribution over bins, W fine near 0 and coarse far off
+    loss       over the pairs of the Hungarian assignment, for every layer: varifocal + 5 L1 + 2 GIoU + 0.15 focal on
+               the bins + 1.5 distillation of the last layer's bins into the earlier ones, divided by the boxes' number
+    predict    the best scores over queries and classes; there are no doubles to suppress
+
+Reference: D-FINE: Redefine Regression Task in DETRs as Fine-grained Distribution Refinement, Peng et al., ICLR 2025,
+https://arxiv.org/abs/2410.13842; built from transformers' (Apache-2.0).
+Differs from the paper: no ImageNet weights, so the backbone's norms are not frozen; the images' values are not
+standardised.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tectum.metrics.task import DetectionScore
+from tectum.pair import Boxes
+from tectum.tasks.contract import (
+    answering,
+    as_answer,
+    at_least,
+    check_boxes,
+    check_classes,
+    check_image,
+    fill,
+    read_tensors,
+)
+from tectum.tasks.vision import ensure_torchvision
+
+STRIDE = 32
+SIZES: dict[str, dict[str, Any]] = {
+    "n": {
+        "strides": [16, 32],
+        "encoder_hidden_dim": 128,
+        "d_model": 128,
+        "encoder_ffn_dim": 512,
+        "decoder_ffn_dim": 512,
+        "decoder_n_points": [6, 6],
+        "depth_mult": 0.5,
+        "hidden_expansion": 0.34,
+    },
+    "s": {
+        "strides": [8, 16, 32],
+        "encoder_hidden_dim": 256,
+        "d_model": 256,
+        "encoder_ffn_dim": 1024,
+        "decoder_ffn_dim": 1024,
+        "decoder_n_points": [3, 6, 3],
+        "depth_mult": 0.34,
+        "hidden_expansion": 0.5,
+    },
+}
+
+
+class DFine(nn.Module):
+    """D-FINE N or S, randomly initialised or with your weights.
+
+    Args:
+        classes: names; there is no background among them.
+        channels: 1 for luminance, 3 for colour (a luminance then goes into all three).
+        weights: a safetensors file of this task's `state_dict`.
+        size: "n" (3.8 million parameters) or "s" (10).
+        queries: boxes it can find in an image; as many as there are cells in a small one.
+        denoising: further queries in training that start from a target's box, shaken; 0 for none.
+
+    Attributes:
+        classes, channels: as given.
+        kind: "boxes".
+
+    Raises:
+        ValueError: weights that do not fit, or transformers is not installed.
+    """
+
+    kind = "boxes"
+
+    def __init__(
+        self,
+        classes: Sequence[str],
+        *,
+        channels: int = 1,
+        weights: str | Path | None = None,
+        size: str = "n",
+        queries: int = 100,
+        denoising: int = 100,
+    ) -> None:
+        super().__init__()
+        self.classes = check_classes(classes, channels)
+        if queries < 1 or denoising < 0:
+            raise ValueError(f"queries must be at least 1 and denoising 0 or more, got {queries} and {denoising}")
+        self.channels, self.queries = channels, queries
+        self.network = network(len(self.classes), channels, size, denoising)
+        if weights is not None:
+            head = "network.model.decoder.class_embed.0.weight"
+            fill(self, read_tensors(weights), weights, head=head, num_classes=len(self.classes))
+
+    def forward(self, image: Tensor, labels: list[dict[str, Tensor]] | None = None) -> Any:
+        """What the network says of the image, its last row and column repeated up to a multiple of 32."""
+        x = at_least(check_image(image, self.channels), multiple=STRIDE)
+        cells = sum((x.shape[2] // stride) * (x.shape[3] // stride) for stride in self.network.config.feat_strides)
+        self.network.config.num_queries = min(self.queries, cells)
+        return self.network(pixel_values=x, labels=labels)
+
+    def loss(self, fused: Tensor, target: Sequence[Boxes]) -> Tensor:
+        """transformers' own criterion: the sum over layers, divided by the number of boxes in the batch.
+
+        Args:
+            fused: (B,channels,H,W) in [0,1].
+            target: boxes and labels of each image.
+
+        Raises:
+            ValueError: targets that are no boxes, boxes outside the image, labels that are no class.
+        """
+        x = at_least(check_image(fused, self.channels), multiple=STRIDE)
+        boxes = check_boxes(target, len(x), len(self.classes))
+        scale = x.new_tensor([fused.shape[3] / x.shape[3], fused.shape[2] / x.shape[2]])
+        labels = []
+        for image in boxes:
+            low, high = (image["boxes"].to(x).unflatten(1, (2, 2)) * scale).unbind(1)
+            centred = torch.cat([(low + high) / 2, high - low], dim=1)
+            labels.append({"class_labels": image["labels"].to(x.device), "boxes": centred})
+        loss: Tensor = self(x, labels).loss
+        return loss
+
+    def predict(self, fused: Tensor, size: tuple[int, int] | None = None) -> list[Boxes]:
+        """Boxes (N,4) as parts of the image, scores and labels of each image, best first; `size` does not matter."""
+        with answering(self):
+            found = self(fused)
+        height, width = (-(-side // STRIDE) * STRIDE for side in fused.shape[2:])
+        pixels = found.pred_boxes.float() * fused.new_tensor([width, height, width, height])
+        scores, index = found.logits.float().sigmoid().flatten(1).topk(found.logits.shape[1])
+        answers = []
+        for box, score, best in zip(pixels, scores, index, strict=True):
+            centre, half = box[best // len(self.classes), :2], box[best // len(self.classes), 2:] / 2
+            corners = torch.cat([centre - half, centre + half], dim=1)
+            answers.append(as_answer(corners, score, best % len(self.classes), (fused.shape[2], fused.shape[3])))
+        return answers
+
+    def metric(self) -> DetectionScore:
+        """An empty score: mAP50 first."""
+        return DetectionScore(len(self.classes))
+
+
+def network(num_classes: int, channels: int, size: str, denoising: int) -> Any:
+    """transformers' DFineForObjectDetection in a published size."""
+    if size not in SIZES:
+        raise ValueError(f"size must be one of {', '.join(SIZES)}, got {size!r}")
+    ensure_torchvision()
+    try:
+        import scipy  # noqa: F401  # the assignment's
+        import transformers
+    except ImportError as error:
+        raise ValueError("D-FINE needs transformers and scipy: pip install 'tectum[train]'") from error
+    library: Any = transformers
+    constants = dict(SIZES[size])
+    strides = constants.pop("strides")
+    stages = [f"stage{i}" for i in (2, 3, 4)][-len(strides) :]
+    channels_out = [64, 256, 512, 1024]
+    backbone = library.HGNetV2Config(
+        num_channels=channels,
+        stem_channels=[channels, 16, 16],
+        stage_in_channels=[16, 64, 256, 512],
+        stage_mid_channels=[16, 32, 64, 128],
+        stage_out_channels=channels_out,
+        hidden_sizes=channels_out,
+        depths=[1, 1, 2, 1],
+        stage_num_blocks=[1, 1, 2, 1],
+        stage_downsample=[False, True, True, True],
+        stage_light_block=[False, False, True, True],
+        stage_kernel_size=[3, 3, 5, 5],
+        stage_numb_of_layers=[3, 3, 3, 3],
+        out_features=stages,
+        use_learnable_affine_block=True,
+    )
+    config = library.DFineConfig(
+        num_labels=num_classes,
+        backbone_config=backbone,
+        freeze_backbone_batch_norms=False,
+        encoder_in_channels=channels_out[-len(strides) :],
+        feat_strides=strides,
+        num_feature_levels=len(strides),
+        decoder_in_channels=[constants["d_model"]] * len(strides),
+        encode_proj_layers=[len(strides) - 1],
+        decoder_layers=3,
+        num_denoising=denoising,
+        eval_size=None,
+        tie_word_embeddings=False,
+        attn_implementation="eager",  # the others have no second derivative on a CPU
+        **constants,
+    )
+    net = library.DFineForObjectDetection(config)
+    del net.class_embed, net.bbox_embed  # second copies of the decoder's, which it does not use
+    return net.train()

@@ -1,0 +1,66 @@
+"""A torchvision that was built for another torch, made importable.
+
+The torchvision wheels of PyPI are built for CUDA. Beside a CPU torch their compiled part cannot be loaded, and then
+`import torchvision` raises, as does every library that imports it when it is there, transformers among them. Nothing
+tectum uses needs that part but one operator, non-maximum suppression, which is a few lines: greedy in the order of the
+scores, a box is dropped when its overlap with a kept one is above the threshold.
+"""
+
+import importlib.util
+import sys
+from typing import Any
+
+import torch
+from torch import Tensor
+
+KEPT: list[Any] = []
+"""The operators' library; they are gone when it is."""
+
+
+def ensure_torchvision() -> bool:
+    """Whether torchvision can be imported now. Does nothing where it works, or is not installed."""
+    if importlib.util.find_spec("torchvision") is None:
+        return False
+    try:
+        import torchvision
+    except RuntimeError as error:
+        if "torchvision::nms" not in str(error):
+            raise
+    else:
+        return True
+    for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+        del sys.modules[name]
+    library = torch.library.Library("torchvision", "DEF")
+    for name in ("nms", "qnms"):
+        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    library.impl("nms", nms, "CPU")
+    KEPT.append(library)
+    import torchvision
+
+    torchvision.extension._has_ops = lambda: True
+    return True
+
+
+def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, *, most: int | None = None) -> Tensor:
+    """Indices of the boxes (N,4) that stay, best score first, `most` of them at most.
+
+    >>> boxes = torch.tensor([[0.0, 0, 9, 9], [1, 0, 9, 9], [20, 0, 29, 9]])
+    >>> nms(boxes, torch.tensor([0.5, 0.9, 0.7]), 0.5).tolist()
+    [1, 2]
+    """
+    order = scores.argsort(descending=True, stable=True)
+    x1, y1, x2, y2 = boxes[order].unbind(1)
+    area = (x2 - x1) * (y2 - y1)
+    dropped = torch.zeros(len(order), dtype=torch.bool, device=boxes.device)
+    kept: list[int] = []
+    for i in range(len(order)):
+        if dropped[i]:
+            continue
+        kept.append(i)
+        if len(kept) == most:
+            break
+        width = (torch.minimum(x2[i], x2[i + 1 :]) - torch.maximum(x1[i], x1[i + 1 :])).clamp(min=0)
+        height = (torch.minimum(y2[i], y2[i + 1 :]) - torch.maximum(y1[i], y1[i + 1 :])).clamp(min=0)
+        common = width * height
+        dropped[i + 1 :] |= common / (area[i] + area[i + 1 :] - common) > iou_threshold
+    return order[kept]
