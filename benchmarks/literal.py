@@ -1,8 +1,9 @@
-"""TDFusion's fuser written literally from its published description: the reference for speed and for exactness.
+"""TDFusion's two networks written literally from their published description: the reference for speed and exactness.
 
 One module per box of the paper, `b c h w -> b (h w) c` copies for the normalisation, the query, key and value
-normalised and multiplied as written, nothing shared, nothing reordered. It is what `tectum.systems.tdfusion` is timed
-against (it costs what the published implementation costs) and must equal. Inputs in tectum's order: visible, infrared.
+normalised and multiplied as written, nothing shared, nothing reordered. They are what those of `tectum.systems.tdfusion`
+are timed against (they cost what the published implementation costs) and must equal. Inputs in tectum's order: visible,
+infrared.
 """
 
 import torch
@@ -116,3 +117,21 @@ class LiteralTDFusion(nn.Module):
         x2 = self.encoder2(self.project_in_2(visible))
         x = self.decoder(self.FM(x1, x2))
         return torch.sigmoid(self.project_out_1(F.leaky_relu(self.project_out_0(x), 0.01)))
+
+
+class LiteralLossGenerator(nn.Module):
+    """The published loss generation module; weights of (visible, infrared) although its first channel is infrared's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.project_in_1, self.project_in_2 = conv3(1, 16), conv3(1, 16)
+        self.encoder1 = nn.Sequential(RestormerBlock(16), RestormerBlock(16))
+        self.encoder2 = nn.Sequential(RestormerBlock(16), RestormerBlock(16))
+        self.decoder = nn.Sequential(RestormerBlock(32), RestormerBlock(32))
+        self.project_out_0, self.activation, self.project_out_1 = conv3(32, 16), nn.PReLU(), conv3(16, 2)
+
+    def forward(self, visible: Tensor, infrared: Tensor) -> Tensor:
+        x1 = self.encoder1(self.project_in_1(infrared))
+        x2 = self.encoder2(self.project_in_2(visible))
+        x = self.decoder(torch.cat([x1, x2], dim=1))
+        return self.project_out_1(self.activation(self.project_out_0(x))).softmax(1).flip(1)

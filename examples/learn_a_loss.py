@@ -93,10 +93,13 @@ def trained(learned: bool, pairs: list[Pair], validation: list[Pair], run: Path)
         meta_steps=40 if learned else 0,
         warm_epochs=1,
         outer="adam",
-        meta_lr=1e-2,
+        meta_lr=5e-3,
         task_px=SIZE,
         task_batch=4,
-        task_lr=4e-3,
+        task_lr=1e-3,
+        task_mix=0.5,
+        task_first=200,
+        task_first_lr=4e-3,
     )
     torch.manual_seed(0)
     fuser, segmenter, generator = Fuser(), Segmenter(), Generator()

@@ -255,7 +255,7 @@ def test_a_full_disk_is_one_sentence(pairs: Path, tmp_path: Path, capsys: pytest
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     error = capsys.readouterr().err
     assert code == 2 and error.count("\n") == 1
-    assert str(tmp_path / "run") in error and "make room" in error
+    assert str(tmp_path / "run") in error and "disk" in error
 
 
 # ---- the published recipes -------------------------------------------------------------------------------------------

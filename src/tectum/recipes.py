@@ -150,27 +150,30 @@ def tdfusion_msrs_small() -> Recipe:
     task learns for some epochs before it teaches. See docs/log.md for what was tried.
     """
     schedule = Schedule(
-        steps=600,
+        steps=500,
         batch=2,
         crop_px=112,
         lr=5e-4,
         warmup=20,
-        validate_every=60,
-        meta_steps=30,
+        validate_every=100,
+        meta_steps=50,
+        warm_epochs=1,
         inner="adam",
         outer="adam",
-        meta_lr=1e-3,
+        meta_lr=3e-4,
         task_px=(120, 160),
         small_masks=True,
-        task_batch=4,
+        task_batch=2,
         task_lr=1e-4,
-        task_first=1200,
-        task_first_lr=1e-3,
+        task_mix=0.5,
+        task_first=1500,
+        task_first_lr=2e-3,
     )
     return replace(
         tdfusion_msrs(),
         name="tdfusion-msrs-small",
         start="tdfusion-fixed-msrs",
+        options={"centred": True},
         task_options={"class_weights": MSRS_WEIGHTS},
         schedule=schedule,
     )
@@ -181,9 +184,15 @@ MSRS_WEIGHTS = [0.63, 3.3, 5.2, 6.3, 8.3, 8.5, 18.0, 15.0, 8.7]
 
 
 def tdfusion_msrs_detection_small() -> Recipe:
-    """The same for detection."""
+    """The same for detection: the detector learns for longer before it teaches."""
+    recipe = tdfusion_msrs_small()
     return replace(
-        tdfusion_msrs_small(), name="tdfusion-msrs-detection-small", task="yolov8n", target="boxes", task_options={}
+        recipe,
+        name="tdfusion-msrs-detection-small",
+        task="yolov8n",
+        target="boxes",
+        task_options={},
+        schedule=replace(recipe.schedule, task_first=2500),
     )
 
 
@@ -211,8 +220,7 @@ def tdfusion_street() -> Recipe:
         lr=2e-3,
         validate_every=40,
         meta_steps=15,
-        task_px=(120, 160),
-        task_batch=4,
+        task_first=200,
     )
     return replace(
         tdfusion_msrs_small(),

@@ -112,7 +112,7 @@ class Learners:
         check("norm of the gradient", norm, crops)
         optimizer.step()
         if whole is not None:
-            terms["task"] = self.task_step(fused_image(self.fuser, whole), whole, check)
+            terms["task"] = self.task_step(self.seen(whole), whole, check)
         return {name: term.detach() for name, term in terms.items()}
 
     def task_step(self, fused: Tensor, whole: Pair, check: Check) -> Tensor:
@@ -128,6 +128,17 @@ class Learners:
         self.ranks.mean_gradients(self.task)
         self.optimizers["task"].step()
         return loss.detach()
+
+    def seen(self, whole: Pair, *, first: Sequence[int] | None = None) -> Tensor:
+        """What the task learns from: fused images, or mixtures m a + (1 - m) b with one m per image in [0,1].
+
+        Drawn from torch's own random numbers, which the trainer has seeded. `first` says which pairs these are, before
+        the fuser is trained: what it makes of them is kept.
+        """
+        if self.schedule.task_mix and float(torch.rand(())) < self.schedule.task_mix:
+            m = torch.rand(len(whole.a), 1, 1, 1).to(whole.a)
+            return m * whole.a + (1 - m) * whole.b
+        return fused_image(self.fuser, whole) if first is None else self.first_fused(whole, first)
 
     def first_fused(self, whole: Pair, at: Sequence[int]) -> Tensor:
         """What the fuser makes of each image before it is trained, made once and kept; `at` says which these are."""
@@ -160,7 +171,8 @@ class Learners:
         self.teach(lesson.gradient, largest)
         return lesson
 
-    def lesson(self, crops: Pair, test: Pair, seed: int) -> Lesson:
+    def lesson(self, crops: Pair, test: Pair, seed: int, *, alone: bool = False) -> Lesson:
+        """The hypergradient of this moment; `alone` where the other processes do not take part."""
         return hypergradient(
             self.fuser,
             self.objective,
@@ -170,7 +182,7 @@ class Learners:
             step=self.inner_step(),
             method=self.schedule.method,
             seed=seed,
-            average=self.ranks.mean,
+            average=dict if alone else self.ranks.mean,
         )
 
     def inner_step(self) -> InnerStep:

@@ -58,8 +58,13 @@ class Schedule:
     """Whole images per step of the task, over all processes."""
     task_lr: float = 1e-4
     """Adam's rate of the task."""
+    task_mix: float = 0.0
+    """Part of the task's batches that are random mixtures of the sources instead of fused images. A task that has seen
+    fused images only takes any change of them for the worse; 0 as published."""
     task_first: int = 0
     """Steps of the task alone before anything else, on what the fuser makes at the start; 0 as published."""
+    task_first_batch: int = 4
+    """Images in each of them, over all processes."""
     task_first_lr: float = 1e-3
     """Adam's rate at their start; it falls along a cosine to a twentieth."""
     task_weight: float = 0.0
@@ -76,11 +81,13 @@ class Schedule:
             "task_lr",
             "task_first_lr",
             "task_batch",
+            "task_first_batch",
         ):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} must be greater than 0 and finite, got {value}")
-        for name in ("clip", "meta_steps", "warm_epochs", "task_first", "inner_lr", "task_weight", "lr_end", "warmup"):
+        counts, parts = ("meta_steps", "warm_epochs", "task_first", "warmup"), ("task_mix", "task_weight")
+        for name in (*counts, *parts, "clip", "inner_lr", "lr_end"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"{name} must be 0 or greater and finite, got {value}")

@@ -149,12 +149,12 @@ def one_step(learners: Learners, pairs: Pairs, state: dict[str, Any], folder: Pa
     learners.at(step, state["first"])
     if learners.task is not None and state["first"] < schedule.task_first:
         seed = schedule.seed * 1_000_003 + 700_001 + state["first"]
-        at = places(len(pairs), schedule, state["first"], schedule.task_batch, salt=2)
+        at = places(len(pairs), schedule, state["first"], schedule.task_first_batch, salt=2)
         whole = resized(pairs, at, schedule, ranks).to(device)
-        fused = learners.first_fused(whole, at[ranks.share(len(at))])
-        seen = mirrored(Pair(fused, fused, whole.target, whole.name), seed)
         torch.manual_seed(seed + ranks.rank * 7_000_003)
-        task_loss = learners.task_step(seen.a, seen, check)
+        fused = learners.seen(whole, first=at[ranks.share(len(at))])
+        whole = mirrored(Pair(fused, fused, whole.target, whole.name), seed)
+        task_loss = learners.task_step(whole.a, whole, check)
         state["first"] += 1
         return {"train_task": float(task_loss), "loss": float(task_loss)}
     if state["meta"] < schedule.meta_due(step):

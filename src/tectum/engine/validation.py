@@ -102,5 +102,5 @@ def row(learners: Learners, pair: Pair, other: Pair) -> list[Tensor]:
 def pull(learners: Learners, pair: Pair, other: Pair) -> Tensor:
     with torch.enable_grad():
         learners.objective.requires_grad_(True)
-        found = learners.lesson(pair, other, 0).pull
+        found = learners.lesson(pair, other, 0, alone=True).pull
     return torch.zeros_like(pair.a) if found is None else found

@@ -162,12 +162,19 @@ class FusionStream(nn.Module):
 class LossGenerator(nn.Module):
     """The loss generation module G: (B,1,H,W), (B,1,H,W) -> (B,2,H,W), weights of a and b that sum to 1 per pixel.
 
+    Args:
+        channels: of the first stage.
+        centred: take the mean over the pixels out of the two maps before the softmax, so that the loss can say where it
+            wants more of a source but not that it wants one everywhere. False as published: then a few hundred steps
+            drive the maps to one source as a whole (docs/log.md).
+
     >>> LossGenerator()(torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 4, 4)).shape
     torch.Size([1, 2, 4, 4])
     """
 
-    def __init__(self, channels: int = 16) -> None:
+    def __init__(self, channels: int = 16, *, centred: bool = False) -> None:
         super().__init__()
+        self.centred = centred
         self.embed_infrared, self.embed_visible = conv3x3(1, channels), conv3x3(1, channels)
         self.encoder_infrared = nn.Sequential(RestormerBlock(channels), RestormerBlock(channels))
         self.encoder_visible = nn.Sequential(RestormerBlock(channels), RestormerBlock(channels))
@@ -180,7 +187,8 @@ class LossGenerator(nn.Module):
         x1 = self.encoder_infrared(channels_last(self.embed_infrared(infrared)))
         x2 = self.encoder_visible(channels_last(self.embed_visible(visible)))
         x = self.decoder(torch.cat([x1, x2], dim=1))
-        return self.output(self.activation(self.output_hidden(x))).flip(1).softmax(1)
+        x = self.output(self.activation(self.output_hidden(x))).flip(1)
+        return (x - x.mean((2, 3), keepdim=True) if self.centred else x).softmax(1)
 
 
 class TDFusionLoss(nn.Module):
@@ -226,9 +234,9 @@ class TDFusionLoss(nn.Module):
         }
 
 
-def learned_loss(**options: Any) -> TDFusionLoss:
-    """The objective with a loss generation module of its own; options are those of `TDFusionLoss`."""
-    return TDFusionLoss(LossGenerator(), **options)
+def learned_loss(*, centred: bool = False, **options: Any) -> TDFusionLoss:
+    """The objective with a loss generation module of its own; the other options are those of `TDFusionLoss`."""
+    return TDFusionLoss(LossGenerator(centred=centred), **options)
 
 
 class WeightedSum(nn.Module):

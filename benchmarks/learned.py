@@ -1,0 +1,124 @@
+"""What learning the loss changed: the tables of docs/results.md under "Learned against fixed", and their figure.
+
+    TECTUM_DATA=DIR python benchmarks/learned.py scores|maps|ablations|figure [--runs DIR] [--write]
+
+scores      every packaged set of weights on the test pairs of five sets, in TDFusion's convention
+maps        how much of the infrared each learned loss asks for, on things and background of unseen pairs (Fig. 5)
+ablations   the runs DIR/I .. DIR/V of `tectum train RECIPE --ablation I`, beside DIR/full, on the MSRS test pairs
+figure      the weight maps of both losses on synthetic scenes: docs/figures/learned-weights.jpg
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from results import PUBLISHED, SETS, put, table
+from tectum.color import rgb_to_ycbcr
+from tectum.data.datasets import find_set, open_set
+from tectum.data.folders import split_names
+from tectum.data.synthetic import render
+from tectum.data.transforms import resize
+from tectum.engine.evaluate import Evaluation, Evaluator
+from tectum.inference.tiling import fuse_tensors
+from tectum.weights import cards, load, load_objective
+
+FIGURE = Path(__file__).parents[1] / "docs" / "figures" / "learned-weights.jpg"
+NAMES = {
+    "fixed": "tdfusion-fixed-msrs",
+    "learned, segmentation": "tdfusion-msrs",
+    "learned, detection": "tdfusion-msrs-detection",
+}
+PARTS = {"full": "learned", "I": "I: w = 1/2", "II": "II: no gradient term", "III": "III: the task's loss too",
+         "IV": "IV: no fusion phase", "V": "V: w_a a + w_b b"}  # fmt: skip
+ALL_SETS = SETS | {"m3fd": None, "llvip": None}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("scores", "maps", "ablations", "figure"))
+    parser.add_argument("--sets", nargs="*", default=list(ALL_SETS))
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser.add_argument("--write", action="store_true", help="put the tables into docs/results.md")
+    given = parser.parse_args()
+    if given.what == "figure":
+        figure()
+        return
+    if given.what == "maps":
+        show("learned maps", maps(), write=given.write)
+    elif given.what == "ablations":
+        runs = {title: f"tdfusion@{given.runs / part / 'best.safetensors'}" for part, title in PARTS.items()
+                if part != "V" and (given.runs / part / "best.safetensors").exists()}  # fmt: skip
+        sums = given.runs / "V" / "best.safetensors"
+        if sums.exists():
+            runs[PARTS["V"]] = f"tectum.systems.tdfusion:WEIGHTED_SUM@{sums}"
+        show("ablations", table(scored("msrs", runs, "ablations"), {}), write=given.write)
+    else:
+        packaged = {title: f"tdfusion@{name}" for title, name in NAMES.items() if name in cards()}
+        for name in given.sets:
+            found = scored(name, packaged, "learned")
+            show(f"learned {name}", table(found, PUBLISHED.get((name, "tdfusion"), {})), write=given.write)
+
+
+def show(mark: str, text: str, *, write: bool) -> None:
+    print(f"\n## {mark}\n\n{text}", flush=True)
+    if write:
+        put("results.md", mark, text)
+
+
+def scored(name: str, systems: dict[str, str], out: str) -> Evaluation:
+    visible, infrared = find_set(name, os.environ["TECTUM_DATA"])
+    names = None if ALL_SETS[name] is None else split_names(str(ALL_SETS[name]))
+    folder = Path("out") / "results" / name / out
+    return Evaluator(systems, visible, infrared, out=folder, convention="tdfusion", names=names).run()
+
+
+def learned_losses() -> dict[str, torch.nn.Module]:
+    return {title: load_objective(name) for title, name in NAMES.items() if "objective" in cards().get(name, {})}
+
+
+@torch.inference_mode()
+def maps() -> str:
+    """Mean weight of the infrared over the pixels of a class, by day and by night, on the MSRS test pairs."""
+    pairs = open_set("msrs", os.environ["TECTUM_DATA"], split="test", target="masks")
+    classes = ("background", "car", "person", "bike")
+    lines = ["| loss learned from | hour | " + " | ".join(classes) + " |", "| --- | --- |" + " --: |" * len(classes)]
+    for title, objective in learned_losses().items():
+        sums: dict[tuple[str, int], Tensor] = {}
+        for index, name in enumerate(pairs.names):
+            pair = resize(pairs[index], (240, 320), masks=True)
+            infrared = objective.weights(pair.a, pair.b)[0, 1]  # type: ignore[operator]
+            for label in range(len(classes)):
+                inside = infrared[pair.target[0] == label]
+                key = "day" if name.endswith("D") else "night", label
+                sums[key] = sums.get(key, torch.zeros(2)) + torch.tensor([float(inside.sum()), inside.numel()])
+        for hour in ("day", "night"):
+            means = [sums[hour, label] for label in range(len(classes))]
+            cells = " | ".join(f"{float(total / num):.3f}" for total, num in means)
+            lines.append(f"| {title.partition(', ')[2]} | {hour} | {cells} |")
+    return "\n".join(lines)
+
+
+@torch.inference_mode()
+def figure() -> None:
+    """Visible, infrared, the infrared's weight in each learned loss, and what each fuser makes."""
+    rows = []
+    losses = learned_losses()
+    for seed in (3, 11):
+        scene = render(seed, (240, 320))
+        a, b = rgb_to_ycbcr(scene.visible)[0][None], scene.infrared[None]
+        pictures = [a, b]
+        for title, objective in losses.items():
+            pictures.append(objective.weights(a, b)[:, 1:])  # type: ignore[operator]
+            pictures.append(fuse_tensors(load(NAMES[title]), a, b))
+        rows.append(torch.cat([picture[0, 0] for picture in pictures], dim=1))
+    levels = (torch.cat(rows) * 255 + 0.5).clamp(0, 255).byte().numpy()
+    Image.fromarray(levels).save(FIGURE, quality=88)
+    print(FIGURE)
+
+
+if __name__ == "__main__":
+    main()

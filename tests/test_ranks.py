@@ -1,0 +1,143 @@
+"""Two processes find what one finds, on the same batches; started by torchrun, and by `--devices 2`."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from conftest import random_images
+from tectum.cli import main
+from tectum.data.synthetic import render, save
+from tectum.engine.learners import Learners
+from tectum.engine.ranks import Ranks
+from tectum.engine.trainer import FILES, fit
+from tectum.protocols import System
+from tectum.recipes import Recipe
+from tectum.systems.tdfusion import TDFusionLoss
+from test_learners import PX, SHORT, Generator, Segmenter, labelled
+
+TESTS = Path(__file__).parent
+SCHEDULE = replace(SHORT, swap=True, outer="adam", task_first=2)
+pytest.importorskip("lightning_fabric", reason="several devices need pip install 'tectum[train]'")
+
+
+class Plain(nn.Module):
+    """A fuser without statistics of a batch and without dropout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.out = nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(4, 1, 1)
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return self.out(self.hidden(torch.cat([a, b], 1)).tanh()).sigmoid()
+
+
+class PlainTask(Segmenter):
+    def forward(self, fused: Tensor) -> Tensor:
+        return self.last(self.first(fused).tanh())
+
+    def loss(self, fused: Tensor, target: Tensor) -> Tensor:
+        return F.cross_entropy(self(fused), target)
+
+
+def trained(run: Path, ranks: Ranks) -> None:
+    """Two epochs in float64, where rounding is out of the way."""
+    torch.manual_seed(ranks.rank)  # what each process begins with must not matter
+    networks = Plain().double(), TDFusionLoss(Generator()).double(), PlainTask().double()
+    pairs = [replace(x, a=x.a.double(), b=x.b.double()) for x in labelled(random_images, 8, size=(PX, PX))]
+    fit(*networks[:2], pairs[:6], pairs[6:], run=run, schedule=SCHEDULE, task=networks[2], ranks=ranks)
+
+
+def start(*command: str, codes: tuple[int, ...] = (0,)) -> subprocess.CompletedProcess[str]:
+    """A Python command in this folder, one thread each."""
+    threads = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "PYTHONPATH": str(TESTS)}
+    done = subprocess.run(
+        [sys.executable, *command], capture_output=True, text=True, env=os.environ | threads, timeout=280
+    )
+    assert done.returncode in codes, done.stderr[-3000:]
+    return done
+
+
+def test_two_processes_find_what_one_finds(tmp_path: Path) -> None:
+    """Steps of the task alone, meta phases and fit phases, each image also swapped."""
+    trained(tmp_path / "one", Ranks())
+    start("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", __file__, str(tmp_path / "two"))
+    one, two = (torch.load(tmp_path / name / "last.pt", weights_only=True) for name in ("one", "two"))
+    assert [one["state"][name] for name in ("first", "meta", "step")] == [2, 4, 6]
+    assert [two["state"][name] for name in ("first", "meta", "step")] == [2, 4, 6]
+    for name in FILES:
+        assert one[name].keys() == two[name].keys()
+        for key, x in one[name].items():
+            torch.testing.assert_close(two[name][key], x, rtol=1e-8, atol=1e-9, msg=lambda m, k=key: f"{k}: {m}")
+    logs = [(tmp_path / name / "log.jsonl").read_text().splitlines() for name in ("one", "two")]
+    assert len(logs[0]) == len(logs[1]) == 2, "one process writes"
+
+
+SYSTEM = System(Plain, TDFusionLoss, lambda: TDFusionLoss(Generator()))
+
+
+def own() -> Recipe:
+    return Recipe(
+        "own",
+        "test_ranks:SYSTEM",
+        "folder",
+        task="test_ranks:PlainTask",
+        target="masks",
+        learned=True,
+        schedule=SCHEDULE,
+    )
+
+
+@pytest.mark.slow
+def test_the_command_starts_the_second_process_itself(tmp_path: Path) -> None:
+    """And ends with the weights that the same command without `--devices` ends with."""
+    for seed in range(8):
+        save(render(seed, (PX, PX)), tmp_path / "pairs", f"scene-{seed}")
+    command = ["train", "test_ranks:own", "--data", str(tmp_path / "pairs"), "--quiet", "--device", "cpu"]
+    assert main([*command, "-o", str(tmp_path / "one")]) in (0, 1)
+    done = start("-m", "tectum", *command, "-o", str(tmp_path / "two"), "--devices", "2", codes=(0, 1))
+    assert done.stdout.count("best.safetensors") == 1, "one process speaks"
+    one, two = (load_file(tmp_path / name / "best.safetensors") for name in ("one", "two"))
+    for key, x in one.items():
+        torch.testing.assert_close(two[key], x, rtol=1e-3, atol=1e-5)
+
+
+def test_parts_of_a_batch() -> None:
+    ranks = Ranks()
+    assert ranks.first and ranks.device is None and range(6)[ranks.share(6)] == range(6)
+    ranks.world, ranks.rank = 3, 1
+    assert range(6)[ranks.share(6)] == range(2, 4)
+    with pytest.raises(ValueError, match="must divide evenly over the processes, got 4 for 3; change --batch"):
+        ranks.share(4)
+
+
+def test_one_process_changes_nothing() -> None:
+    ranks, found = Ranks(), {"x": torch.tensor([1.0, 2.0])}
+    assert ranks.mean(found) == found and ranks.mean({}) == {}
+    ranks.wait()
+
+
+def test_reverse_is_for_one_process() -> None:
+    ranks = Ranks()
+    ranks.world = 2
+    with pytest.raises(ValueError, match="several processes learn a loss by method forward or finite, got reverse"):
+        Learners(Plain(), TDFusionLoss(Generator()), PlainTask(), replace(SCHEDULE, method="reverse"), ranks)
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"), [({"devices": 0}, "1 or more, got 0"), ({"precision": "half"}, "32-true")]
+)
+def test_devices_that_cannot_be(given: dict[str, object], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        Ranks(**given)  # type: ignore[arg-type]
+
+
+if __name__ == "__main__":
+    trained(Path(sys.argv[1]), Ranks(2))
