@@ -24,8 +24,10 @@ check: .venv/dev  ## style and types
 figures: .venv/installed  ## pictures of the README (synthetic), and of real pairs if TECTUM_DATA names a folder of them
 	$(BIN)/python benchmarks/figures.py
 
-results: .venv/installed  ## the tables of docs/results.md, from real pairs below TECTUM_DATA
+results: .venv/dev  ## the tables of docs/results.md, from real pairs below TECTUM_DATA
 	$(BIN)/python benchmarks/results.py --write
+	$(BIN)/python benchmarks/learned.py scores --write
+	$(BIN)/python benchmarks/learned.py maps --write
 
 bench: .venv/installed  ## the table of docs/speed.md, on this machine
 	$(BIN)/python benchmarks/fuser.py
@@ -43,7 +45,7 @@ wheel: .venv/dev
 	touch $@
 
 .venv/dev: .venv/installed
-	$(BIN)/python -m pip install --quiet --editable ".[all]" --group dev
+	$(BIN)/python -m pip install --quiet --editable ".[all,yolo]" --group dev  # yolo (AGPL-3.0) for its tests only
 	touch $@
 
 clean:

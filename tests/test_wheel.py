@@ -20,11 +20,14 @@ def test_the_wheel_holds_weights_scenes_and_notices(tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     files = {f"tectum/weights/{card['file']}" for card in weights.cards().values()}
+    files |= {f"tectum/weights/{c['objective']['file']}" for c in weights.cards().values() if "objective" in c}
     assert files
     assert files <= names
     assert {"tectum/weights/NOTICE", "tectum/weights/cards.json", "tectum/py.typed"} <= names
     assert {"tectum/data/splits/msrs-validation.txt", "tectum/data/demo/vi/street-1.png"} <= names
     assert {f"tectum/report/page.{kind}" for kind in ("html.jinja", "css", "js")} <= names
+    assert {f"tectum/report/downstream.{kind}" for kind in ("html.jinja", "css")} <= names
     assert any(name.endswith("licenses/LICENSE") for name in names)
-    assert not any(name.startswith(("tests", "benchmarks")) for name in names)
+    assert any(name.endswith("licenses/NOTICE") for name in names)
+    assert not any(name.startswith(("tests", "benchmarks", "examples")) for name in names)
     assert wheel.stat().st_size < 20e6

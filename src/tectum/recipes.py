@@ -150,7 +150,7 @@ def tdfusion_msrs_small() -> Recipe:
     task learns for some epochs before it teaches. See docs/log.md for what was tried.
     """
     schedule = Schedule(
-        steps=500,
+        steps=400,
         batch=2,
         crop_px=112,
         lr=5e-4,
@@ -160,7 +160,7 @@ def tdfusion_msrs_small() -> Recipe:
         warm_epochs=1,
         inner="adam",
         outer="adam",
-        meta_lr=3e-4,
+        meta_lr=1e-3,
         task_px=(120, 160),
         small_masks=True,
         task_batch=2,

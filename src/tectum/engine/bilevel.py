@@ -163,9 +163,11 @@ def hypergradient(
             fused: Tensor = functional_call(fuser, (parameters, buffers), (pair.a, pair.b))
         return fused
 
-    def loss(fused: Tensor) -> dict[str, Tensor]:
+    def loss(fused: Tensor, *, learns: bool) -> dict[str, Tensor]:
+        """The terms; where phi does not learn from them, its graph (as large as the fuser's) is not kept."""
+        own = dict(objective.named_parameters()) if learns else detached(objective)
         with seeded(seed + 1):
-            terms: dict[str, Tensor] = objective(fused, train.a, train.b)
+            terms: dict[str, Tensor] = functional_call(objective, own, (fused, train.a, train.b))
         return terms
 
     def judge(ahead: Named) -> Tensor:
@@ -175,7 +177,7 @@ def hypergradient(
 
     reverse = method == "reverse"
     fused = image(theta, train, 0)
-    terms = loss(fused)
+    terms = loss(fused, learns=reverse)
     gradients = named_grad(total(terms), theta, create_graph=reverse)
     gradients = gradients if reverse else average(gradients)
     taken = step(theta, {name: g.detach() for name, g in gradients.items()})
@@ -190,8 +192,14 @@ def hypergradient(
     lesson = judge(ahead)
     along = {name: taken.scale[name] * v for name, v in average(named_grad(lesson, ahead)).items()}
     u = pushed(lambda parameters: image(parameters, train, 0), theta, along, finite=method == "finite")
-    (slope,) = torch.autograd.grad(total(loss(fused)), fused, create_graph=True)
+    (slope,) = torch.autograd.grad(total(loss(fused, learns=True)), fused, create_graph=True)
     return Lesson(average(named_grad(-(slope * u).sum(), learned)), lesson.detach(), told, -u)
+
+
+def detached(module: nn.Module) -> Named:
+    """Parameters without their graph, and copies of the buffers."""
+    parameters = {name: p.detach() for name, p in module.named_parameters()}
+    return parameters | {name: x.clone() for name, x in module.named_buffers()}
 
 
 def pushed(image: Callable[[Named], Tensor], at: Named, along: Named, *, finite: bool) -> Tensor:
