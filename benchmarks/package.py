@@ -2,8 +2,9 @@
 
     python benchmarks/package.py RUN NAME --data MSRS
 
-The card says what the weights were trained on, by which recipe, how long, and what the training objective says of
-them on the validation pairs and on the test pairs (lower is better), beside the average and the maximum of the sources.
+The card says what the weights were trained on, by which recipe, how long, and what came out: of a fixed loss the
+training objective on the validation and the test pairs (lower is better), beside the average and the maximum of the
+sources; of a learned one the validation line of the log. --note adds a sentence to the recipe.
 """
 
 import argparse
@@ -27,6 +28,7 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("name")
     parser.add_argument("--data", type=Path, required=True, help="folder of the set, with train and test inside")
+    parser.add_argument("--note", default="")
     arguments = parser.parse_args()
     recipe = recipes.read(arguments.run / "recipe.json")
     system = SYSTEMS[recipe.system]
@@ -36,10 +38,14 @@ def main() -> None:
     state = weights.read(arguments.run / "best.safetensors")
     fuser = system.fuser()
     weights.fill(fuser, state, arguments.run)
-    sets = {
-        "validation": PairFolder(arguments.data, split_names(recipe.validation or "msrs-validation")),
-        "test": PairFolder(arguments.data / "test"),
-    }
+    sets = (
+        {}
+        if recipe.learned
+        else {  # what a learned loss leaves is judged by the task
+            "validation": PairFolder(arguments.data, split_names(recipe.validation or "msrs-validation")),
+            "test": PairFolder(arguments.data / "test"),
+        }
+    )
     rows = {recipe.system: fuser.eval(), "average": SYSTEMS["average"].fuser(), "maximum": SYSTEMS["maximum"].fuser()}
     scores = {
         f"{where} fixed objective of {name} ({len(pairs)} pairs)": round(mean_loss(row, system.objective(), pairs), 4)
@@ -55,7 +61,8 @@ def main() -> None:
         "file": file,
         "sha256": weights.save(state, weights.FOLDER / file),
         "data": "MSRS: 181 labelled pairs of a re-split of its official test split; 40 more chose the checkpoint",
-        "recipe": f"{recipe.name}: {best['step']} of {recipe.schedule.steps} steps, seed {recipe.schedule.seed}{start}",
+        "recipe": f"{recipe.name}: {best['step']} of {recipe.schedule.steps} steps, seed {recipe.schedule.seed}{start}"
+        + (f"; {arguments.note}" if arguments.note else ""),
         "seconds": lines[-1]["seconds"],
         "scores": scores,
         "licence": "research use; see NOTICE: the training images state no licence",

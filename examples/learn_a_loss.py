@@ -9,6 +9,7 @@ nobody has seen. OUT/learned.png shows the scores, a fused scene and where the l
 
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ CLASS_WEIGHTS = torch.tensor([0.5, 2.0, 6.0, 6.0])  # background, car, person, l
 def layers(*channels: int, dilation: int = 1) -> nn.Sequential:
     """3x3 convolutions with leaky units between."""
     found: list[nn.Module] = []
-    for i, o in zip(channels, channels[1:], strict=False):
+    for i, o in pairwise(channels):
         found += [nn.Conv2d(i, o, 3, padding=dilation, dilation=dilation), nn.LeakyReLU(0.1)]
     return nn.Sequential(*found[:-1])
 
@@ -64,7 +65,8 @@ class Segmenter(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.fine, self.wide, self.out = layers(1, 16, 16), layers(16, 24, 24, dilation=3), nn.Conv2d(40, len(CLASSES), 1)
+        self.fine, self.wide = layers(1, 16, 16), layers(16, 24, 24, dilation=3)
+        self.out = nn.Conv2d(40, len(CLASSES), 1)
 
     def forward(self, fused: Tensor) -> Tensor:
         fine = F.leaky_relu(self.fine(fused - 0.5), 0.1)
@@ -144,7 +146,7 @@ def draw(scores: dict[str, list[float]], fusers: dict[str, nn.Module], objective
         axis.set_title(title)
         axis.axis("off")
     axis = axes.flat[-1]
-    for place, (name, values) in enumerate(scores.items()):
+    for place, values in enumerate(scores.values()):
         axis.bar(place, sum(values) / len(values), 0.5, color="0.8")
         axis.plot([place] * len(values), values, "ko", markersize=4)
     axis.set_xticks(range(len(scores)), list(scores))

@@ -14,7 +14,7 @@ from tectum import recipes, weights
 from tectum.cli import main
 from tectum.data.synthetic import render, save
 from tectum.engine.trainer import Schedule
-from tectum.protocols import System
+from tectum.protocols import System, resolve
 from tectum.systems import SYSTEMS, TDFusion, TDFusionLoss
 from tectum.systems.tdfusion import LossGenerator, WeightedSum
 from test_data_sets import write_masks, write_pair, write_xml, write_yolo
@@ -180,6 +180,16 @@ def test_ablations_do_what_they_say(pairs: Path, tmp_path: Path, which: str) -> 
         assert recipes.read(run / "recipe.json").schedule.interleaved
     if which == "V":
         assert line["train_intensity"] == 0 and line["train_gradient"] > 0
+
+
+@pytest.mark.parametrize("which", recipes.ABLATIONS)
+def test_ablations_of_every_recipe_have_an_objective(which: str) -> None:
+    for make in recipes.RECIPES.values():
+        if make().learned:
+            recipe = recipes.ablation(make(), which)
+            system = resolve(SYSTEMS, recipe.system, kind="system")
+            objective = (system.learned if recipe.learned else system.objective)(**recipe.options)  # type: ignore[misc]
+            assert bool(list(objective.parameters())) == recipe.learned == (which not in ("I", "V"))
 
 
 @pytest.mark.parametrize("away", [True, False])

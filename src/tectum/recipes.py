@@ -271,8 +271,9 @@ def ablation(recipe: Recipe, which: str) -> Recipe:
         raise ValueError(f"an ablation needs a recipe whose loss is learned, '{recipe.name}' has a fixed one")
     recipe, schedule = replace(recipe, name=f"{recipe.name}-{which}"), recipe.schedule
     fixed = replace(schedule, meta_steps=0)
+    kept = {name: value for name, value in recipe.options.items() if name != "centred"}  # the generator's, which is gone
     if which == "I":
-        return replace(recipe, learned=False, schedule=fixed)
+        return replace(recipe, learned=False, options=kept, schedule=fixed)
     if which == "II":
         return replace(recipe, options=recipe.options | {"alpha": 0.0})
     if which == "III":
@@ -284,7 +285,7 @@ def ablation(recipe: Recipe, which: str) -> Recipe:
         system="tectum.systems.tdfusion:WEIGHTED_SUM",
         learned=False,
         start=None,
-        options=recipe.options | {"beta": 0.0},
+        options=kept | {"beta": 0.0},
         schedule=replace(fixed, task_weight=1.0),
     )
 
