@@ -1,10 +1,12 @@
-"""The weights that every network of the downstream table begins with: trained on all inputs alike.
+"""The weights that every network of the downstream table begins with.
 
-    python benchmarks/start.py --data MSRS -o start.safetensors [--epochs 30] [--split train]
+    python benchmarks/start.py --data MSRS -o start.safetensors [--epochs 30] [--without-validation]
 
 SegFormer-B0 from scratch learns little but the background from 221 small pictures in the few epochs that two cores can
 carry. So one network is trained first on the visible images, the infrared ones and their averages together, and every
-cell of the table, whatever its input, goes on from there. Only training pairs are used.
+cell of the table, whatever its input, goes on from there. It has seen no image of a trained fuser: if the start favours
+anything, then the sources and their average. Only training pairs are used; with `--split validation` take
+`--without-validation`.
 """
 
 import argparse
@@ -54,7 +56,9 @@ def main() -> None:
 
     def report(line: dict[str, float]) -> None:
         if line["step"] % 250 == 0:
-            print(f"{line['step']} of {line['steps']}: {line['loss']:.3f}, {time.monotonic() - start:.0f} s", flush=True)
+            print(
+                f"{line['step']} of {line['steps']}: {line['loss']:.3f}, {time.monotonic() - start:.0f} s", flush=True
+            )
             write_tensors(given.out, task.state_dict())
 
     print(train(task, frames, budget, 0, report=report))

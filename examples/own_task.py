@@ -2,8 +2,8 @@
 
     python examples/own_task.py RUN
 
-The task here counts: how many people are in the picture? The target of an image is one number. `tectum train` takes it
-by name: `tectum train tdfusion-street --task own_task:Counter ...`, where the recipe's targets fit.
+The task here counts: how many people are in the picture? The target of an image is one number. A task that learns from
+masks or boxes is also taken by name (`tectum train tdfusion-street --task module:Class`); it is made from the classes.
 """
 
 import sys

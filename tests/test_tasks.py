@@ -229,6 +229,7 @@ def test_scores(shared: Any) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize(
     ("name", "steps", "lr", "options", "least"),
     [

@@ -14,14 +14,14 @@ from tectum.files import write_tensors
 from tectum.tasks import TASKS
 from tectum.tasks.yolo import MOST, YOLO
 
-
-installed = pytest.mark.skipif(importlib.util.find_spec("ultralytics") is None, reason="the extra yolo is missing")
+INSTALLED = importlib.util.find_spec("ultralytics") is not None  # not importorskip: only the adapter may import it
+REASON = "the extra yolo is not installed"
 
 
 @pytest.fixture(scope="module")
 def detector() -> YOLO:
-    if importlib.util.find_spec("ultralytics") is None:  # not importorskip: only the adapter may import it
-        pytest.skip("the extra yolo is not installed")
+    if not INSTALLED:
+        pytest.skip(REASON)
     torch.manual_seed(0)
     return YOLO(["car", "person", "lamp"])
 
@@ -42,7 +42,7 @@ def test_without_ultralytics(monkeypatch: pytest.MonkeyPatch) -> None:
     assert str(caught.value) == ("yolov8n needs ultralytics (AGPL-3.0): pip install 'tectum[yolo]', or take dfine-n")
 
 
-@installed
+@pytest.mark.skipif(not INSTALLED, reason=REASON)
 def test_importing_leaves_no_trace(tmp_path: Path) -> None:
     """Neither files in the home or the temporary folder, nor a connection, nor changed settings of other libraries."""
     code = """

@@ -7,7 +7,6 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-
 Boxes = dict[str, Tensor]
 """The things in one image: "boxes" (N,4), x1 y1 x2 y2 as parts of its width and height, and "labels" (N,) int64."""
 

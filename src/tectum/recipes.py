@@ -106,7 +106,11 @@ def published(num_pairs: int, task_px: tuple[int, int]) -> Schedule:
 
 
 def tdfusion_msrs() -> Recipe:
-    """TDFusion as released, on MSRS for segmentation: a GPU's day, or days of a CPU."""
+    """TDFusion with the released constants, on MSRS for segmentation: a GPU's day, many days of a CPU.
+
+    The loss is the repaired one; `--variant published` takes the released form. The pairs kept for validation are not
+    trained on, so an epoch goes over the others a little more than once.
+    """
     return Recipe(
         name="tdfusion-msrs",
         system="tdfusion",
@@ -127,7 +131,7 @@ def tdfusion_fmb() -> Recipe:
 
 
 def tdfusion_m3fd() -> Recipe:
-    """TDFusion as released, on M3FD for detection."""
+    """The same on M3FD, for detection."""
     return replace(
         tdfusion_fmb(),
         name="tdfusion-m3fd",
@@ -196,6 +200,16 @@ def tdfusion_msrs_detection_small() -> Recipe:
     )
 
 
+def tdfusion_own() -> Recipe:
+    """The small recipe on a folder of your own: vi, ir and labels (masks)."""
+    return replace(tdfusion_msrs_small(), name="tdfusion-own", data="folder", validation=None, task_options={})
+
+
+def tdfusion_own_detection() -> Recipe:
+    """The same for boxes."""
+    return replace(tdfusion_msrs_detection_small(), name="tdfusion-own-detection", data="folder", validation=None)
+
+
 def tdfusion_fmb_small() -> Recipe:
     """The small recipe on FMB."""
     return replace(tdfusion_msrs_small(), name="tdfusion-fmb-small", data="fmb", validation=None, task_options={})
@@ -248,6 +262,8 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
         tdfusion_msrs,
         tdfusion_msrs_detection_small,
         tdfusion_msrs_small,
+        tdfusion_own,
+        tdfusion_own_detection,
         tdfusion_street,
     )
 }
@@ -271,7 +287,9 @@ def ablation(recipe: Recipe, which: str) -> Recipe:
         raise ValueError(f"an ablation needs a recipe whose loss is learned, '{recipe.name}' has a fixed one")
     recipe, schedule = replace(recipe, name=f"{recipe.name}-{which}"), recipe.schedule
     fixed = replace(schedule, meta_steps=0)
-    kept = {name: value for name, value in recipe.options.items() if name != "centred"}  # the generator's, which is gone
+    kept = {
+        name: value for name, value in recipe.options.items() if name != "centred"
+    }  # the generator's, which is gone
     if which == "I":
         return replace(recipe, learned=False, options=kept, schedule=fixed)
     if which == "II":
@@ -320,7 +338,7 @@ def build(recipe: Recipe, data: Path | None) -> Built:
     kind = getattr(task, "kind", recipe.target)
     if task is not None and kind != recipe.target:
         raise ValueError(
-            f"task '{recipe.task}' learns from {kind}, recipe '{recipe.name}' has {recipe.target}; choose another of either"
+            f"task '{recipe.task}' learns from {kind}, recipe '{recipe.name}' has {recipe.target}; choose another task"
         )
     if recipe.start is not None:
         fuser.load_state_dict(weights.load(recipe.system, recipe.start).state_dict())
@@ -337,11 +355,7 @@ def opened(recipe: Recipe, data: Path | None) -> tuple[Pairs, Pairs, tuple[str, 
         return PairFolder(data, without(names, kept)), PairFolder(data, kept), ()
     whole = open_set(recipe.data, data, split="train", target=recipe.target, every=recipe.every)
     kept = validation_names(recipe, whole.names, data)
-    parts = [
-        open_set(recipe.data, data, split="train", target=recipe.target, names=names)
-        for names in (without(whole.names, kept), kept)
-    ]
-    return parts[0], parts[1], tuple(whole.classes)
+    return whole.subset(without(whole.names, kept)), whole.subset(kept), tuple(whole.classes)
 
 
 def validation_names(recipe: Recipe, names: list[str], data: Path) -> list[str]:

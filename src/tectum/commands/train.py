@@ -1,5 +1,6 @@
 """`tectum train`: a recipe, data, and a run folder that can be stopped and continued at any moment."""
 
+import contextlib
 import sys
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -124,7 +125,7 @@ class Train:
             refuse_another(recipe, run)
         elif ranks.first:
             recipes.save(recipe, run / "recipe.json")
-        with Progress(run, recipe.schedule, quiet=self.quiet or not ranks.first) as progress:
+        with Progress(run, recipe.schedule, quiet=self.quiet or not ranks.first, writes=ranks.first) as progress:
             try:
                 best = fit(
                     built.fuser,
@@ -176,7 +177,7 @@ class Train:
         if self.variant is not None:
             recipe = replace(recipe, options=recipe.options | {"variant": self.variant})
         if self.task is not None:
-            recipe = replace(recipe, task=self.task)
+            recipe = replace(recipe, task=self.task, task_options={})
         return recipe if self.ablation is None else recipes.ablation(recipe, self.ablation)
 
 
@@ -206,18 +207,17 @@ def told(line: dict[str, Any]) -> str:
 class Progress:
     """A bar with the loss of each step, and TensorBoard beside the log where it is installed."""
 
-    def __init__(self, run: Path, schedule: "Schedule", *, quiet: bool) -> None:
+    def __init__(self, run: Path, schedule: "Schedule", *, quiet: bool, writes: bool = True) -> None:
         from tqdm import tqdm
 
         total = schedule.task_first + schedule.steps + schedule.meta_due(schedule.steps - 1)
         self.bar = tqdm(total=total, unit="step", disable=quiet or None)
+        self.begun = False
         self.writer: Any = None
-        try:
+        with contextlib.suppress(ImportError):
             from torch.utils.tensorboard import SummaryWriter
 
-            self.writer = SummaryWriter(str(run / "tensorboard"))
-        except ImportError:
-            pass
+            self.writer = SummaryWriter(str(run / "tensorboard")) if writes else None
 
     def __enter__(self) -> "Progress":
         return self
@@ -229,7 +229,10 @@ class Progress:
 
     def __call__(self, line: dict[str, Any]) -> None:
         if "valid_loss" not in line:
-            self.bar.update(line["first"] + line["step"] + line["meta"] - self.bar.n)
+            done = line["first"] + line["step"] + line["meta"]
+            if not self.begun:  # what an earlier process did says nothing about the time that is left
+                self.bar.initial, self.bar.n, self.begun = done - 1, done - 1, True
+            self.bar.update(done - self.bar.n)
             phase = "meta" if "lesson" in line else "fit" if line["step"] else "task"
             self.bar.set_description(phase, refresh=False)
             self.bar.set_postfix(loss=f"{line['loss']:.4f}", refresh=False)

@@ -12,7 +12,7 @@ from tectum.data.datasets import box_list, choose, find_part, known_set, labels_
 from tectum.data.folders import luminance
 from tectum.data.known import DATASETS, KnownSet
 from tectum.data.labelled import Labels, pixels
-from tectum.data.parts import SPLITS, Images, below, find_labels
+from tectum.data.parts import SPLITS, Files, Images, below, find_labels, shared
 from tectum.data.transforms import IGNORED
 
 KINDS = ("masks", "boxes")
@@ -80,10 +80,17 @@ def check(
     """
     known = known_set(name)
     parts = []
+    pictures: dict[str, Files] = {}
     for split, found in parts_of(root, name, known, splits):
         part = Part(split, [])
         parts.append(part)
         labels = readers(name, known, found, targets, part)
+        pictures[split] = {stem: found.visible[stem] for stem in part.names if stem in found.visible}
+        if split == "test" and (both := shared(pictures.get("train", {}), pictures[split])):
+            part.problems.append(
+                f"{len(both)} pairs are in train too, the first is {both[0]}; what is scored must not be trained on, "
+                "take them out of one"
+            )
         lonely(found, part)
         for stem in each(split, part.names):
             read(stem, found, labels, part)
@@ -111,7 +118,7 @@ def detect(root: str | Path) -> tuple[str, str]:
         return "mfnet", "its folders"
     inside = [name for name, known in DATASETS.items() if any(below(root, (folder,)) for folder in known.folders)]
     if len(inside) > 1:
-        raise ValueError(f"a folder with one set is needed, {root} holds {', '.join(inside)}; choose one with --data")
+        raise ValueError(f"a folder with one set is needed, {root} holds {', '.join(inside)}; give the folder of one")
     return (inside[0], "the name of a folder in it") if inside else ("folder", "nothing that names a known set")
 
 
@@ -137,18 +144,16 @@ def parts_of(root: str | Path, name: str, known: KnownSet, splits: Sequence[str]
 
 def undivided(name: str, known: KnownSet, images: Images) -> list[tuple[str, Images]]:
     """The parts that lists or a rule make of a set whose folders make none."""
-    parts: dict[tuple[str, ...], str] = {}
+    parts = []
     for split in SPLITS:
         try:
-            names, _ = choose(name, known, images, split, None, None, 0)
+            choose(name, known, images, split, None, None, 0)
         except FileNotFoundError:
             continue
         except ValueError:
-            names = [split]  # a list that cannot be read: told when the part is
-        parts.setdefault(tuple(names), split)
-    if len(parts) == 1:
-        return [("all", images)]
-    return [(split, images) for split in parts.values()]
+            pass  # a list that cannot be read: told when the part is
+        parts.append(split)
+    return [("all", images)] if len(parts) == 1 else [(split, images) for split in parts]
 
 
 def readers(name: str, known: KnownSet, found: Images, targets: Sequence[str], part: Part) -> dict[str, Labels]:

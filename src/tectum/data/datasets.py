@@ -132,7 +132,7 @@ def choose(
     """Names of a part, and their boxes where a list has them."""
     everything = sorted(found.visible.keys() | found.infrared.keys())
     if isinstance(names, str) and not Path(names).exists() and names in packaged_splits():
-        return split_names(names), {}
+        return split_names(names), listed_boxes(known, found, split, target)
     if isinstance(names, str | Path):
         if not Path(names).is_file():
             raise FileNotFoundError(
@@ -141,26 +141,37 @@ def choose(
             )
         return names_in(Path(names))
     if names is not None:
-        return list(names), {}
+        return list(names), listed_boxes(known, found, split, target)
     if found.divided or split == "all":
         return everything, {}
     lists = {part: find_list(found.home, known.folders, part, target) for part in (split, *SPLITS)}
     if (path := lists[split]) is not None:
         return names_in(path)
-    if split in ("train", "test") and any(lists.values()):  # what is listed for another part is not for this one
-        return without(everything, [x for path in lists.values() if path is not None for x in names_in(path)[0]]), {}
-    if known.test_list is not None and split in ("train", "test"):
+    # what is listed for another part is not for this one
+    rest = without(everything, [x for path in lists.values() if path is not None for x in names_in(path)[0]])
+    other = {"train": "test", "test": "train"}.get(split)
+    if other is not None and lists[other] is not None:
+        return rest, {}
+    if known.test_list is not None and other is not None:
         test = split_names(known.test_list)
-        return (test if split == "test" else without(everything, test)), {}
-    if known.every and split in ("train", "test"):
-        part = drawn(everything, known.every, seed)
-        return [x for x in everything if (x in part) == (split == "test")], {}
+        return (test if split == "test" else without(rest, test)), {}
+    if known.every and other is not None:
+        part = drawn(rest, known.every, seed)
+        return [x for x in rest if (x in part) == (split == "test")], {}
     if split == ("test" if tuple(known.splits) == ("test",) else "train"):
-        return everything, {}
+        return rest, {}
     raise FileNotFoundError(
         f"{name} in {found.home} has no part called {split}: expected its folder, or a list {split}.txt; add one, or "
         "ask for split='all'"
     )
+
+
+def listed_boxes(known: KnownSet, found: Images, split: str, target: str | None) -> dict[str, list[Row]]:
+    """The boxes in the list of a part that its folders do not make; they count before those in files."""
+    if target != "boxes" or found.divided or split == "all":
+        return {}
+    path = find_list(found.home, known.folders, split, target)
+    return {} if path is None else names_in(path)[1]
 
 
 def check_pairs(found: Images, chosen: Sequence[str], name: str) -> None:

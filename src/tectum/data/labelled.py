@@ -1,6 +1,6 @@
 """Pairs with what a task wants to see in them: masks or boxes."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -73,6 +73,7 @@ class LabelledPairs(Dataset[Pair]):
         self.names = list(self.files)
         self.kind = None if labels is None else labels.kind
         self.classes: tuple[str, ...] = () if labels is None else labels.classes
+        self.memory_gib = memory_gib
         self.room = int(memory_gib * 2**30)
         self.cache: dict[int, tuple[Tensor, Tensor, Tensor | None, Any]] = {}
 
@@ -87,6 +88,22 @@ class LabelledPairs(Dataset[Pair]):
         elif label is not None:
             target = [{key: x.clone() for key, x in label.items()}]
         return Pair(a[None, None] / 255, b[None, None] / 255, target, (self.names[index],))
+
+    def subset(self, names: Iterable[str]) -> "LabelledPairs":
+        """Some of the pairs, in the order of `names`, with the labels and classes they have here.
+
+        Raises:
+            ValueError: a name is not one of this set's, or there is none.
+        """
+        names = list(names)
+        strange = [name for name in names if name not in self.files]
+        if strange:
+            raise ValueError(
+                f"a part must hold pairs of its set, {len(strange)} of {len(names)} are not among its {len(self)}, the "
+                f"first is {strange[0]}; correct the list"
+            )
+        files = {name: self.files[name] for name in names}
+        return LabelledPairs(files, self.labels, channels=self.channels, memory_gib=self.memory_gib)
 
     def visible_rgb(self, index: int) -> Tensor:
         """The visible image of a pair in colour, (1,3,H,W) in [0,1]; a grey one has three equal channels."""

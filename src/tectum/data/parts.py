@@ -6,6 +6,7 @@
 Letter case does not matter.
 """
 
+import filecmp
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -94,6 +95,11 @@ def names_in(path: Path) -> tuple[list[str], dict[str, list[Row]]]:
     """Names and boxes of a list; a plain list of names gives no boxes."""
     rows = read_list(path)
     return list(rows), (rows if any(rows.values()) else {})
+
+
+def shared(one: Mapping[str, Path], other: Mapping[str, Path]) -> list[str]:
+    """Names that stand for the same picture in both: the same file, or one with the same bytes."""
+    return [name for name in one if name in other and filecmp.cmp(one[name], other[name], shallow=False)]
 
 
 def drawn(names: Iterable[str], every: int, seed: int) -> set[str]:

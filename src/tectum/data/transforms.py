@@ -181,7 +181,7 @@ def area(boxes: Tensor) -> Tensor:
 
 
 def nearest(mask: Tensor, size: tuple[int, int]) -> Tensor:
-    """A mask (B,...,h,w) in another size; each pixel takes the class of the one nearest to its centre."""
+    """A mask (...,h,w) in another size; each pixel takes the class of the one nearest to its centre."""
     rows, columns = (
         ((torch.arange(new, device=mask.device) * 2 + 1) * old // (2 * new))
         for new, old in zip(size, mask.shape[-2:], strict=True)

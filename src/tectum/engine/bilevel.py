@@ -19,7 +19,7 @@ fused image change.
     reverse    double backward through the look-ahead: exact, many times the memory; the oracle
     finite     u by a central difference of two passes, for fusers with an operation that has no forward mode
 
-Nothing is changed by this: parameters, buffers (BatchNorm statistics move on clones) and the random state stay.
+Fuser and task are not changed by this: parameters, buffers (BatchNorm statistics move on clones) and random state stay.
 
 Reference: Task-driven Image Fusion with Learnable Fusion Loss, Bai et al., CVPR 2025, https://arxiv.org/abs/2412.03240
 Differs from the release: no double backward, no second set of weights in every layer; Adam's step as an option.

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from tectum.data.transforms import IGNORED, area, nearest
 from tectum.pair import Boxes
 
-IGNORED = 255
 RAREST = 1e-4
 """Part of the pixels that no class counts as rarer than."""
 SMALLEST_PART = 0.2
@@ -49,8 +49,8 @@ class Frames:
         """The same with masks of the images' size, which is what a loss is cheap on."""
         if not isinstance(self.targets[0], Tensor):
             return self
-        size = tuple(self.images.shape[1:])
-        return replace(self, targets=tuple(nearest(mask, size) for mask in self.targets))
+        height, width = self.images.shape[1:]
+        return replace(self, targets=tuple(nearest(mask, (height, width)) for mask in self.targets))
 
 
 def balanced(frames: Frames, num_classes: int, power: float) -> list[float]:
@@ -71,12 +71,6 @@ def small(image: Tensor, size: tuple[int, int]) -> Tensor:
     """A luminance (1,H,W) in [0,1] as uint8 (h,w), every pixel the mean of what it covers."""
     resized = functional.interpolate(image[None].float(), size=size, mode="bilinear", antialias=True)
     return (resized[0, 0] * 255).round().clamp(0, 255).to(torch.uint8)
-
-
-def nearest(mask: Tensor, size: tuple[int, ...]) -> Tensor:
-    """A mask (H,W) at another size; each pixel has the class at its centre."""
-    rows, columns = (((torch.arange(new) + 0.5) * old / new).long() for new, old in zip(size, mask.shape, strict=True))
-    return mask[rows][:, columns]
 
 
 def fingerprint(*parts: Any) -> str:
@@ -133,7 +127,3 @@ def through(boxes: Boxes, scale: float, mirror: float, centre: Tensor) -> Boxes:
     part = area(kept) / area(moved).clamp(min=1e-12)
     there = part >= SMALLEST_PART
     return {"boxes": kept[there], "labels": boxes["labels"][there]}
-
-
-def area(boxes: Tensor) -> Tensor:
-    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])

@@ -126,6 +126,7 @@ class Learners:
             return loss.detach()
         loss.backward()
         self.ranks.mean_gradients(self.task)
+        check("norm of the task's gradient", nn.utils.clip_grad_norm_(self.task.parameters(), float("inf")), whole)
         self.optimizers["task"].step()
         return loss.detach()
 

@@ -9,6 +9,7 @@ whose statistics are those of each process's part, and dropout, whose draws diff
 Gradients are averaged by hand, because `torch.autograd.grad` and forward mode bypass a wrapper's synchronisation.
 """
 
+import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -41,6 +42,10 @@ class Ranks:
         if accelerator == "cuda" and devices > torch.cuda.device_count():
             raise ValueError(f"there are {torch.cuda.device_count()} GPUs here, got --devices {devices}; ask for fewer")
         self.world, self.rank, self.fabric = 1, 0, None
+        started = int(os.environ.get("WORLD_SIZE", "1"))  # by torchrun
+        if started > 1:
+            devices = int(os.environ.get("LOCAL_WORLD_SIZE", started))
+            nodes = started // devices
         if devices * nodes > 1 or precision != "32-true":
             try:
                 from lightning_fabric import Fabric
@@ -94,9 +99,10 @@ class Ranks:
     def mean_gradients(self, module: nn.Module) -> None:
         """Average the gradients of a module in place."""
         if self.world > 1:
-            own = {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
-            for name, grad in self.mean(own).items():
-                own[name].copy_(grad)
+            own = {name: p for name, p in module.named_parameters() if p.requires_grad}
+            found = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in own.items()}
+            for name, grad in self.mean(found).items():
+                own[name].grad = grad
 
     def same(self, module: nn.Module) -> None:
         """Give every process the first one's parameters and buffers."""

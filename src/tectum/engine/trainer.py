@@ -159,7 +159,8 @@ def one_step(learners: Learners, pairs: Pairs, state: dict[str, Any], folder: Pa
         return {"train_task": float(task_loss), "loss": float(task_loss)}
     if state["meta"] < schedule.meta_due(step):
         learn, judge = lesson_places(len(pairs), schedule, state["meta"], step)
-        seed = schedule.seed * 1_000_003 + 500_009 + state["meta"]
+        own = step if schedule.interleaved else 500_009 + state["meta"]  # interleaved: the crops of the fit step
+        seed = schedule.seed * 1_000_003 + own
         crops = crop(pairs, learn[: schedule.batch], schedule, ranks, seed).to(device)
         whole = resized(pairs, learn[: schedule.task_batch], schedule, ranks).to(device)
         test = resized(pairs, judge, schedule, ranks).to(device)
@@ -242,9 +243,10 @@ def refuse_not_finite(what: str, value: Tensor, batch: Pair, step: int, folder: 
         file = folder / "not-finite.safetensors"
         write_tensors(file, {"a": batch.a, "b": batch.b})
         names = ", ".join(batch.name) or "unnamed pairs"
+        rate = "--task-lr" if "task" in what else "--meta-lr" if what in ("lesson", "hypergradient") else "--lr"
         raise ValueError(
             f"the {what} must stay finite, but is {value.item()} at step {step} on {names}; the batch is in {file}, "
-            "lower --lr"
+            f"lower {rate}"
         )
 
 
@@ -267,12 +269,16 @@ def end_of_epoch(
     """Validate, draw, keep the best weights, write the log line and return it."""
     schedule, step = learners.schedule, state["step"]
     line: dict[str, Any] = {"step": step, "meta": state["meta"], "lr": schedule.rate(step - 1)}
+    if learners.task is not None:
+        line["task_lr"] = schedule.task_rate(step - 1, state["first"])
+    if learners.learned:
+        line["meta_lr"] = schedule.meta_lr * schedule.fade(step - 1)
     line |= {name: total / num for name, (total, num) in state["sums"].items() if name != "loss"}
     started = time.monotonic()
     line |= validate(learners, validation, folder / "samples" / f"{step:06d}.png", device)
     line["seconds"] = round(state["seconds"] + since_s + time.monotonic() - started, 1)
     best = state["best"]
-    if best is None or merit(line) > merit(best):
+    if best is None or (line["meta"] > 0, merit(line)) > (best["meta"] > 0, merit(best)):  # no lesson, no best
         state["best"] = line
         for name, module in learners.modules().items():
             if module.state_dict():

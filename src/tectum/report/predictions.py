@@ -18,7 +18,7 @@ PALETTE: tuple[Colour, ...] = (
     *((190, 210, 60), (150, 110, 70), (110, 140, 160), (240, 200, 170), (20, 120, 70), (90, 60, 200)),
 )
 """Of the classes in their order, background aside; after the last it begins again."""
-IGNORED: Colour = (120, 120, 120)
+UNKNOWN: Colour = (120, 120, 120)
 FOUND: Colour = (255, 255, 255)
 MISSED: Colour = (255, 122, 0)
 FALSE: Colour = (255, 60, 200)
@@ -42,7 +42,7 @@ def drawing(picture: Array, answer: Any, classes: Sequence[str], *, names: bool 
 def over(rgb: Array, mask: Array, classes: Sequence[str]) -> Array:
     """A palette over an image; class 0 leaves it as it is, and an edge of full colour runs along each piece."""
     table = np.zeros((256, 3), np.float32)
-    table[len(classes) :] = IGNORED
+    table[len(classes) :] = UNKNOWN
     for c, colour in enumerate(colours(classes, "masks").values(), 1):
         table[c] = colour
     if mask.shape != rgb.shape[:2]:

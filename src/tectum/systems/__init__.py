@@ -8,7 +8,5 @@ SYSTEMS: dict[str, System] = {
     "average": System(fuser=Average),
     "laplacian": System(fuser=LaplacianPyramid),
     "maximum": System(fuser=Maximum),
-    "tdfusion": System(
-        fuser=TDFusion, objective=TDFusionLoss, learned=learned_loss, weights="tdfusion-fixed-msrs"
-    ),
+    "tdfusion": System(fuser=TDFusion, objective=TDFusionLoss, learned=learned_loss, weights="tdfusion-fixed-msrs"),
 }

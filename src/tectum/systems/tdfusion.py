@@ -215,6 +215,8 @@ class TDFusionLoss(nn.Module):
         variant: Literal["repaired", "published"] = "repaired",
     ) -> None:
         super().__init__()
+        if variant not in ("repaired", "published"):
+            raise ValueError(f"variant must be 'repaired' or 'published', got {variant!r}")
         self.generator, self.alpha, self.beta, self.variant = generator, alpha, beta, variant
 
     def weights(self, a: Tensor, b: Tensor) -> Tensor:
