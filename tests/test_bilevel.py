@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from types import ModuleType
 
 import pytest
 import torch
@@ -10,7 +11,10 @@ from torch import Tensor, nn
 
 from tectum.engine.bilevel import InnerStep, Lesson, adam_step, hypergradient, sgd_step
 from tectum.pair import Pair
+from tectum.systems import SYSTEMS
 from tectum.systems.tdfusion import LossGenerator, TDFusion, TDFusionLoss
+from tectum.tasks import TASKS
+from tectum.weights import TDFUSION_KEYS
 
 SIZE = 12
 
@@ -93,6 +97,61 @@ def test_forward_equals_reverse(case: Callable[..., Case], fuser: str, kind: str
         assert forward.gradient.keys() == dict(given[1].named_parameters()).keys()
         assert apart(forward, reverse) < tolerance
         torch.testing.assert_close(forward.lesson, reverse.lesson)
+
+
+@pytest.mark.parametrize("name", sorted(name for name, system in SYSTEMS.items() if system.learned))
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
+def test_forward_equals_reverse_for_every_system(
+    name: str, dtype: torch.dtype, tolerance: float, images: Callable[..., tuple[Tensor, ...]]
+) -> None:
+    """As published: SegFormer-B0 with its dropout and BatchNorm judges."""
+    torch.manual_seed(0)
+    system = SYSTEMS[name]
+    assert system.learned is not None
+    fuser, objective, task = system.fuser(), system.learned(), TASKS["segformer-b0"](("road", "car", "person"))
+    networks = [network.to(dtype).train() for network in (fuser, objective, task)]
+    a, b, c, d = (x.to(dtype) for x in images(32, 32, batch=2, count=4, seed=5))
+    pairs = Pair(a[..., :SIZE, :SIZE], b[..., :SIZE, :SIZE]), Pair(c, d, target=(c[:, 0] * 2.99).long())
+    forward, reverse = (
+        hypergradient(*networks, *pairs, step=sgd_step(0.05), method=method, seed=4)
+        for method in ("forward", "reverse")
+    )
+    assert apart(forward, reverse) < tolerance
+
+
+def test_the_networks_as_published_have_the_same_hypergradient(
+    literal: ModuleType, images: Callable[..., tuple[Tensor, ...]]
+) -> None:
+    """Fuser and generator written literally, differentiated twice, against ours: the first and last layers of G."""
+    torch.manual_seed(0)
+    ours = [TDFusion().double(), LossGenerator().double()]
+    theirs = [literal.LiteralTDFusion().double(), literal.LiteralLossGenerator().double()]
+    assert sum(p.numel() for p in theirs[1].parameters()) == 44_529
+    names = {new: old for old, new in TDFUSION_KEYS.items()}
+    for own, other in zip(ours, theirs, strict=True):
+        state = {}
+        for name, x in own.state_dict().items():
+            prefix = max((p for p in names if name == p or name.startswith(p + ".")), key=len, default="")
+            state[names.get(prefix, prefix) + name.removeprefix(prefix)] = x
+        other.load_state_dict(state)
+    a, b, target = (x.double() for x in images(SIZE, SIZE, batch=2, count=3, seed=3))
+    pairs = Pair(a[:1], b[:1]), Pair(a[1:], b[1:], target=target[1:])
+    forward, reverse = (
+        hypergradient(
+            fuser,
+            TDFusionLoss(g, variant="published"),
+            Likes(torch.float64),
+            *pairs,
+            step=sgd_step(0.05),
+            method=method,
+        ).gradient
+        for (fuser, g), method in ((ours, "forward"), (theirs, "reverse"))
+    )
+    for one, other in (("embed_visible", "project_in_2"), ("output", "project_out_1"), ("decoder.0.attn.qkv",) * 2):
+        expected = reverse[f"generator.{other}.weight"]
+        largest = float(expected.abs().max())
+        assert largest > 0
+        torch.testing.assert_close(forward[f"generator.{one}.weight"], expected, rtol=0, atol=1e-8 * largest)
 
 
 def test_finite_is_near(case: Callable[..., Case]) -> None:

@@ -1,6 +1,7 @@
 """`tectum data`: what is in a folder, every problem in it, and the tables of docs/data.md."""
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -101,6 +102,30 @@ def test_an_empty_text_file_is_no_problem(street: Path) -> None:
     assert (test.found["boxes"].bare, sum(test.found["boxes"].amount), test.problems) == (1, 0, [])
 
 
+def test_pairs_to_train_on_and_to_score_are_told(street: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for place in ("vi", "ir", "labels"):
+        shutil.copy(street / "train" / place / "1.png", street / "test" / place / "1.png")
+        shutil.copy(street / "test" / place / "2.png", street / "train" / place / "3.png")  # by content alone: not told
+    for split, name in (("test", "1"), ("train", "3")):
+        shutil.copy(street / "train/boxes/1.txt", street / split / "boxes" / f"{name}.txt")
+    assert run("check", str(street), "--quiet") == 1
+    problems = capsys.readouterr().out.partition("problems: ")[2].splitlines()
+    assert problems[0] == "1" and "test: 1 of 2 pairs are in train too, the first is 1;" in problems[1]
+    save(render(7, (HEIGHT, WIDTH), hour="day"), street / "test", "1")  # another scene of that name
+    assert run("check", str(street), "--quiet") == 0
+
+
+def test_the_same_list_for_both_parts_is_told(tmp_path: Path) -> None:
+    for folder in ("vi", "ir"):
+        (tmp_path / folder).mkdir()
+        for i in range(2):
+            Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / folder / f"{i}.png")
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.txt").write_text("0\n1\n")
+    [train, test] = check(tmp_path, "folder")
+    assert not train.problems and ["2 of 2 pairs are in train too" in x for x in test.problems] == [True]
+
+
 def test_at_most_twenty_problems_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for folder in ("vi", "ir"):
         (tmp_path / folder).mkdir()
@@ -136,7 +161,7 @@ def test_sets_are_known_by_their_names_and_folders(tmp_path: Path, capsys: pytes
         (tmp_path / made).mkdir(parents=True)
         assert detect(tmp_path / Path(made).parts[0])[0] == name
     (tmp_path / "u" / "fmb").mkdir()
-    with pytest.raises(ValueError, match="holds fmb, llvip; choose one with --data"):
+    with pytest.raises(ValueError, match="holds fmb, llvip; give the folder of one"):
         detect(tmp_path / "u")
     with pytest.raises(FileNotFoundError, match="does not exist"):
         detect(tmp_path / "nowhere")

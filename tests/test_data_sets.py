@@ -289,6 +289,34 @@ def test_names_choose_and_order(tmp_path: Path) -> None:
         open_set("folder", tmp_path, names=["a", "x"])
 
 
+def test_a_subset_keeps_the_boxes_of_the_list(tmp_path: Path) -> None:
+    home = tmp_path / "m3fd"
+    write_pair(home / "Vis", home / "Ir", "a", "b", "c", "d")
+    (home / "M3FD_train.txt").write_text(in_list("a", "b", "c", label=3))
+    whole = open_set("m3fd", tmp_path, target="boxes")
+    part = whole.subset(["c", "a"])
+    assert (part.names, part.classes, part.kind) == (["c", "a"], whole.classes, "boxes") and agrees(part, 3)
+    write_xml(home / "Annotation", "a", "b", "c", "d", label="Car")  # other labels, which do not count
+    assert agrees(open_set("m3fd", tmp_path, target="boxes", names=["b", "a"]), 3)
+    assert agrees(open_set("m3fd", tmp_path, target="boxes").subset(["b"]), 3)
+    with pytest.raises(ValueError, match="1 of 2 are not among its 3, the first is d"):
+        whole.subset(["a", "d"])
+
+
+def test_a_list_of_another_part_leaves_train_and_test_apart(tmp_path: Path) -> None:
+    stems = list("abcdefghij")
+    own(tmp_path / "own", *stems)
+    (tmp_path / "own" / "val.txt").write_text("b\n")
+    assert open_set("folder", tmp_path / "own").names == [x for x in stems if x != "b"]
+    with pytest.raises(FileNotFoundError, match="has no part called test"):
+        open_set("folder", tmp_path / "own", split="test")
+    home = tmp_path / "m3fd"
+    write_pair(home / "Vis", home / "Ir", *stems)
+    (home / "m3fd_val.txt").write_text("b\n")
+    train, test = (open_set("m3fd", tmp_path, split=split).names for split in ("train", "test"))
+    assert sorted(train + test) == [x for x in stems if x != "b"] and len(test) == 2
+
+
 def test_what_is_read_stays_and_is_never_shared(tmp_path: Path) -> None:
     pairs = open_set("folder", own(tmp_path, "a", "b"), target="boxes")
     first = pairs[0]

@@ -18,13 +18,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tectum.data.synthetic import CLASSES, render
+from tectum.data.transforms import IGNORED, nearest
 from tectum.engine import seeds as statistics
 from tectum.engine.cell import Budget, load_predictions, train
 from tectum.engine.downstream import Cell, Comparison, Input, held
-from tectum.engine.frames import IGNORED, Frames, balanced, draw, nearest, window
+from tectum.engine.frames import Frames, balanced, draw, window
 from tectum.engine.seeds import Confusions, Detections
-from tectum.inference.image import write_image
-from tectum.inference.methods import Folder, baseline
+from tectum.inference.image import Picture, write_image
+from tectum.inference.methods import Folder, Made, baseline
 from tectum.metrics.task import DetectionScore, SegmentationScore
 from tectum.pair import Pair
 from tectum.report import comparison as tables
@@ -274,6 +275,54 @@ def test_a_loss_that_is_not_finite_ends_its_cell_alone(tmp_path: Path) -> None:
     assert list(run.failures) == ["visible, seed 0"] and "must stay finite" in run.failures["visible, seed 0"]
 
 
+def test_no_memory_left_ends_its_cell_alone(tmp_path: Path) -> None:
+    class Large(Painter):
+        def loss(self, fused: Tensor, target: Tensor) -> Tensor:
+            if fused.mean() > 0.25:
+                raise torch.OutOfMemoryError("out of memory, tried to allocate 3 TiB\nand a long story")
+            return super().loss(fused, target)
+
+    bright = [Pair(p.a * 0 + 0.9, p.b * 0.2, p.target, p.name) for p in PAIRS["train"]]
+    run = comparison(tmp_path, make=lambda frames: Large(), pairs={**PAIRS, "train": bright}, seeds=(0,))
+    assert [cell.row is None for cell in run.run()] == [True, False]
+    assert run.failures == {"visible, seed 0": "out of memory, tried to allocate 3 TiB"}
+
+
+def test_images_made_here_are_kept_until_their_sources_change(tmp_path: Path) -> None:
+    made: list[float] = []
+
+    def brighter(visible: Picture, infrared: Picture) -> Tensor:
+        made.append(float(visible.y.mean()))
+        return torch.maximum(visible.y, infrared.y)
+
+    method = Made("ours", brighter, settings={"system": "ours"}, baseline=False)
+
+    def prepared(pairs: dict[str, list[Pair]]) -> Comparison:
+        made.clear()
+        run = comparison(tmp_path, inputs=[Input("ours", method, method)], pairs=pairs)
+        run.prepare()
+        return run
+
+    first = prepared(PAIRS)
+    assert len(made) == 10
+    again = prepared(PAIRS)
+    assert not made and again.mark("ours") == first.mark("ours")
+    p = PAIRS["train"][2]
+    changed = prepared(
+        {**PAIRS, "train": [*PAIRS["train"][:2], Pair(1 - p.a, p.b, p.target, p.name), *PAIRS["train"][3:]]}
+    )
+    assert len(made) == 1
+    same = [
+        torch.equal(*x)
+        for x in zip(first.frames["ours"]["train"].images, changed.frames["ours"]["train"].images, strict=True)
+    ]
+    assert same == [True, True, False, True, True, True]
+    with (tmp_path / "fused" / "ours" / "test" / "sources.jsonl").open("a") as lines:
+        lines.write('{"street-6": "')  # cut short
+    prepared(PAIRS)
+    assert len(made) == 1, "the pair that was changed back"
+
+
 class Named(list[Pair]):
     """Pairs that know their names without being read, as data sets do."""
 
@@ -293,6 +342,9 @@ def test_an_input_that_lacks_images_is_told_before_the_start(tmp_path: Path) -> 
         run.prepare()
     assert not run.frames
     run.pairs = {"train": Named(PAIRS["train"]), "test": Named(PAIRS["train"][:2])}
+    with pytest.raises(ValueError, match="has one image for both of street-0, street-1; give a folder with train and"):
+        run.prepare()
+    run.pairs = {"train": Named(PAIRS["train"][:4]), "test": Named(PAIRS["train"][4:])}
     run.prepare()
     assert run.frames["ours"]["train"].images.unique().tolist() == [90]
 

@@ -245,11 +245,12 @@ TASK = '''
 from test_downstream import Painter
 
 class Tiny(Painter):
-    """The tests' segmenter with any classes."""
+    """The tests' segmenter with any classes; it takes nothing else."""
+    def __init__(self, classes): super().__init__(classes)
 
 class Blind:
     """Says nothing of what it learns from."""
-    def __init__(self, classes, *, channels=1): pass
+    def __init__(self, classes): pass
 '''
 
 
@@ -324,6 +325,8 @@ def test_validation_pairs_are_taken_out_of_the_training_pairs(tiny: str, streets
         ({"balance": 2.0}, "--balance must be between 0 and 1"),
         ({"without": ("lamb",)}, "unknown class 'lamb'"),
         ({"reference": "fixed"}, "unknown input 'fixed'"),
+        ({"person": "persn"}, "unknown class 'persn'; did you mean 'person'"),
+        ({"lr": 0.0}, "lr must be greater than 0 and finite, got 0.0"),
         ({"validation": "msrs-test"}, "--validation names the pairs of --split validation"),
     ],
 )
@@ -334,7 +337,28 @@ def test_mistakes_are_one_sentence(
     images = options.pop("images", ("visible",))
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         command(options.pop("task"), streets, tmp_path / "run", *images, **options).run()
-    assert not (tmp_path / "run" / "cells").exists()
+    assert not (tmp_path / "run").exists(), "nothing was fused"
+
+
+def test_validation_without_our_list_is_every_sixth_pair(tiny: str, streets: Path, tmp_path: Path) -> None:
+    """msrs-validation names none of these pairs; the set is found in a folder that holds it too."""
+    for data in (streets, streets.parent):
+        asked = command(tiny, data, tmp_path / "run", split="validation")
+        assert asked.known() == "msrs"
+        pairs, _ = asked.pairs("masks")
+        assert (pairs["test"].names, pairs["train"].names) == (["s0"], ["s1", "s2", "s3", "s4"])  # type: ignore[attr-defined]
+    (tmp_path / "VOCdevkit" / "VOC2007").mkdir(parents=True)
+    assert command(tiny, tmp_path / "VOCdevkit", tmp_path / "run").known() == "voc"
+
+
+def test_pairs_to_train_on_are_not_scored(tiny: str, streets: Path, tmp_path: Path) -> None:
+    shutil.copytree(streets, tmp_path / "msrs")
+    for place in ("vi", "ir", "labels"):
+        shutil.copy(streets / "train" / place / "s2.png", tmp_path / "msrs" / "test" / place / "s2.png")
+    with pytest.raises(
+        ValueError, match="training and test pairs must be different, 1 of 4 test pairs are trained on, the first is s2"
+    ):
+        command(tiny, tmp_path / "msrs", tmp_path / "run").run()
 
 
 def test_names_of_inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -297,6 +297,10 @@ def test_published_constants(name: str, num_pairs: int, task: str, task_px: tupl
 def tree(data: str, root: Path) -> Path:
     """Four pairs in the layout that the authors of a set publish it in, masks and boxes where there are; enough for
     LLVIP's every tenth."""
+    if data == "folder":
+        for seed in range(4):
+            save(render(seed, (64, 96)), root, f"scene-{seed}")
+        return root
     stems = [f"{i:05d}" for i in range(31 if data == "llvip" else 4)]
     home = root / data.upper()
     if data in ("msrs", "fmb"):

@@ -51,7 +51,7 @@ class Downstream:
     """Folder of the run."""
 
     set: Annotated[str | None, optional("SET")] = None
-    """Which set it is (msrs, fmb, m3fd, llvip, mfnet, voc, folder); without it the one the folder is named after."""
+    """Which set it is (msrs, fmb, m3fd, llvip, mfnet, voc, folder); told by the names of folders without it."""
 
     split: Literal["test", "validation"] = "test"
     """test: train on all training pairs, score the test pairs. validation: score some of the training pairs and train
@@ -92,8 +92,8 @@ class Downstream:
     predict: Annotated[str | None, optional("DIR")] = None
     """Draw what the networks of the first seed find in every test image: DIR/INPUT/NAME.png."""
 
-    person: str = "person"
-    """The class whose missed and found things the report marks."""
+    person: Annotated[str | None, optional("CLASS")] = None
+    """The class whose missed and found things the report marks; person without it, where there is that class."""
 
     device: str = "auto"
     """Where the networks run: auto takes CUDA, then MPS, then the CPU."""
@@ -121,9 +121,10 @@ class Downstream:
 
             need_extra()
         comparison, classes = self.comparison()
+        tables.check_names([self.reference], [i.name for i in comparison.inputs], "input")
+        tables.check_names([*self.without, self.person], classes, "class")
         with Progress(len(comparison.inputs) * self.seeds, quiet=self.quiet) as progress:
             comparison.prepare(progress.images)
-            tables.table(comparison, (), classes, reference=self.reference, without=self.without)  # any mistake in it
             try:
                 cells = comparison.run(progress.cell)
             except KeyboardInterrupt:
@@ -145,7 +146,7 @@ class Downstream:
             from tectum.report.downstream import write_page
 
             page = Path(self.out) / "report.html"
-            write_page(page, comparison, cells, table, person=self.person, command=command_line())
+            write_page(page, comparison, cells, table, person=self.person or "person", command=command_line())
             if not self.quiet:
                 print(f"report: {page}")
         if self.predict is not None:
@@ -167,14 +168,14 @@ class Downstream:
         short = {few: TASKS[full] for few, full in SHORT.items() if full in TASKS}
         make = resolve({**TASKS, **short}, name, kind="task")
         pairs, classes = self.pairs(kind(make))
-        device = find_device(self.device)
+        device, lr = find_device(self.device), Budget.lr if self.lr is None else self.lr
         settings = {"task": name, "classes": list(classes), "balance": self.balance, "weights": file_mark(self.weights)}
         comparison = Comparison(
             self.network(make, classes),
             self.inputs(device),
             pairs,
             Path(self.out),
-            budget=Budget(epochs=self.epochs, size=parse_size(self.size), batch=self.batch, lr=self.lr or Budget.lr),
+            budget=Budget(epochs=self.epochs, size=parse_size(self.size), batch=self.batch, lr=lr),
             seeds=range(self.seeds),
             settings=settings,
             device=device,
@@ -194,29 +195,27 @@ class Downstream:
             options: dict[str, Any] = {} if self.weights is None else {"weights": self.weights}
             if self.balance:
                 options["class_weights"] = balanced(frames, len(classes), self.balance)
-            return make(classes, channels=1, **options)
+            return make(classes, **options)
 
         return network
 
     def known(self) -> str:
         """The key of the set."""
-        from tectum.data.datasets import DATASETS
+        from tectum.data.check import detect
 
-        if self.set is not None:
-            return self.set
-        name = Path(self.data).resolve().name.lower()
-        return next((key for key, known in DATASETS.items() if name in (key, *known.folders)), "folder")
+        return detect(self.data)[0] if self.set is None else self.set
 
     def pairs(self, target: str) -> "tuple[dict[str, Pairs], tuple[str, ...]]":
         """{"train": ..., "test": ...} and the names of the classes."""
         from tectum.commands.eval import read_names
         from tectum.data.datasets import open_set
         from tectum.data.folders import packaged_splits, without
+        from tectum.data.parts import shared
 
         known = self.known()
 
-        def part(split: str, names: Sequence[str] | None = None) -> "LabelledPairs":
-            return open_set(known, self.data, split=split, target=target, names=names, memory_gib=0)  # read once
+        def part(split: str) -> "LabelledPairs":
+            return open_set(known, self.data, split=split, target=target, memory_gib=0)  # read once
 
         train = part("train")
         if self.split == "test":
@@ -228,14 +227,24 @@ class Downstream:
                     f"training and test pairs must share their classes, got {', '.join(train.classes)} and "
                     f"{', '.join(test.classes)}; complete the labels"
                 )
+            both = shared(*({name: visible for name, (visible, _) in x.files.items()} for x in (train, test)))
+            if both:
+                raise ValueError(
+                    f"training and test pairs must be different, {len(both)} of {len(test)} test pairs are trained on, "
+                    f"the first is {both[0]}; take them out of one part, see tectum data check"
+                )
             return {"train": train, "test": test}, train.classes
-        own = f"{known}-validation"
-        listed = self.validation or (own if own in packaged_splits() else None)
-        kept = list(train.names)[::6] if listed is None else read_names(listed)
+        if self.validation is not None:
+            kept = read_names(self.validation)
+        else:
+            own = f"{known}-validation"
+            kept = read_names(own) if own in packaged_splits() else []
+            if not set(kept) & set(train.names):  # our list is of another part of the set
+                kept = train.names[::6]
         parts = {"train": without(train.names, kept), "test": kept}
         if not parts["train"]:
             raise ValueError("--validation must leave pairs to train on, but names all of them; shorten the list")
-        return {name: part("train", names) for name, names in parts.items()}, train.classes
+        return {name: train.subset(names) for name, names in parts.items()}, train.classes
 
     def inputs(self, device: str) -> "list[Input]":
         """What --images names, each under a name of its own."""
@@ -255,7 +264,7 @@ class Downstream:
 def kind(make: "Callable[..., Task]") -> str:
     """ "masks" or "boxes": what a task learns from."""
     told = getattr(getattr(make, "func", make), "kind", None)  # of a class, or a partial of one
-    found = told or getattr(make(("background", "thing"), channels=1), "kind", None)
+    found = told or getattr(make(("background", "thing")), "kind", None)
     if found not in ("masks", "boxes"):
         raise ValueError(f"a task must have a kind, 'masks' or 'boxes', to be given its labels, got {found!r}; add it")
     return str(found)

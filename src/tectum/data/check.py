@@ -88,8 +88,8 @@ def check(
         pictures[split] = {stem: found.visible[stem] for stem in part.names if stem in found.visible}
         if split == "test" and (both := shared(pictures.get("train", {}), pictures[split])):
             part.problems.append(
-                f"{len(both)} pairs are in train too, the first is {both[0]}; what is scored must not be trained on, "
-                "take them out of one"
+                f"{len(both)} of {len(part.names)} pairs are in train too, the first is {both[0]}; what is scored "
+                "must not be trained on, take them out of one"
             )
         lonely(found, part)
         for stem in each(split, part.names):

@@ -165,7 +165,7 @@ def hypergradient(
 
     def loss(fused: Tensor, *, learns: bool) -> dict[str, Tensor]:
         """The terms; where phi does not learn from them, its graph (as large as the fuser's) is not kept."""
-        own = dict(objective.named_parameters()) if learns else detached(objective)
+        own: Named = dict(objective.named_parameters()) if learns else detached(objective)
         with seeded(seed + 1):
             terms: dict[str, Tensor] = functional_call(objective, own, (fused, train.a, train.b))
         return terms

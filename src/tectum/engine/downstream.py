@@ -77,6 +77,7 @@ class Comparison:
         device: where the task networks run.
         frames: {input: {"train": Frames, "test": Frames}}, filled by `prepare`.
         failures: {"input, seed": why it has no score}.
+        kept: {(input, "train" or "test"): images that were made here}, filled by `prepare`.
     """
 
     make: Callable[[Frames], Task]
@@ -89,6 +90,7 @@ class Comparison:
     device: str = "cpu"
     frames: dict[str, dict[str, Frames]] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
+    kept: dict[tuple[str, str], "Kept"] = field(default_factory=dict, init=False, repr=False)
 
     def prepare(self, report: Callable[[str, int, int], None] | None = None) -> None:
         """Bring every image of every input to the size of the budget, and check that the run may go on.
@@ -129,6 +131,16 @@ class Comparison:
                         f"{some(method.found)}) has none for {some(lacking)}; fuse them too, or give a folder with "
                         "train and test inside"
                     )
+            self.check_one_folder(i)
+
+    def check_one_folder(self, i: Input) -> None:
+        """Refuse one folder for training and test pairs where it cannot tell them apart."""
+        both = set(getattr(self.pairs["train"], "names", ())) & set(getattr(self.pairs["test"], "names", ()))
+        if both and isinstance(i.train, Folder) and isinstance(i.test, Folder) and i.train.where == i.test.where:
+            raise ValueError(
+                f"training and test pairs of one folder must have different names, but {i.test.where} has one image "
+                f"for both of {some(both)}; give a folder with train and test inside"
+            )
 
     def load(
         self, part: str, report: Callable[[str, int, int], None] | None
@@ -137,11 +149,10 @@ class Comparison:
         pairs = self.pairs[part]
         names, targets = [], []
         images: dict[str, list[Tensor]] = {i.name: [] for i in self.inputs}
-        stores = {i.name: ResultFolder(self.out / "fused" / i.name / part) for i in self.inputs if keeps(i.part(part))}
-        for name, store in stores.items():
-            method = next(i.part(part) for i in self.inputs if i.name == name)
-            assert isinstance(method, Made)
-            store.prepare(method.settings, ())
+        for i in self.inputs:
+            method = i.part(part)
+            if isinstance(method, Made) and not method.baseline:  # it takes its time
+                self.kept[i.name, part] = Kept(self.out / "fused" / i.name / part, method)
         for k in range(len(pairs)):
             pair = pairs[k]
             if not pair.name or pair.target is None:
@@ -152,7 +163,7 @@ class Comparison:
             targets.append(target.to(torch.uint8) if isinstance(target, Tensor) else target)
             visible, infrared = Picture(pair.a[0]), Picture(pair.b[0])
             for i in self.inputs:
-                y = luminance(i.part(part), name, visible, infrared, stores.get(i.name))
+                y = self.luminance(i, part, name, visible, infrared)
                 images[i.name].append(small(y, self.budget.size))
             if report is not None:
                 report(part, k + 1, len(pairs))
@@ -160,9 +171,13 @@ class Comparison:
 
     def picture(self, name: str, index: int) -> Array:
         """The image of an input of a test pair at its full size, uint8 (H,W)."""
-        pair, method = self.pairs["test"][index], next(i.test for i in self.inputs if i.name == name)
-        store = ResultFolder(self.out / "fused" / name / "test") if keeps(method) else None
-        return to_array(luminance(method, pair.name[0], Picture(pair.a[0]), Picture(pair.b[0]), store))
+        pair, i = self.pairs["test"][index], next(i for i in self.inputs if i.name == name)
+        return to_array(self.luminance(i, "test", pair.name[0], Picture(pair.a[0]), Picture(pair.b[0])))
+
+    def luminance(self, i: Input, part: str, name: str, visible: Picture, infrared: Picture) -> Tensor:
+        """An input's image of a pair, (1,H,W) on 8-bit levels in [0,1]."""
+        kept = self.kept.get((i.name, part))
+        return fused(i.part(part), name, visible, infrared) if kept is None else kept.image(name, visible, infrared)
 
     def same_run(self, settings: dict[str, Any]) -> None:
         """Note what all cells share; refuse a folder that was begun otherwise."""
@@ -208,8 +223,9 @@ class Comparison:
                     continue
                 try:
                     row = self.work(cell, report)
-                except ValueError as error:
-                    self.failures[f"{cell.input}, seed {cell.seed}"] = str(error)
+                except (ValueError, RuntimeError) as error:  # RuntimeError: no memory left, among others
+                    reason = str(error).strip().splitlines() or [type(error).__name__]
+                    self.failures[f"{cell.input}, seed {cell.seed}"] = reason[0]
                     continue
                 if report is not None:
                     report(cell, row)
@@ -253,22 +269,41 @@ class Comparison:
         return row
 
 
-def keeps(method: Method) -> bool:
-    """True for images that take their time to be made."""
-    return isinstance(method, Made) and not method.baseline
+class Kept:
+    """Images that were made here, as files; an image whose sources have changed is made again.
 
+    `sources.jsonl` beside them says of which pixels each was made: a line an image, the last one of a name counts.
 
-def luminance(
-    method: Method, name: str, visible: Picture, infrared: Picture, store: ResultFolder | None = None
-) -> Tensor:
-    """A method's image of a pair, (1,H,W) on 8-bit levels in [0,1]; from `store` if it is there, else put there."""
-    file = None if store is None else store.files(name)["colour"]
-    if file is not None and file.exists():
-        return read_image(file, value_range="full").y
-    y = to_levels(method.luminance(PairFiles(name, Path(name), Path(name)), visible, infrared)[None])[0].float()
-    if file is not None:
+    Raises:
+        ValueError: the folder holds images made with other settings.
+    """
+
+    def __init__(self, place: Path, method: Made) -> None:
+        self.method, self.folder, self.list = method, ResultFolder(place), place / "sources.jsonl"
+        self.folder.prepare(method.settings, ())
+        self.marks: dict[str, str] = {}
+        for line in self.list.read_text(encoding="utf-8").splitlines() if self.list.exists() else ():
+            try:
+                self.marks |= json.loads(line)
+            except ValueError:  # cut short: that image is made again
+                continue
+
+    def image(self, name: str, visible: Picture, infrared: Picture) -> Tensor:
+        """The image of a pair, from its file or made."""
+        file, mark = self.folder.files(name)["colour"], fingerprint(visible.y, infrared.y)
+        if file.exists() and self.marks.get(name) == mark:
+            return read_image(file, value_range="full").y
+        y = fused(self.method, name, visible, infrared)
         write_image(file, to_array(y))
-    return y
+        self.marks[name] = mark
+        with self.list.open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps({name: mark}) + "\n")
+        return y
+
+
+def fused(method: Method, name: str, visible: Picture, infrared: Picture) -> Tensor:
+    """A method's image of a pair, (1,H,W) on 8-bit levels in [0,1]."""
+    return to_levels(method.luminance(PairFiles(name, Path(name), Path(name)), visible, infrared)[None])[0].float()
 
 
 @contextmanager

@@ -22,6 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tectum.data.transforms import area
+
 Array = np.ndarray[Any, np.dtype[Any]]
 RESAMPLES = 2_000
 NORMAL = 1.959964
@@ -140,8 +142,7 @@ def iou(a: Tensor, b: Tensor) -> Tensor:
     """Intersection over union of boxes (N,4) and (M,4): (N,M)."""
     low, high = torch.maximum(a[:, None, :2], b[None, :, :2]), torch.minimum(a[:, None, 2:], b[None, :, 2:])
     inside = (high - low).clamp(min=0).prod(2)
-    sizes = [(x[:, 2:] - x[:, :2]).prod(1) for x in (a, b)]
-    return inside / (sizes[0][:, None] + sizes[1][None] - inside).clamp(min=1e-12)
+    return inside / (area(a)[:, None] + area(b)[None] - inside).clamp(min=1e-12)
 
 
 def nanmean(x: Array) -> Array:

@@ -20,6 +20,7 @@ from tectum.engine.cell import load_predictions
 from tectum.engine.downstream import Cell, Comparison
 from tectum.engine.seeds import Confusions, Counts, Detections, Gap, Spread, gaps, spread
 from tectum.files import write_whole
+from tectum.protocols import unknown
 
 MASKS, BOXES = ("mAcc", "mIoU"), ("mAP50", "mAP75")
 
@@ -81,15 +82,10 @@ def table(
     Raises:
         ValueError: an unknown class or input.
     """
-    from tectum.protocols import unknown
-
     inputs = tuple(i.name for i in comparison.inputs)
     reference = inputs[0] if reference is None else reference
-    if reference not in inputs:
-        raise ValueError(unknown(reference, dict.fromkeys(inputs), kind="input"))
-    for name in without:
-        if name not in classes:
-            raise ValueError(unknown(name, dict.fromkeys(classes), kind="class"))
+    check_names([reference], inputs, "input")
+    check_names(without, classes, "class")
     done = [cell for cell in cells if cell.row is not None]
     num_images = len(comparison.frames[inputs[0]]["test"])
     found: dict[str, dict[str, Spread]] = {name: {} for name in inputs}
@@ -120,6 +116,13 @@ def table(
         finished={name: tuple(cell.seed for cell in done if cell.input == name) for name in inputs},
         without=tuple(without),
     )
+
+
+def check_names(names: Sequence[str | None], known: Sequence[str], kind: str) -> None:
+    """Refuse names of inputs or classes that are not there; None is no name."""
+    for name in names:
+        if name is not None and name not in known:
+            raise ValueError(unknown(name, dict.fromkeys(known), kind=kind))
 
 
 def columns(comparison: Comparison) -> tuple[str, ...]:
