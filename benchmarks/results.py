@@ -29,6 +29,8 @@ SETS = {"msrs": "msrs-test", "tno": None, "roadscene": "roadscene-test"}  # and 
 CONVENTIONS = ("tectum", "tdfusion", "cddfuse")
 PUBLISHED = {  # rows of papers, on the images that the page names
     ("msrs", "tdfusion"): {"TDFusion, published": "6.74 11.30 1.86 0.50 0.67 0.70"},
+    ("m3fd", "tdfusion"): {"TDFusion, published": "6.99 14.49 1.83 0.41 0.65 0.72"},
+    ("llvip", "tdfusion"): {"TDFusion, published": "7.36 16.38 1.75 0.46 0.70 0.67"},
     ("msrs", "cddfuse"): {"CDDFuse, published": "6.70 43.38 11.56 3.47 1.62 1.05 0.69 1.00"},
     ("roadscene", "cddfuse"): {"CDDFuse, published": "7.44 54.67 16.36 2.30 1.81 0.69 0.52 0.98"},
 }
