@@ -49,7 +49,10 @@ class Fuser(nn.Module):
 
 
 class Generator(nn.Module):
-    """(a, b) -> the weights w_a and w_b of the loss, which add up to 1; they start at one half."""
+    """(a, b) -> the weights w_a and w_b of the loss, which add up to 1; they start at one half.
+
+    Without the mean over the pixels it can say where it wants more of a source, but not that it wants one everywhere.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,7 +60,8 @@ class Generator(nn.Module):
         nn.init.zeros_(self.layers[-1].weight)
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        return self.layers(torch.cat([a, b], dim=1)).softmax(1)
+        x = self.layers(torch.cat([a, b], dim=1))
+        return (x - x.mean((2, 3), keepdim=True)).softmax(1)
 
 
 class Segmenter(nn.Module):
@@ -86,16 +90,16 @@ class Segmenter(nn.Module):
 def trained(learned: bool, pairs: list[Pair], validation: list[Pair], run: Path) -> tuple[nn.Module, TDFusionLoss]:
     """A fuser and the loss it was trained on."""
     schedule = Schedule(
-        steps=240,
+        steps=400,
         batch=4,
         crop_px=48,
         lr=5e-3,
         warmup=10,
-        validate_every=60,
+        validate_every=80,
         meta_steps=40 if learned else 0,
         warm_epochs=1,
         outer="adam",
-        meta_lr=5e-3,
+        meta_lr=3e-3,
         task_px=SIZE,
         task_batch=4,
         task_lr=1e-3,
