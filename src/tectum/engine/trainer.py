@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from tectum.data.transforms import flip, random_crop, resize
 from tectum.engine.bilevel import Named
-from tectum.engine.learners import Learners
+from tectum.engine.learners import Learners, largest_entry
 from tectum.engine.memory import keep_memory
 from tectum.engine.ranks import Ranks
 from tectum.engine.schedule import Schedule as Schedule
@@ -166,7 +166,7 @@ def one_step(learners: Learners, pairs: Pairs, state: dict[str, Any], folder: Pa
         test = resized(pairs, judge, schedule, ranks).to(device)
         lesson = learners.meta_step(crops, whole, test, seed, check)
         state["meta"] += 1
-        largest = max(float(g.abs().max()) for g in lesson.gradient.values())
+        largest = float(largest_entry(lesson.gradient))
         return {"loss": float(sum(lesson.terms.values())), "lesson": float(lesson.lesson), "hypergradient": largest}
     seed = schedule.seed * 1_000_003 + step
     crops = crop(pairs, places(len(pairs), schedule, step, schedule.batch), schedule, ranks, seed).to(device)

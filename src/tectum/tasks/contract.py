@@ -106,6 +106,13 @@ def described(target: Any) -> str:
     return "none" if target is None else f"a {type(target).__name__}"
 
 
+def centred(boxes: Tensor, image: Tensor, padded: Tensor) -> Tensor:
+    """Corners (N,4) as parts of an image -> centre and size as parts of the image that was enlarged."""
+    scale = padded.new_tensor([image.shape[3] / padded.shape[3], image.shape[2] / padded.shape[2]])
+    low, high = boxes[:, :2] * scale, boxes[:, 2:] * scale
+    return torch.cat([(low + high) / 2, high - low], dim=1)
+
+
 def as_answer(boxes: Tensor, scores: Tensor, labels: Tensor, size: tuple[int, int]) -> Boxes:
     """Boxes in pixels of an image (H,W) as parts of it; those that lie outside are left out. Best score first."""
     height, width = size

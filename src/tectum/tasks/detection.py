@@ -26,6 +26,7 @@ from tectum.tasks.contract import (
     answering,
     as_answer,
     at_least,
+    centred,
     check_boxes,
     check_classes,
     check_image,
@@ -119,12 +120,10 @@ class DFine(nn.Module):
         """
         x = at_least(check_image(fused, self.channels), multiple=STRIDE)
         boxes = check_boxes(target, len(x), len(self.classes))
-        scale = x.new_tensor([fused.shape[3] / x.shape[3], fused.shape[2] / x.shape[2]])
-        labels = []
-        for image in boxes:
-            low, high = (image["boxes"].to(x).unflatten(1, (2, 2)) * scale).unbind(1)
-            centred = torch.cat([(low + high) / 2, high - low], dim=1)
-            labels.append({"class_labels": image["labels"].to(x.device), "boxes": centred})
+        labels = [
+            {"class_labels": image["labels"].to(x.device), "boxes": centred(image["boxes"].to(x), fused, x)}
+            for image in boxes
+        ]
         loss: Tensor = self(x, labels).loss
         return loss
 

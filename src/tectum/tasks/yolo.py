@@ -35,6 +35,7 @@ from tectum.tasks.contract import (
     answering,
     as_answer,
     at_least,
+    centred,
     check_boxes,
     check_classes,
     check_image,
@@ -110,12 +111,10 @@ class YOLO(nn.Module):
         """
         x = at_least(check_image(fused, self.channels), multiple=STRIDE)
         boxes = check_boxes(target, len(x), len(self.classes))
-        scale = x.new_tensor([fused.shape[3] / x.shape[3], fused.shape[2] / x.shape[2]])
         corners = torch.cat([image["boxes"].to(x) for image in boxes])
-        low, high = corners[:, :2] * scale, corners[:, 2:] * scale
         owners = torch.cat([x.new_full((len(image["labels"]),), i) for i, image in enumerate(boxes)])
         labels = torch.cat([image["labels"].to(x) for image in boxes])
-        batch = {"batch_idx": owners, "cls": labels, "bboxes": torch.cat([(low + high) / 2, high - low], dim=1)}
+        batch = {"batch_idx": owners, "cls": labels, "bboxes": centred(corners, fused, x)}
         criterion = self.network.init_criterion()  # anew, for it remembers a device
         loss: Tensor = criterion(self(x), batch)[0].sum() / len(x)
         return loss
