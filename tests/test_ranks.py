@@ -1,5 +1,6 @@
 """Two processes find what one finds, on the same batches; started by torchrun, and by `--devices 2`."""
 
+import json
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from conftest import random_images
+from tectum.balance import Tradeoff
 from tectum.cli import main
 from tectum.data.synthetic import render, save
 from tectum.engine.learners import Learners
@@ -47,12 +49,12 @@ class PlainTask(Segmenter):
         return F.cross_entropy(self(fused), target)
 
 
-def trained(run: Path, ranks: Ranks) -> None:
+def trained(run: Path, ranks: Ranks, balance: Tradeoff | None = None) -> None:
     """Two epochs in float64, where rounding is out of the way."""
     torch.manual_seed(ranks.rank)  # what each process begins with must not matter
     networks = Plain().double(), TDFusionLoss(Generator()).double(), PlainTask().double()
     pairs = [replace(x, a=x.a.double(), b=x.b.double()) for x in labelled(random_images, 8, size=(PX, PX))]
-    fit(*networks[:2], pairs[:6], pairs[6:], run=run, schedule=SCHEDULE, task=networks[2], ranks=ranks)
+    fit(*networks[:2], pairs[:6], pairs[6:], run=run, schedule=SCHEDULE, task=networks[2], balance=balance, ranks=ranks)
 
 
 def start(*command: str, codes: tuple[int, ...] = (0,)) -> subprocess.CompletedProcess[str]:
@@ -78,6 +80,22 @@ def test_two_processes_find_what_one_finds(tmp_path: Path) -> None:
             torch.testing.assert_close(two[name][key], x, rtol=1e-8, atol=1e-9, msg=lambda m, k=key: f"{k}: {m}")
     logs = [(tmp_path / name / "log.jsonl").read_text().splitlines() for name in ("one", "two")]
     assert len(logs[0]) == len(logs[1]) == 2, "one process writes"
+    for lines in zip(*logs, strict=True):
+        one_line, two_line = (json.loads(line) for line in lines)
+        del one_line["seconds"], two_line["seconds"]
+        assert two_line == pytest.approx(one_line, rel=1e-6), "means over all processes"
+
+
+def test_two_processes_have_the_same_balance(tmp_path: Path) -> None:
+    """It is told the means over both; the one pair that is kept aside is measured by one of them."""
+    trained(tmp_path / "one", Ranks(), Tradeoff())
+    torchrun = "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"
+    start(*torchrun, __file__, str(tmp_path / "two"), "balance")
+    one, two = (torch.load(tmp_path / name / "last.pt", weights_only=True) for name in ("one", "two"))
+    assert two["state"]["balance"] == pytest.approx(one["state"]["balance"], rel=1e-8)
+    assert one["state"]["balance"]["b"] != 0.2
+    for key, x in one["fuser"].items():
+        torch.testing.assert_close(two["fuser"][key], x, rtol=1e-8, atol=1e-9)
 
 
 SYSTEM = System(Plain, TDFusionLoss, lambda: TDFusionLoss(Generator()))
@@ -140,4 +158,4 @@ def test_devices_that_cannot_be(given: dict[str, object], sentence: str) -> None
 
 
 if __name__ == "__main__":
-    trained(Path(sys.argv[1]), Ranks(2))
+    trained(Path(sys.argv[1]), Ranks(2), Tradeoff() if "balance" in sys.argv else None)

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from tectum import recipes, weights
+from tectum.balance import Tradeoff
 from tectum.cli import main
 from tectum.data.synthetic import render, save
 from tectum.engine.trainer import Schedule
@@ -214,6 +215,8 @@ def test_a_loss_that_stays_at_one_half_is_said_to_have_failed(
         (["--task-px", "16", "32"], "task_px must be a height and a width of at least 32 pixels, got (16, 32)"),
         (["--precision", "bf17"], "precision must be 32-true or bf16-mixed, got 'bf17'"),
         (["--devices", "0"], "devices must be 1 or more, got 0"),
+        (["--balance", "still"], "balance must be one of none, frozen, moving, got 'still'"),
+        (["--balance", "moving"], "system 'tdfusion' has no balance; choose none, got 'moving'"),
     ],
 )
 def test_a_learned_recipe_says_what_is_wrong(
@@ -294,14 +297,38 @@ def test_published_constants(name: str, num_pairs: int, task: str, task_px: tupl
     assert (schedule.inner, schedule.outer, schedule.task_weight, schedule.clip) == ("sgd", "max", 0, 0)
 
 
+@pytest.mark.parametrize("data", ["msrs", "fmb", "m3fd", "llvip"])
+@pytest.mark.parametrize(("system", "meta_lr"), [("tomiff", 1e-2), ("sfofusion", 1e-4)])
+def test_the_other_systems_take_the_same_constants(system: str, meta_lr: float, data: str) -> None:
+    recipe, published = recipes.RECIPES[f"{system}-{data}"](), recipes.RECIPES[f"tdfusion-{data}"]()
+    schedule = replace(published.schedule, swap=False, outer="adam", meta_lr=meta_lr)
+    expected = replace(published, name=recipe.name, system=system, balance="moving", schedule=schedule)
+    assert recipe == expected
+
+
+def test_what_becomes_of_a_balance(pairs: Path) -> None:
+    """The system's own where it moves or is frozen; ablation III puts a constant in its place."""
+    street = recipes.sfofusion_street()
+    assert recipes.ablation(street, "I").balance == recipes.ablation(street, "IV").balance == "moving"
+    third = recipes.ablation(street, "III")
+    assert (third.balance, third.schedule.task_weight) == ("none", 1.0)
+    own = replace(recipes.tdfusion_fixed(), system="sfofusion")
+    moving, frozen, none = (
+        recipes.build(replace(own, balance=balance), pairs).balance for balance in ("moving", "frozen", "none")
+    )
+    assert isinstance(moving, Tradeoff) and not moving.frozen
+    assert isinstance(frozen, Tradeoff) and frozen.frozen
+    assert none is None
+
+
 def tree(data: str, root: Path) -> Path:
-    """Four pairs in the layout that the authors of a set publish it in, masks and boxes where there are; enough for
+    """Eight pairs in the layout that the authors of a set publish it in, masks and boxes where there are; enough for
     LLVIP's every tenth."""
     if data == "folder":
-        for seed in range(4):
+        for seed in range(8):
             save(render(seed, (64, 96)), root, f"scene-{seed}")
         return root
-    stems = [f"{i:05d}" for i in range(31 if data == "llvip" else 4)]
+    stems = [f"{i:05d}" for i in range(51 if data == "llvip" else 8)]
     home = root / data.upper()
     if data in ("msrs", "fmb"):
         sides = ("vi", "ir", "label") if data == "msrs" else ("Visible", "Infrared", "Label")
@@ -324,6 +351,7 @@ def learned_recipes() -> list[Any]:
     """All that are trained on a known set; those that only exchange the set are slow's."""
     names = sorted(name for name, make in recipes.RECIPES.items() if make().learned and make().data != "street")
     again = {"tdfusion-fmb-small", "tdfusion-m3fd-small", "tdfusion-llvip-small"}
+    again |= {f"{system}-{data}" for system in ("tomiff", "sfofusion") for data in ("msrs", "fmb", "llvip")}
     return [pytest.param(name, marks=[pytest.mark.slow] if name in again else []) for name in names]
 
 
@@ -342,7 +370,8 @@ def test_a_recipe_runs_on_its_data(name: str, tmp_path: Path) -> None:
     assert code in (0, 1), "two steps may leave the loss at one half, which is said"
     assert line["meta"] == 2 and line["hypergradient"] > 0 and 0 < line["away"] < 0.5
     assert ("valid_mIoU" if recipe.target == "masks" else "valid_mAP50") in line
-    assert weights.load("tdfusion", run / "best.safetensors") is not None
+    assert ("weight_task" in line) == (recipe.balance != "none")
+    assert weights.load(recipe.system, run / "best.safetensors") is not None
     assert asdict(recipes.read(run / "recipe.json")) == asdict(recipes.read(tmp_path / "tiny.json"))
 
 

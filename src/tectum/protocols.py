@@ -5,7 +5,8 @@
     task.loss(fused, target) -> scalar       the network that will look at the picture
     metric(fused, a, b)    -> (B,)           a report
 
-`a` is the colour-bearing modality (visible), `b` the other (infrared). A `System` is a fuser with its objective.
+`a` is the colour-bearing modality (visible), `b` the other (infrared). A `System` is a fuser with its objective, and,
+where the weights of the loss change from epoch to epoch, a `Balance`.
 """
 
 import difflib
@@ -31,6 +32,10 @@ class Objective(Protocol):
     """Says how good a fused image is, without labels: scalars by name, lower is better, their sum is the loss.
 
     An objective with parameters is *learned*; the meta phase of the engine trains it.
+
+    `forward` may have a keyword `task_grad`: then it is also called in fit steps on the whole labelled images with
+    d task.loss / d fused (B,1,H,W), raw and without a graph; its scale is the objective's to deal with. Everywhere else
+    (crops, meta steps, validation) it is None.
     """
 
     def __call__(self, fused: Tensor, a: Tensor, b: Tensor) -> dict[str, Tensor]: ...
@@ -69,6 +74,36 @@ class TaskMetric(Protocol):
         ...
 
 
+class Balance(Protocol):
+    """Weights of the terms in the fuser's loss, new in every epoch: sum_k weight(k) term_k + weight("task") task loss.
+
+    Its state is plain numbers by name, written into the checkpoints of a run.
+    """
+
+    @property
+    def held_out(self) -> float:
+        """Part of the training pairs to keep aside, as a measure that is not trained on; 0 keeps none."""
+        ...
+
+    def weight(self, name: str) -> float:
+        """Of a term of the objective, or of "task", in the epoch to come; at 0 the task never reaches the fuser."""
+        ...
+
+    def update(self, means: Mapping[str, float], aside: Mapping[str, float]) -> None:
+        """An epoch has ended.
+
+        Args:
+            means: of each term of the objective before its weight, and of "task", over the epoch's fit steps.
+            aside: means over the pairs kept aside: "fusion", a loss with w = 1/2 that nothing learned can change, and
+                "task"; empty if there are none.
+        """
+        ...
+
+    def state_dict(self) -> dict[str, float]: ...
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None: ...
+
+
 @runtime_checkable
 class Metric(Protocol):
     """One number per image: (B,1,H,W) x 3 -> (B,)."""
@@ -94,10 +129,15 @@ class Stage:
             summed over the whole image; those returned are summed over the window. The first stage is given the state
             (a, b) and no moments, the last returns the state (fused,) and none.
         halo: how many pixels around a window must be given for the result to be right inside it.
+        align: what it is given begins and ends at whole multiples of this many pixels of the image, or where the image
+            ends; images are extended to whole multiples of all stages by repeating their last rows and columns.
+        stride: it works on one value for every stride x stride pixels, so that its stripes may be that much larger.
     """
 
     run: Callable[[State, State, Window], tuple[State, State]]
     halo: int
+    align: int = 1
+    stride: int = 1
 
 
 @dataclass(frozen=True)
@@ -109,12 +149,14 @@ class System:
         objective: the fixed objective, or None where there is nothing to train.
         learned: the same with parameters that a task teaches, or None.
         weights: the packaged default.
+        balance: what weighs its terms and the task's loss, epoch by epoch, with `frozen=True` as an option; or None.
     """
 
     fuser: Callable[..., nn.Module]
     objective: Callable[..., nn.Module] | None = None
     learned: Callable[..., nn.Module] | None = None
     weights: str | None = None
+    balance: Callable[..., Balance] | None = None
 
 
 def resolve(table: Mapping[str, T], name: str, *, kind: str) -> T:

@@ -1,6 +1,7 @@
 """`tectum train`: a recipe, data, and a run folder that can be stopped and continued at any moment."""
 
 import contextlib
+import math
 import sys
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -40,8 +41,17 @@ class Train:
     variant: Annotated[str | None, optional("NAME")] = None
     """published takes the released form of the loss: w squared, zero-padded Sobel."""
 
+    alpha: Annotated[float | None, optional("WEIGHT")] = None
+    """Weight of the gradient term; 1 as published, less lets the weights of the intensities decide more."""
+
+    balance: Annotated[str | None, optional("NAME")] = None
+    """The weights of the loss from epoch to epoch, for systems that have a balance: moving, frozen or none."""
+
     task: Annotated[str | None, optional("TASK")] = None
     """Task in place of the recipe's: segformer-b0, yolov8n, dfine-n, module:Class."""
+
+    task_weights: Annotated[str | None, optional("FILE")] = None
+    """Weights the task begins with, e.g. the task.safetensors of another run; it then does not learn alone first."""
 
     steps: Annotated[int | None, optional("N")] = None
     """Optimiser steps of the fuser, in place of the recipe's."""
@@ -135,6 +145,7 @@ class Train:
                     run=run,
                     schedule=recipe.schedule,
                     task=built.task,
+                    balance=built.balance,
                     device=device,
                     ranks=ranks,
                     report=progress,
@@ -176,8 +187,19 @@ class Train:
         recipe = replace(recipe, schedule=replace(recipe.schedule, **changes))
         if self.variant is not None:
             recipe = replace(recipe, options=recipe.options | {"variant": self.variant})
+        if self.alpha is not None:
+            if not (math.isfinite(self.alpha) and self.alpha >= 0):
+                raise ValueError(f"--alpha must be 0 or greater and finite, got {self.alpha}")
+            recipe = replace(recipe, options=recipe.options | {"alpha": self.alpha})
+        if self.balance is not None:
+            recipe = replace(recipe, balance=self.balance)
         if self.task is not None:
             recipe = replace(recipe, task=self.task, task_options={})
+        if self.task_weights is not None:
+            if recipe.task is None:
+                raise ValueError(f"recipe '{recipe.name}' has no task to give weights to; leave out --task-weights")
+            options = recipe.task_options | {"weights": self.task_weights}
+            recipe = replace(recipe, task_options=options, schedule=replace(recipe.schedule, task_first=0))
         return recipe if self.ablation is None else recipes.ablation(recipe, self.ablation)
 
 

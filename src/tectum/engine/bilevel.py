@@ -107,7 +107,7 @@ class Lesson:
     Attributes:
         gradient: d lesson / d phi, by the objective's parameter names.
         lesson: the task's loss after the look-ahead, a scalar.
-        terms: the objective's terms before it.
+        terms: the objective's terms before it, and before their weights.
         pull: -u (B,1,H,W), how the task would have the fused image of `train` change; None for `reverse`.
     """
 
@@ -128,6 +128,7 @@ def hypergradient(
     method: Method = "forward",
     seed: int = 0,
     average: Callable[[Named], Named] = dict,
+    weight: Callable[[str], float] = lambda term: 1.0,
 ) -> Lesson:
     """The gradient of the task's loss after one step of the fuser, with respect to the objective's parameters.
 
@@ -140,8 +141,9 @@ def hypergradient(
         test: the pair, with its target, that the task judges.
         step: `sgd_step(rate)` or `adam_step(optimizer, fuser)`.
         method: "forward", "reverse" or "finite".
-        average: takes gradients by name to their mean over processes that each hold a part of both batches.
         seed: of dropout; each network draws the same in every pass, so the methods agree with dropout too.
+        average: takes gradients by name to their mean over processes that each hold a part of both batches.
+        weight: of a term of the objective, by its name.
 
     Raises:
         ValueError: the objective has nothing to learn, the test pair has no target, or the method is unknown.
@@ -178,7 +180,7 @@ def hypergradient(
     reverse = method == "reverse"
     fused = image(theta, train, 0)
     terms = loss(fused, learns=reverse)
-    gradients = named_grad(total(terms), theta, create_graph=reverse)
+    gradients = named_grad(total(weighted(terms, weight)), theta, create_graph=reverse)
     gradients = gradients if reverse else average(gradients)
     taken = step(theta, {name: g.detach() for name, g in gradients.items()})
     ahead = {name: p - taken.offset[name] - taken.scale[name] * gradients[name] for name, p in theta.items()}
@@ -192,7 +194,7 @@ def hypergradient(
     lesson = judge(ahead)
     along = {name: taken.scale[name] * v for name, v in average(named_grad(lesson, ahead)).items()}
     u = pushed(lambda parameters: image(parameters, train, 0), theta, along, finite=method == "finite")
-    (slope,) = torch.autograd.grad(total(loss(fused, learns=True)), fused, create_graph=True)
+    (slope,) = torch.autograd.grad(total(weighted(loss(fused, learns=True), weight)), fused, create_graph=True)
     return Lesson(average(named_grad(-(slope * u).sum(), learned)), lesson.detach(), told, -u)
 
 
@@ -223,6 +225,10 @@ def named_grad(loss: Tensor, parameters: Named, *, create_graph: bool = False) -
         loss, list(parameters.values()), create_graph=create_graph, allow_unused=True, materialize_grads=True
     )
     return dict(zip(parameters, found, strict=True))
+
+
+def weighted(terms: Mapping[str, Tensor], weight: Callable[[str], float]) -> Named:
+    return {name: weight(name) * term for name, term in terms.items()}
 
 
 def total(terms: Mapping[str, Tensor]) -> Tensor:

@@ -1,18 +1,20 @@
 """The three that learn, and the two kinds of step they take: a fit step and a meta step.
 
-    fit     theta <- Adam(theta, grad L_phi(F(a, b), a, b) [+ weight L_task(F(a, b), y)])       the fuser
+    fit     theta <- Adam(theta, grad[ sum_k weight_k L_k(F(a, b), a, b) + weight_task L_task(F(a, b), y) ])   the fuser
             omega <- Adam(omega, grad L_task(F(a, b), y))       the task, on images that do not carry a gradient
     meta    omega' = the task's own next step;  theta' = the fuser's look-ahead
             phi   <- phi - rate * hypergradient of L_task(F_theta'(a2, b2), y2) under omega'     the objective
 
 In a meta step only the objective changes, in a fit step only the fuser and the task: parameters, buffers and moments
-of the others are as they were.
+of the others are as they were. L_k are the terms of the objective; the weights are those of a `Balance`, by default 1
+and, for the task, 0. In a meta step the terms have their weights too, and the look-ahead leaves the task's term out.
 
 Reference: Task-driven Image Fusion with Learnable Fusion Loss, Bai et al., CVPR 2025, Algorithm 1,
 https://arxiv.org/abs/2412.03240
 Differs from the release: the moments of the task's optimiser do not keep what the look-ahead saw.
 """
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tectum.balance import Constant
 from tectum.engine.bilevel import (
     InnerStep,
     Lesson,
@@ -31,10 +34,12 @@ from tectum.engine.bilevel import (
     seeded,
     sgd_step,
     total,
+    weighted,
 )
 from tectum.engine.ranks import Ranks
 from tectum.engine.schedule import Schedule
 from tectum.pair import Pair
+from tectum.protocols import Balance
 
 Check = Callable[[str, Tensor, Pair], None]
 """What is told of each number that must be finite, with the batch it came from."""
@@ -49,8 +54,12 @@ class Learners:
     task: Any  # an nn.Module that is a protocols.Task
     schedule: Schedule
     ranks: Ranks = field(default_factory=Ranks)
+    balance: Balance | None = None
+    """Weights of the loss; None is `schedule.task_weight` for the task, in all epochs."""
 
     def __post_init__(self) -> None:
+        self.weigher: Balance = self.balance or Constant(self.schedule.task_weight)
+        self.hears = "task_grad" in inspect.signature(self.objective.forward).parameters
         if self.learned and self.schedule.method == "reverse" and self.ranks.world > 1:
             raise ValueError("several processes learn a loss by method forward or finite, got reverse; change --method")
         adam = torch.optim.Adam
@@ -91,7 +100,8 @@ class Learners:
     def fit_step(self, crops: Pair, whole: Pair | None, check: Check) -> dict[str, Tensor]:
         """One step of the fuser on crops and, where there is a task, one of the task on whole labelled images.
 
-        Returns the terms of the fuser's loss, and "task", the task's own.
+        Returns the objective's terms before their weights, "task_in_fuser", the task's part of the fuser's loss, and
+        "task", the task's own loss.
         """
         self.objective.requires_grad_(False).eval()
         self.fuser.train()
@@ -99,11 +109,9 @@ class Learners:
         optimizer.zero_grad(set_to_none=True)
         with self.ranks.autocast():
             terms: dict[str, Tensor] = dict(self.objective(self.fuser(crops.a, crops.b), crops.a, crops.b))
-            if self.schedule.task_weight and whole is not None:
-                self.task.train()
-                task_loss = self.task.loss(self.fuser(whole.a, whole.b), whole.target)
-                terms["task_in_fuser"] = self.schedule.task_weight * task_loss
-        loss = total(terms)
+            if whole is not None and (self.hears or self.weigher.weight("task")):
+                terms = self.terms_with_task(terms, whole)
+        loss = total(self.weighted(terms))
         check("loss", loss, crops)
         loss.backward()
         self.ranks.mean_gradients(self.fuser)
@@ -114,6 +122,26 @@ class Learners:
         if whole is not None:
             terms["task"] = self.task_step(self.seen(whole), whole, check)
         return {name: term.detach() for name, term in terms.items()}
+
+    def terms_with_task(self, terms: Named, whole: Pair) -> Named:
+        """What the task adds to a fit step: its own loss, and its gradient where the objective asks for it.
+
+        An objective with a keyword `task_grad` sees the whole labelled images too, with d task.loss / d fused; its
+        terms are the means of those of the crops and of these.
+        """
+        weight = self.weigher.weight("task")
+        self.task.train()
+        fused = self.fuser(whole.a, whole.b)
+        task_loss = self.task.loss(fused, whole.target)
+        if self.hears:
+            (gradient,) = torch.autograd.grad(task_loss, fused, retain_graph=weight != 0)
+            seen = self.objective(fused, whole.a, whole.b, task_grad=gradient)
+            terms = {name: (term + seen[name]) / 2 for name, term in terms.items()}
+        return terms | {"task_in_fuser": weight * task_loss} if weight else terms
+
+    def weighted(self, terms: Named) -> Named:
+        """The parts of the fuser's loss, of the terms of a fit step."""
+        return weighted(terms, lambda name: 1.0 if name == "task_in_fuser" else self.weigher.weight(name))
 
     def task_step(self, fused: Tensor, whole: Pair, check: Check) -> Tensor:
         """One step of the task on fused images that carry no gradient; returns its loss."""
@@ -184,6 +212,7 @@ class Learners:
             method=self.schedule.method,
             seed=seed,
             average=dict if alone else self.ranks.mean,
+            weight=self.weigher.weight,
         )
 
     def inner_step(self) -> InnerStep:

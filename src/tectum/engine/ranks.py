@@ -96,6 +96,13 @@ class Ranks:
         parts = flat.split([x.numel() for x in found.values()])
         return {name: part.view_as(x) for (name, x), part in zip(found.items(), parts, strict=True)}
 
+    def mean_numbers(self, found: Mapping[str, float]) -> dict[str, float]:
+        """The same of plain numbers."""
+        if self.world == 1:
+            return dict(found)
+        tensors = {name: torch.tensor(x, dtype=torch.float64, device=self.device) for name, x in found.items()}
+        return {name: float(x) for name, x in self.mean(tensors).items()}
+
     def mean_gradients(self, module: nn.Module) -> None:
         """Average the gradients of a module in place."""
         if self.world > 1:

@@ -2,6 +2,7 @@
 
     epoch:  meta_steps x    the objective takes a step along what the task has to say      (only if it is learned)
             fit steps  x    the fuser takes a step on the objective, the task one on the fused images
+            once            a balance, if there is one, gives the terms of the fuser's loss other weights
 
 over random crops for the objective and whole resized images for the task (`tectum.engine.learners` has the steps).
 What a step sees depends on the seed and on its number alone, so a run that was stopped at any moment and is started
@@ -29,10 +30,12 @@ from tectum.engine.bilevel import Named
 from tectum.engine.learners import Learners, largest_entry
 from tectum.engine.memory import keep_memory
 from tectum.engine.ranks import Ranks
+from tectum.engine.rebalance import epoch_means, kept_aside, measured, weights_told
 from tectum.engine.schedule import Schedule as Schedule
 from tectum.engine.validation import validate
 from tectum.files import write_tensors, write_whole
 from tectum.pair import Pair, Pairs
+from tectum.protocols import Balance
 
 KEEP_EVERY_S = 30.0
 """Seconds after which the state of a run is written again: what an interruption can cost."""
@@ -48,6 +51,7 @@ def fit(
     run: str | Path,
     schedule: Schedule = Schedule(),
     task: Any = None,
+    balance: Balance | None = None,
     device: str = "cpu",
     ranks: Ranks | None = None,
     report: Callable[[dict[str, Any]], None] | None = None,
@@ -62,6 +66,8 @@ def fit(
         run: folder of the run; one that holds a checkpoint is continued.
         schedule: steps, rates, crops, seed.
         task: what the fused image is for (`tectum.protocols.Task`); trained too.
+        balance: weights of the terms and of the task's loss in the fuser's, new in every epoch (`tectum.balance`); None
+            is 1, and `schedule.task_weight` for the task.
         device: where to train.
         ranks: the processes of a run on several devices; None is this one alone.
         report: called after every step with {"step", "steps", "loss", ..}, and with a whole log line after an epoch.
@@ -72,30 +78,35 @@ def fit(
     """
     folder, ranks = Path(run), ranks or Ranks()
     device = ranks.device or device
-    refuse(fuser, objective, task, pairs, validation, schedule)
+    pairs, aside = kept_aside(pairs, 0 if balance is None else balance.held_out, schedule.seed)
+    refuse(fuser, objective, task, pairs, validation, schedule, balance)
     (folder / "samples").mkdir(parents=True, exist_ok=True)
     keep_memory()
     for module in (fuser, objective, task):
         if module is not None:
             module.to(device)
-    learners = Learners(fuser, objective, task, schedule, ranks)
+    learners = Learners(fuser, objective, task, schedule, ranks, balance)
     ranks.wait()
     state = resume(folder, learners)
     for module in learners.modules().values():
         ranks.same(module)
     clock = time.monotonic()  # of the last checkpoint
     while state["step"] < schedule.steps:
-        found = one_step(learners, pairs, state, folder, device)
+        found = ranks.mean_numbers(one_step(learners, pairs, state, folder, device))
         count(state, found)
         if report is not None:
             done = {name: state[name] for name in ("step", "meta", "first")}
             report(done | {"steps": schedule.steps} | found)
         validated = at_an_end(state, schedule)
-        if validated and ranks.first:
-            line = end_of_epoch(learners, validation, state, folder, device, time.monotonic() - clock)
-            if report is not None:
-                report(line)
         if validated:
+            means, seen = epoch_means(learners, state["sums"]), measured(learners, aside, device)
+            told = weights_told(learners, means) | {f"aside_{name}": value for name, value in seen.items()}
+            if ranks.first:
+                line = end_of_epoch(learners, validation, state, folder, device, time.monotonic() - clock, told)
+                if report is not None:
+                    report(line)
+            learners.weigher.update(means, seen)
+            state["balance"] = learners.weigher.state_dict()
             state["sums"], state["ended"] = {}, state["step"]
         now = time.monotonic()
         if ranks.first and (validated or now - clock > KEEP_EVERY_S):
@@ -111,7 +122,13 @@ def fit(
 
 
 def refuse(
-    fuser: nn.Module, objective: nn.Module, task: Any, pairs: Pairs, validation: Pairs, schedule: Schedule
+    fuser: nn.Module,
+    objective: nn.Module,
+    task: Any,
+    pairs: Pairs,
+    validation: Pairs,
+    schedule: Schedule,
+    balance: Balance | None,
 ) -> None:
     """What cannot be trained is said before anything is done."""
     if len(pairs) == 0 or len(validation) == 0:
@@ -126,6 +143,12 @@ def refuse(
         )
     if (schedule.meta_steps or schedule.task_weight) and task is None:
         raise ValueError("a loss can only be learned from a task; give one (task=...), or set meta_steps to 0")
+    if balance is not None and task is None:
+        raise ValueError("a balance weighs the task's loss, but there is no task; give one (task=...), or no balance")
+    if balance is not None and schedule.task_weight:
+        raise ValueError(
+            f"the task's weight is the balance's, got task_weight {schedule.task_weight} too; leave one of them out"
+        )
     if task is not None:
         for what, some in (("training", pairs), ("validation", validation)):
             if some[0].target is None:
@@ -175,11 +198,10 @@ def one_step(learners: Learners, pairs: Pairs, state: dict[str, Any], folder: Pa
         at = places(len(pairs), schedule, step, schedule.task_batch, salt=1)
         labelled = resized(pairs, at, schedule, ranks).to(device)
     torch.manual_seed(seed + ranks.rank * 7_000_003)  # dropout resumes too
-    terms = {name: float(term) for name, term in learners.fit_step(crops, labelled, check).items()}
+    terms = learners.fit_step(crops, labelled, check)
     state["step"] = step + 1
-    return {"loss": sum(value for name, value in terms.items() if name != "task")} | {
-        f"train_{name}": value for name, value in terms.items()
-    }
+    own = learners.weighted({name: term for name, term in terms.items() if name != "task"})
+    return {"loss": sum(float(x) for x in own.values())} | {f"train_{name}": float(x) for name, x in terms.items()}
 
 
 def places(num: int, schedule: Schedule, step: int, batch: int, *, salt: int = 0) -> list[int]:
@@ -264,16 +286,22 @@ def at_an_end(state: dict[str, Any], schedule: Schedule) -> bool:
 
 
 def end_of_epoch(
-    learners: Learners, validation: Pairs, state: dict[str, Any], folder: Path, device: str, since_s: float
+    learners: Learners,
+    validation: Pairs,
+    state: dict[str, Any],
+    folder: Path,
+    device: str,
+    since_s: float,
+    told: dict[str, float],
 ) -> dict[str, Any]:
-    """Validate, draw, keep the best weights, write the log line and return it."""
+    """Validate, draw, keep the best weights, write the log line, `told` in it, and return it."""
     schedule, step = learners.schedule, state["step"]
     line: dict[str, Any] = {"step": step, "meta": state["meta"], "lr": schedule.rate(step - 1)}
     if learners.task is not None:
         line["task_lr"] = schedule.task_rate(step - 1, state["first"])
     if learners.learned:
         line["meta_lr"] = schedule.meta_lr * schedule.fade(step - 1)
-    line |= {name: total / num for name, (total, num) in state["sums"].items() if name != "loss"}
+    line |= {name: total / num for name, (total, num) in state["sums"].items() if name != "loss"} | told
     started = time.monotonic()
     line |= validate(learners, validation, folder / "samples" / f"{step:06d}.png", device)
     line["seconds"] = round(state["seconds"] + since_s + time.monotonic() - started, 1)
@@ -299,6 +327,7 @@ def merit(line: dict[str, Any]) -> float:
 def resume(folder: Path, learners: Learners) -> dict[str, Any]:
     """The state of a run: that of its checkpoint, or a new one."""
     path, asked = folder / "last.pt", json.loads(json.dumps(asdict(learners.schedule)))
+    balance = {"balance": learners.weigher.state_dict(), "balanced_by": type(learners.weigher).__name__}
     if not path.exists():
         new = {
             "step": 0,
@@ -310,7 +339,7 @@ def resume(folder: Path, learners: Learners) -> dict[str, Any]:
             "sums": {},
             "schedule": asked,
         }
-        return new
+        return new | balance
     try:
         saved = torch.load(path, weights_only=True, map_location="cpu")
         known = saved["state"]["schedule"]
@@ -321,6 +350,8 @@ def resume(folder: Path, learners: Learners) -> dict[str, Any]:
         raise ValueError(
             f"{folder} holds a run with another {', '.join(changed)}; repeat its settings, or choose a new folder"
         )
+    if saved["state"].get("balanced_by", "Constant") != balance["balanced_by"]:
+        raise ValueError(f"{folder} holds a run with another balance; repeat its settings, or choose a new folder")
     for name in FILES:
         module = learners.modules().get(name)
         if (module is None) != (name not in saved):
@@ -331,7 +362,8 @@ def resume(folder: Path, learners: Learners) -> dict[str, Any]:
             module.load_state_dict(saved[name])
     for name, optimizer in learners.optimizers.items():
         optimizer.load_state_dict(saved["optimizers"][name])
-    state: dict[str, Any] = saved["state"]
+    state: dict[str, Any] = balance | saved["state"]  # runs of before there were balances have none
+    learners.weigher.load_state_dict(state["balance"])
     return state
 
 

@@ -18,10 +18,12 @@ three and a half times as long.
 Both equal the whole image's result up to the order of float32 sums (about 1e-6).
 """
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tectum.protocols import WHOLE, Stage, State, Window
@@ -67,10 +69,14 @@ def fuse_one(fuser: nn.Module, a: Tensor, b: Tensor, tile: int | None) -> Tensor
     stages: Callable[[], list[Stage]] | None = getattr(fuser, "stages", None)
     if stages is None:
         fused: Tensor = fuser(a.to(**like), b.to(**like))
-    elif tile is None:
-        fused = run_whole(stages(), (a.to(**like), b.to(**like)))
     else:
-        fused = run_tiles(stages(), a, b, tile, like)
+        pieces, (height, width) = stages(), a.shape[2:]
+        sources = (extended(x, common(pieces)) for x in (a, b))
+        if tile is None:
+            fused = run_whole(pieces, tuple(x.to(**like) for x in sources))
+        else:
+            fused = run_tiles(pieces, *sources, tile, like)
+        fused = fused[:, :, :height, :width]
     if fused.shape != a.shape:
         raise ValueError(
             f"a fuser must return the shape of its inputs, {tuple(a.shape)}, but {type(fuser).__name__} returned "
@@ -94,8 +100,8 @@ def run_tiles(stages: list[Stage], a: Tensor, b: Tensor, tile: int, like: dict[s
     known: list[State] = [()]
     for last in range(len(stages)):
         sums: State = ()
-        halo = sum(stage.halo for stage in stages[: last + 1])
-        for core, inner, outer in windows(height, width, tile, tile, halo):
+        halo = reach(stages[: last + 1])
+        for core, inner, outer in windows(height, width, tile, tile, halo, common(stages)):
             state: State = (a[:, :, *outer].to(**like), b[:, :, *outer].to(**like))
             for stage, moments in zip(stages[: last + 1], known, strict=True):
                 state, terms = run_stage(stage, state, moments, inner)
@@ -109,11 +115,12 @@ def run_tiles(stages: list[Stage], a: Tensor, b: Tensor, tile: int, like: dict[s
 def run_stage(stage: Stage, state: State, moments: State, window: Window = WHOLE) -> tuple[State, State]:
     """One stage over an image or tile, on a CPU in stripes; the moments are summed over `window` of it."""
     height, width = state[0].shape[2:]
-    rows = max(8, STRIPE_PX // width) if state[0].device.type == "cpu" else height
+    rows = max(8, STRIPE_PX * stage.stride**2 // width) if state[0].device.type == "cpu" else height
+    rows -= rows % stage.align if rows >= 2 * stage.align else 0  # then nothing is computed twice for its sake
     first, last, _ = window[0].indices(height)
     whole: State = ()
     sums: State = ()
-    for core, inner, outer in windows(height, width, rows, width, stage.halo):
+    for core, inner, outer in windows(height, width, rows, width, stage.halo, stage.align):
         above = outer[0].start
         counted = slice(*(min(max(row, core[0].start), core[0].stop) - above for row in (first, last)))
         new, terms = stage.run(tuple(x[:, :, outer[0]] for x in state), moments, (counted, window[1]))
@@ -126,13 +133,40 @@ def run_stage(stage: Stage, state: State, moments: State, window: Window = WHOLE
     return whole, sums
 
 
-def windows(height: int, width: int, rows: int, columns: int, halo: int) -> Iterator[tuple[Window, Window, Window]]:
-    """Windows that cover the image: the core in the image, the core in the haloed window, the haloed window."""
+def reach(stages: list[Stage]) -> int:
+    """How many pixels around a window must be given for all stages one after the other to be right inside it."""
+    pixels = 0
+    for stage in stages:  # what is wrong along the edge of what is given grows by a halo, and spoils whole blocks
+        pixels = up(pixels + stage.halo, stage.align)
+    return pixels
+
+
+def common(stages: list[Stage]) -> int:
+    return math.lcm(*(stage.align for stage in stages))
+
+
+def up(pixels: int, align: int) -> int:
+    return -(-pixels // align) * align
+
+
+def extended(x: Tensor, align: int) -> Tensor:
+    """x with its last row and column repeated up to whole multiples of `align`."""
+    down, right = (up(size, align) - size for size in x.shape[2:])
+    return F.pad(x, (0, right, 0, down), mode="replicate") if down or right else x
+
+
+def windows(
+    height: int, width: int, rows: int, columns: int, halo: int, align: int = 1
+) -> Iterator[tuple[Window, Window, Window]]:
+    """Windows that cover the image: the core in the image, the core in the haloed window, the haloed window.
+
+    Haloed windows begin and end at whole multiples of `align`, or where the image ends.
+    """
     for top in range(0, height, rows):
         for left in range(0, width, columns):
             bottom, right = min(top + rows, height), min(left + columns, width)
-            y, x = max(0, top - halo), max(0, left - halo)
-            window = slice(y, min(bottom + halo, height)), slice(x, min(right + halo, width))
+            y, x = (max(0, start - halo) // align * align for start in (top, left))
+            window = slice(y, min(up(bottom + halo, align), height)), slice(x, min(up(right + halo, align), width))
             yield (
                 (slice(top, bottom), slice(left, right)),
                 (slice(top - y, bottom - y), slice(left - x, right - x)),

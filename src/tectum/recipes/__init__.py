@@ -1,0 +1,87 @@
+"""Complete training runs as functions: a recipe is a frozen value, a variant calls another and replaces fields.
+
+`tdfusion.py` and `balanced.py` (TOMIFF, SFOFusion) have them, `recipe.py` says what a recipe is, `built.py` makes
+networks and data of one.
+"""
+
+from collections.abc import Callable
+
+from tectum.recipes.balanced import (
+    sfofusion_fixed_msrs,
+    sfofusion_fmb,
+    sfofusion_llvip,
+    sfofusion_m3fd,
+    sfofusion_msrs,
+    sfofusion_msrs_small,
+    sfofusion_street,
+    tomiff_fixed_msrs,
+    tomiff_fmb,
+    tomiff_llvip,
+    tomiff_m3fd,
+    tomiff_msrs,
+    tomiff_msrs_small,
+    tomiff_street,
+)
+from tectum.recipes.built import Built as Built
+from tectum.recipes.built import build as build
+from tectum.recipes.built import paired as paired
+from tectum.recipes.recipe import ABLATIONS as ABLATIONS
+from tectum.recipes.recipe import Recipe as Recipe
+from tectum.recipes.recipe import Target as Target
+from tectum.recipes.recipe import ablation as ablation
+from tectum.recipes.recipe import published as published
+from tectum.recipes.recipe import read as read
+from tectum.recipes.recipe import save as save
+from tectum.recipes.tdfusion import (
+    tdfusion_fixed,
+    tdfusion_fixed_msrs,
+    tdfusion_fixed_street,
+    tdfusion_fmb,
+    tdfusion_fmb_small,
+    tdfusion_llvip,
+    tdfusion_llvip_small,
+    tdfusion_m3fd,
+    tdfusion_m3fd_small,
+    tdfusion_msrs,
+    tdfusion_msrs_detection_small,
+    tdfusion_msrs_small,
+    tdfusion_own,
+    tdfusion_own_detection,
+    tdfusion_street,
+)
+from tectum.systems import SYSTEMS as SYSTEMS
+
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    make().name: make
+    for make in (
+        sfofusion_fixed_msrs,
+        sfofusion_fmb,
+        sfofusion_llvip,
+        sfofusion_m3fd,
+        sfofusion_msrs,
+        sfofusion_msrs_small,
+        sfofusion_street,
+        tdfusion_fixed,
+        tdfusion_fixed_msrs,
+        tdfusion_fixed_street,
+        tdfusion_fmb,
+        tdfusion_fmb_small,
+        tdfusion_llvip,
+        tdfusion_llvip_small,
+        tdfusion_m3fd,
+        tdfusion_m3fd_small,
+        tdfusion_msrs,
+        tdfusion_msrs_detection_small,
+        tdfusion_msrs_small,
+        tdfusion_own,
+        tdfusion_own_detection,
+        tdfusion_street,
+        tomiff_fixed_msrs,
+        tomiff_fmb,
+        tomiff_llvip,
+        tomiff_m3fd,
+        tomiff_msrs,
+        tomiff_msrs_small,
+        tomiff_street,
+    )
+}

@@ -1,0 +1,102 @@
+"""TOMIFF and SFOFusion: TDFusion's runs with another fuser and loss, and the epoch-level loop.
+
+Neither publishes its training; both were developed inside TDFusion's, whose constants these are. Differences: no copies
+with exchanged images (both fusers know which source is infrared), Adam on the parameters of the loss, the balance.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+from tectum.recipes import tdfusion
+from tectum.recipes.recipe import Recipe
+
+FROM_RANDOM: dict[str, Any] = {"steps": 1200, "validate_every": 200, "lr": 1e-3, "warm_epochs": 2}
+"""Of the small recipes: longer than TDFusion's, which begins with a trained fuser."""
+
+
+def as_tomiff(recipe: Recipe, **changes: Any) -> Recipe:
+    """TDFusion's recipe with TOMIFF; `changes` are the schedule's. Its loss has four parameters, hence their rate."""
+    options = {name: value for name, value in recipe.options.items() if name != "centred"}
+    return balanced(replace(recipe, options=options), "tomiff", meta_lr=1e-2, **changes)
+
+
+def as_sfofusion(recipe: Recipe, **changes: Any) -> Recipe:
+    """The same with SFOFusion."""
+    return balanced(recipe, "sfofusion", **changes)
+
+
+def balanced(recipe: Recipe, system: str, **changes: Any) -> Recipe:
+    """The same with a system that has a balance, from a random start."""
+    schedule = replace(recipe.schedule, swap=False, outer="adam", **changes)
+    name = recipe.name.replace("tdfusion", system)
+    return replace(recipe, name=name, system=system, start=None, balance="moving", schedule=schedule)
+
+
+def tomiff_msrs() -> Recipe:
+    """TOMIFF with TDFusion's released constants, on MSRS for segmentation."""
+    return as_tomiff(tdfusion.tdfusion_msrs())
+
+
+def tomiff_fmb() -> Recipe:
+    """The same on FMB."""
+    return as_tomiff(tdfusion.tdfusion_fmb())
+
+
+def tomiff_m3fd() -> Recipe:
+    """The same on M3FD, for detection."""
+    return as_tomiff(tdfusion.tdfusion_m3fd())
+
+
+def tomiff_llvip() -> Recipe:
+    """The same on every tenth pair of LLVIP."""
+    return as_tomiff(tdfusion.tdfusion_llvip())
+
+
+def tomiff_msrs_small() -> Recipe:
+    """TOMIFF on a CPU in some hours."""
+    return as_tomiff(tdfusion.tdfusion_msrs_small(), **FROM_RANDOM)
+
+
+def tomiff_street() -> Recipe:
+    """TOMIFF on synthetic scenes, a few minutes, without any data."""
+    return as_tomiff(tdfusion.tdfusion_street())
+
+
+def tomiff_fixed_msrs() -> Recipe:
+    """TOMIFF's fuser on the fixed objective: the control."""
+    return replace(tdfusion.tdfusion_fixed_msrs(), name="tomiff-fixed-msrs", system="tomiff")
+
+
+def sfofusion_msrs() -> Recipe:
+    """SFOFusion with TDFusion's released constants, on MSRS for segmentation."""
+    return as_sfofusion(tdfusion.tdfusion_msrs())
+
+
+def sfofusion_fmb() -> Recipe:
+    """The same on FMB."""
+    return as_sfofusion(tdfusion.tdfusion_fmb())
+
+
+def sfofusion_m3fd() -> Recipe:
+    """The same on M3FD, for detection."""
+    return as_sfofusion(tdfusion.tdfusion_m3fd())
+
+
+def sfofusion_llvip() -> Recipe:
+    """The same on every tenth pair of LLVIP."""
+    return as_sfofusion(tdfusion.tdfusion_llvip())
+
+
+def sfofusion_msrs_small() -> Recipe:
+    """SFOFusion on a CPU in some hours."""
+    return as_sfofusion(tdfusion.tdfusion_msrs_small(), **FROM_RANDOM)
+
+
+def sfofusion_street() -> Recipe:
+    """SFOFusion on synthetic scenes, a few minutes, without any data."""
+    return as_sfofusion(tdfusion.tdfusion_street())
+
+
+def sfofusion_fixed_msrs() -> Recipe:
+    """SFOFusion's fuser on the fixed objective: the control."""
+    return replace(tdfusion.tdfusion_fixed_msrs(), name="sfofusion-fixed-msrs", system="sfofusion")

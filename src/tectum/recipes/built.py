@@ -1,0 +1,111 @@
+"""From a recipe to networks and data."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from tectum import weights
+from tectum.color import rgb_to_ycbcr
+from tectum.data.datasets import open_set
+from tectum.data.folders import PairFolder, split_names, without
+from tectum.data.synthetic import CLASSES, Scene, render
+from tectum.pair import Pair, Pairs
+from tectum.protocols import Balance, System, resolve
+from tectum.recipes.recipe import BALANCES, Recipe, Target
+from tectum.systems import SYSTEMS
+from tectum.tasks import TASKS
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a recipe trains, and on what; task and balance are None where there is none."""
+
+    fuser: nn.Module
+    objective: nn.Module
+    task: Any
+    pairs: Pairs
+    validation: Pairs
+    balance: Balance | None = None
+
+
+def build(recipe: Recipe, data: Path | None) -> Built:
+    """Networks (initialised by the recipe's seed) and data of a recipe.
+
+    Raises:
+        ValueError: the recipe needs a folder and got none, or the system cannot be trained so.
+        FileNotFoundError: the folder does not hold the pairs.
+    """
+    system = resolve(SYSTEMS, recipe.system, kind="system")
+    make = system.learned if recipe.learned else system.objective
+    if make is None:
+        what = "a loss that can be learned" if recipe.learned else "an objective"
+        raise ValueError(f"system '{recipe.system}' has nothing to train; choose one with {what}")
+    balance = balance_of(recipe, system)
+    pairs, validation, classes = street(recipe.target) if recipe.data == "street" else opened(recipe, data)
+    torch.manual_seed(recipe.schedule.seed)
+    fuser, objective = system.fuser(), make(**recipe.options)
+    task = None if recipe.task is None else resolve(TASKS, recipe.task, kind="task")(classes, **recipe.task_options)
+    kind = getattr(task, "kind", recipe.target)
+    if task is not None and kind != recipe.target:
+        raise ValueError(
+            f"task '{recipe.task}' learns from {kind}, recipe '{recipe.name}' has {recipe.target}; choose another task"
+        )
+    if recipe.start is not None:
+        fuser.load_state_dict(weights.load(recipe.system, recipe.start).state_dict())
+    return Built(fuser, objective, task, pairs, validation, balance)
+
+
+def balance_of(recipe: Recipe, system: System) -> Balance | None:
+    """The system's balance, as the recipe wants it."""
+    if recipe.balance not in BALANCES:
+        raise ValueError(f"balance must be one of {', '.join(BALANCES)}, got {recipe.balance!r}")
+    if recipe.balance == "none":
+        return None
+    if system.balance is None:
+        raise ValueError(f"system '{recipe.system}' has no balance; choose none, got {recipe.balance!r}")
+    return system.balance(frozen=recipe.balance == "frozen")
+
+
+def opened(recipe: Recipe, data: Path | None) -> tuple[Pairs, Pairs, tuple[str, ...]]:
+    """Training pairs, validation pairs and the names of the classes."""
+    if data is None:
+        raise ValueError(f"recipe '{recipe.name}' needs a folder of pairs (vi and ir inside); give it with --data")
+    if recipe.target is None:
+        names = PairFolder(data).names
+        kept = validation_names(recipe, names, data)
+        return PairFolder(data, without(names, kept)), PairFolder(data, kept), ()
+    whole = open_set(recipe.data, data, split="train", target=recipe.target, every=recipe.every)
+    kept = validation_names(recipe, whole.names, data)
+    return whole.subset(without(whole.names, kept)), whole.subset(kept), tuple(whole.classes)
+
+
+def validation_names(recipe: Recipe, names: list[str], data: Path) -> list[str]:
+    """The recipe's list; every sixth pair where there is none, or where the data is another part of its set."""
+    if len(names) < 2:
+        raise ValueError(f"training needs at least two pairs, one of them for validation, got {len(names)} in {data}")
+    listed = [] if recipe.validation is None else split_names(recipe.validation)
+    if recipe.data != "folder" and not set(listed) & set(names):
+        listed = []
+    return listed or names[::6]
+
+
+def street(target: Target | None, num: int = 36, size: tuple[int, int] = (240, 320)) -> Any:
+    """Synthetic night scenes to train on, every sixth for validation, and the names of their classes."""
+    pairs = [paired(render(seed, size), f"street-{seed}", target) for seed in range(num)]
+    classes = CLASSES if target == "masks" else CLASSES[1:]
+    return [pair for i, pair in enumerate(pairs) if i % 6], pairs[::6], classes
+
+
+def paired(scene: Scene, name: str, target: Target | None = None) -> Pair:
+    """A synthetic scene as a pair, labelled if asked for: masks count the background as class 0, boxes do not."""
+    labels: Any = None
+    if target == "masks":
+        labels = scene.mask[None]
+    elif target == "boxes":
+        height, width = scene.mask.shape
+        relative = scene.boxes / torch.tensor([width, height, width, height])
+        labels = [{"boxes": relative, "labels": scene.labels - 1}]
+    return Pair(rgb_to_ycbcr(scene.visible)[0][None], scene.infrared[None], labels, (name,))

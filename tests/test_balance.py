@@ -1,0 +1,457 @@
+"""The third loop: weights that move toward what lags, and runs that keep them, resume them and are told the truth."""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tectum.balance import Constant, Pace, Tradeoff
+from tectum.engine import rebalance, trainer
+from tectum.engine.bilevel import hypergradient, sgd_step
+from tectum.engine.learners import Learners
+from tectum.engine.rebalance import kept_aside
+from tectum.engine.trainer import fit
+from tectum.pair import Pair
+from tectum.protocols import Balance
+from tectum.systems.tdfusion import TDFusionLoss
+from test_learners import PX, SHORT, Generator, Segmenter, Small, changed, everything, labelled, pass_all, ready
+from test_meta_runs import Stopped, log, result, stop_after
+
+Images = Callable[..., tuple[Tensor, ...]]
+TERMS = ("intensity", "gradient", "task")
+
+
+def told(*epochs: Mapping[str, float], **options: Any) -> Pace:
+    pace = Pace(**options)
+    for means in epochs:
+        pace.update(means, {})
+    return pace
+
+
+def traded(*epochs: tuple[float, float], scale: float = 1.0, fusion: float = 1.0, **options: Any) -> Tradeoff:
+    """Of epochs (q, t); `scale` multiplies the task's loss, `fusion` the fusion loss."""
+    tradeoff = Tradeoff(**options)
+    for q, t in epochs:
+        means = {"intensity": 0.4 * fusion, "gradient": 0.6 * fusion, "task": 9.0}
+        tradeoff.update(means, {"fusion": q * fusion, "task": t * scale})
+    return tradeoff
+
+
+# ---- what they find --------------------------------------------------------------------------------------------------
+
+
+def test_a_constant_stays() -> None:
+    constant: Balance = Constant(0.5)
+    constant.update({"intensity": 1.0, "task": 7.0}, {})
+    assert [constant.weight(name) for name in TERMS] == [1.0, 1.0, 0.5] and constant.state_dict() == {}
+    assert Constant().weight("task") == 0
+
+
+def test_dynamic_weight_averaging_is_what_its_paper_says() -> None:
+    """lambda_k = K softmax_k(r_k / T), T = 2, K = 3."""
+    before, last = {"intensity": 4.0, "gradient": 2.0, "task": 1.0}, {"intensity": 3.0, "gradient": 2.2, "task": 0.5}
+    pace = told({name: 77.0 for name in TERMS}, before, last)
+    up = {name: math.exp(last[name] / before[name] / 2) for name in TERMS}
+    for name in TERMS:
+        c = 0.1 if name == "task" else 1.0
+        assert pace.weight(name) == pytest.approx(c * 3 * up[name] / sum(up.values()), rel=1e-12)
+    assert pace.weight("gradient") > 1 > pace.weight("intensity"), "what falls slower weighs more"
+    assert sum(pace.share(name) for name in TERMS) == pytest.approx(3)
+
+
+def test_for_two_epochs_the_pace_is_unknown() -> None:
+    means = {"intensity": 4.0, "gradient": 2.0, "task": 1.0}
+    for pace in (told(), told(means)):
+        assert [pace.weight(name) for name in TERMS] == [1.0, 1.0, 0.1]
+    assert told(means, means | {"task": 3.0}).weight("task") > 0.1
+
+
+def test_the_pace_is_free_of_scale() -> None:
+    epochs = [{"intensity": 4.0, "gradient": 2.0, "task": 1.0}, {"intensity": 3.0, "gradient": 2.2, "task": 0.5}]
+    scaled = [{name: 1000 * x if name == "task" else x for name, x in means.items()} for means in epochs]
+    for name in TERMS:
+        assert told(*scaled).weight(name) == pytest.approx(told(*epochs).weight(name), rel=1e-12)
+
+
+def test_terms_that_are_nothing_or_explode_leave_finite_weights() -> None:
+    nothing = told({"intensity": 1.0, "gradient": 0.0, "task": 1.0}, {"intensity": 1.0, "gradient": 0.0, "task": 1.0})
+    assert [nothing.weight(name) for name in TERMS] == pytest.approx([1.0, 1.0, 0.1])
+    exploded = told({"intensity": 1e-9, "task": 1.0}, {"intensity": 1e9, "task": 1.0})
+    assert (exploded.weight("intensity"), exploded.weight("task")) == pytest.approx((2.0, 0.0))
+    for epochs in ([(1.0, 1.0), (1e308, 1e-300)], [(1.0, 0.0), (0.0, 0.0), (1.0, 1.0)]):
+        tradeoff = traded(*epochs)
+        assert tradeoff.b + 1e-12 >= 0.05 and tradeoff.b <= 0.5 + 1e-12
+        assert all(math.isfinite(tradeoff.weight(name)) for name in TERMS)
+
+
+def test_the_tradeoff_moves_toward_the_one_that_lags() -> None:
+    assert traded((1.0, 1.0), (1.0, 1.0)).b == pytest.approx(0.2), "neither lags"
+    assert traded((1.0, 1.0), (0.8, 1.0)).b > 0.2, "the task lags behind the fusion"
+    assert traded((1.0, 1.0), (1.0, 0.8)).b < 0.2
+    b = traded((1.0, 1.0), (1.0, 1.5)).b
+    assert math.log(b / (1 - b)) == pytest.approx(math.log(0.2 / 0.8) + math.log(1.5)), "kappa is 1"
+
+
+def test_the_reference_is_the_running_mean_of_past_epochs() -> None:
+    """After (1, 1) and (1, 3) the task's is 2, so that 2 again is no lag."""
+    assert traded((1.0, 1.0), (1.0, 3.0), (1.0, 2.0)).b == pytest.approx(traded((1.0, 1.0), (1.0, 3.0)).b)
+
+
+def test_the_tradeoff_keeps_its_bounds() -> None:
+    lagging = traded(*[(1.0, 2.0**epoch) for epoch in range(30)])
+    leading = traded(*[(1.0, 2.0**-epoch) for epoch in range(30)])
+    assert (lagging.b, leading.b) == (pytest.approx(0.5), pytest.approx(0.05))
+    lagging.update({"intensity": 1.0, "task": 1.0}, {"fusion": 1.0, "task": 1e-3})
+    assert lagging.b < 0.5, "a bound is left at once"
+    with pytest.raises(ValueError, match=r"between low and high, both inside \(0,1\), got 0.05 <= 0.7 <= 0.5"):
+        Tradeoff(b=0.7)
+
+
+def test_the_tradeoff_is_free_of_scale() -> None:
+    epochs = [(1.0, 1.0), (0.9, 0.95), (0.7, 0.9)]
+    one, large, loud = traded(*epochs), traded(*epochs, scale=1000.0), traded(*epochs, fusion=50.0)
+    assert one.b == pytest.approx(large.b) == pytest.approx(loud.b) and one.b != 0.2
+    assert one.weight("task") == pytest.approx(1000 * large.weight("task"))
+    share = one.weight("task") * 0.9
+    assert share == pytest.approx(one.b, rel=0.1), "b s L_task is about b L_fus"
+    assert one.weight("gradient") == 1 - one.b
+
+
+def test_of_the_first_epoch_nothing_is_known() -> None:
+    assert [Tradeoff().weight(name) for name in TERMS] == [0.8, 0.8, 0.0]
+    first = traded((2.0, 4.0))
+    assert (first.b, first.weight("task")) == (0.2, pytest.approx(0.2 * 1.0 / 4.0))
+
+
+def test_frozen_stays() -> None:
+    pace = told(*[{"intensity": 4.0 / n, "gradient": 2.0, "task": 1.0 + n} for n in range(1, 5)], frozen=True)
+    assert [pace.weight(name) for name in TERMS] == [1.0, 1.0, 0.1]
+    tradeoff = traded((1.0, 1.0), (1.0, 5.0), (1.0, 25.0), frozen=True)
+    assert tradeoff.b == 0.2 and tradeoff.held_out == Tradeoff().held_out, "the same pairs are trained on"
+
+
+@pytest.mark.parametrize("num", range(4))
+def test_state_is_numbers_and_goes_on_alike(num: int) -> None:
+    epochs = [
+        ({"intensity": 4.0, "gradient": 2.0, "task": 1.0}, {"fusion": 1.0, "task": 1.0}),
+        ({"intensity": 3.0, "gradient": 2.5, "task": 0.7}, {"fusion": 0.8, "task": 1.3}),
+        ({"intensity": 2.9, "gradient": 1.5, "task": 0.6}, {"fusion": 0.7, "task": 0.9}),
+        ({"intensity": 2.0, "gradient": 1.4, "task": 0.5}, {"fusion": 0.7, "task": 0.5}),
+    ]
+    for make in (Pace, Tradeoff):
+        straight, stopped = make(), make()
+        for index, epoch in enumerate(epochs):
+            if index == num:
+                state = json.loads(json.dumps(stopped.state_dict()))
+                assert all(type(x) is float for x in state.values())
+                stopped = make()
+                stopped.load_state_dict(state)
+            straight.update(*epoch)
+            stopped.update(*epoch)
+        assert [stopped.weight(name) for name in TERMS] == [straight.weight(name) for name in TERMS]
+        assert stopped.state_dict() == straight.state_dict()
+
+
+# ---- in the steps ----------------------------------------------------------------------------------------------------
+
+
+class Given:
+    """Weights by name, and what it was told."""
+
+    def __init__(self, held_out: float = 0.0, **weights: float) -> None:
+        self.held_out, self.weights = held_out, weights
+        self.told: list[tuple[dict[str, float], dict[str, float]]] = []
+
+    def weight(self, name: str) -> float:
+        return self.weights[name]
+
+    def update(self, means: Mapping[str, float], aside: Mapping[str, float]) -> None:
+        self.told.append((dict(means), dict(aside)))
+
+    def state_dict(self) -> dict[str, float]:
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        assert state == {}
+
+
+def stepped(images: Images, objective: TDFusionLoss, balance: Balance | None, **changes: Any) -> dict[str, Tensor]:
+    """The fuser after two fit steps."""
+    torch.manual_seed(0)
+    learners = Learners(Small(), objective, Segmenter(), replace(SHORT, **changes), balance=balance)
+    whole = labelled(images, 1, size=(PX, PX), batch=2)[0]
+    torch.manual_seed(1)
+    for _ in range(2):
+        learners.fit_step(Pair(whole.a[..., :12, :12], whole.b[..., :12, :12]), whole, pass_all)
+    return {name: x for name, x in everything(learners).items() if name.startswith("fuser.")}
+
+
+def test_a_weight_is_a_factor_of_its_term(images: Images) -> None:
+    plain = {"meta_steps": 0}
+    weighed = stepped(images, TDFusionLoss(), Given(intensity=2.0, gradient=0.25, task=0.0), **plain)
+    assert not changed(weighed, stepped(images, TDFusionLoss(alpha=0.25, beta=2.0), None, **plain))
+    assert changed(weighed, stepped(images, TDFusionLoss(), None, **plain))
+
+
+def test_the_tasks_weight_is_that_of_the_schedule(images: Images) -> None:
+    plain = {"meta_steps": 0}
+    balanced = stepped(images, TDFusionLoss(), Given(intensity=1.0, gradient=1.0, task=0.25), **plain)
+    assert not changed(balanced, stepped(images, TDFusionLoss(), None, task_weight=0.25, **plain))
+    assert changed(balanced, stepped(images, TDFusionLoss(), None, **plain))
+
+
+@pytest.mark.parametrize("method", ["forward", "reverse", "finite"])
+def test_a_lesson_is_about_the_weighted_loss(images: Images, method: Any) -> None:
+    learners, crops, _, test = ready(images)
+
+    def gradient(alpha: float, beta: float, **more: Any) -> dict[str, Tensor]:
+        objective = TDFusionLoss(Generator(), alpha=alpha, beta=beta)
+        objective.load_state_dict(learners.objective.state_dict())
+        given = learners.fuser, objective, learners.task, crops, test
+        return hypergradient(*given, step=sgd_step(0.1), method=method, **more).gradient
+
+    weights = {"intensity": 3.0, "gradient": 0.5}
+    found, expected = gradient(1.0, 1.0, weight=weights.__getitem__), gradient(0.5, 3.0)
+    for name, x in expected.items():
+        torch.testing.assert_close(found[name], x, rtol=1e-4, atol=1e-9)
+    assert not torch.allclose(found[name], gradient(1.0, 1.0)[name], rtol=0.1, atol=0)
+
+
+def test_a_meta_step_has_the_weights(images: Images) -> None:
+    moved = {}
+    for key, intensity in (("half", 0.5), ("one", 1.0)):
+        learners, *given = ready(images, outer="sgd", inner="sgd")
+        balance = Given(intensity=intensity, gradient=1.0, task=0.0)
+        again = Learners(learners.fuser, learners.objective, learners.task, learners.schedule, balance=balance)
+        again.objective.requires_grad_(True)
+        moved[key] = again.lesson(given[0], given[2], 3).gradient["generator.conv.weight"]
+    assert float(moved["half"].norm() / moved["one"].norm()) == pytest.approx(0.5, rel=0.2)
+
+
+# ---- the task's gradient for the objective ---------------------------------------------------------------------------
+
+
+class Listens(TDFusionLoss):
+    """Adds a tenth of the mean of the map; remembers what it was given."""
+
+    def __init__(self) -> None:
+        super().__init__(Generator())
+        self.calls: list[tuple[torch.Size, Tensor | None]] = []
+
+    def forward(self, fused: Tensor, a: Tensor, b: Tensor, task_grad: Tensor | None = None) -> dict[str, Tensor]:
+        self.calls.append((fused.shape, task_grad))
+        terms = super().forward(fused, a, b)
+        return terms if task_grad is None else terms | {"intensity": terms["intensity"] + 1.0}
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5])
+def test_an_objective_that_asks_for_it_is_given_the_tasks_gradient(images: Images, weight: float) -> None:
+    """Once on the crops without, once on the whole images with it; the terms are averaged."""
+    torch.manual_seed(0)
+    task = Segmenter(dropout=0.0)
+    learners = Learners(Small(), Listens(), task, replace(SHORT, task_weight=weight))
+    whole = labelled(images, 1, size=(PX, PX), batch=2)[0]
+    crops = Pair(whole.a[..., :12, :12], whole.b[..., :12, :12])
+    made: list[Tensor] = []
+    hook = learners.fuser.register_forward_hook(lambda module, given, fused: made.append(fused.detach().clone()))
+    apart = Learners(Small(), TDFusionLoss(Generator()), task, SHORT)
+    apart.fuser.load_state_dict(learners.fuser.state_dict())
+    before = {name: x.clone() for name, x in task.state_dict().items()}
+    terms = learners.fit_step(crops, whole, pass_all)
+    hook.remove()
+    (small, nothing), (large, given) = learners.objective.calls  # type: ignore[misc]
+    assert nothing is None and small[2:] == (12, 12) and large == whole.a.shape
+    assert isinstance(given, Tensor) and not given.requires_grad
+    fused = made[1].requires_grad_()
+    task.load_state_dict(before)
+    (expected,) = torch.autograd.grad(task.train().loss(fused, whole.target), fused)
+    torch.testing.assert_close(given, expected, rtol=1e-4, atol=1e-9)
+    own = [
+        float(TDFusionLoss.forward(learners.objective, x, pair.a, pair.b)["intensity"].detach())  # type: ignore[arg-type]
+        for x, pair in zip(made[:2], (crops, whole), strict=True)
+    ]
+    assert float(terms["intensity"]) == pytest.approx((own[0] + own[1] + 1.0) / 2, rel=1e-5)
+    assert ("task_in_fuser" in terms) == bool(weight)
+
+
+def test_nowhere_else_is_there_a_gradient_of_the_task(images: Images, tmp_path: Path) -> None:
+    learners, *given = ready(images)
+    objective = Listens()
+    again = Learners(learners.fuser, objective, learners.task, learners.schedule)
+    again.meta_step(*given, 3, pass_all)
+    assert objective.calls and all(task_grad is None for _, task_grad in objective.calls)
+    objective.calls.clear()
+    pairs = labelled(images, 2)
+    fit(Small(), objective, pairs, pairs, run=tmp_path, schedule=replace(SHORT, meta_steps=0))  # no task
+    assert objective.calls and all(task_grad is None for _, task_grad in objective.calls)
+
+
+# ---- runs ------------------------------------------------------------------------------------------------------------
+
+
+def run(
+    folder: Path, images: Images, balance: Balance | None, *, num: int = 10, report: Any = None, **changes: Any
+) -> Any:
+    torch.manual_seed(99 if (folder / "last.pt").exists() else 0)
+    pairs = labelled(images, num + 2)
+    schedule = replace(SHORT, **({"outer": "adam", "steps": 12} | changes))
+    given = Small(), TDFusionLoss(Generator()), pairs[:num], pairs[num:]
+    return fit(*given, run=folder, schedule=schedule, task=Segmenter(), balance=balance, report=report)
+
+
+def test_a_task_of_weight_0_is_a_run_without_a_balance(images: Images, tmp_path: Path) -> None:
+    """TDFusion's schedule, bit for bit."""
+    run(tmp_path / "with", images, Given(intensity=1.0, gradient=1.0, task=0.0))
+    run(tmp_path / "without", images, None)
+    found, expected = result(tmp_path / "with"), result(tmp_path / "without")
+    for line in found["log"]:
+        assert [line.pop(f"weight_{name}") for name in TERMS] == [1.0, 1.0, 0.0]
+    assert found == expected
+
+
+@pytest.mark.parametrize("every_s", [30.0, -1.0])
+@pytest.mark.parametrize("make", [Pace, Tradeoff])
+def test_resumed_equals_uninterrupted(
+    images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[], Balance], every_s: float
+) -> None:
+    monkeypatch.setattr(trainer, "KEEP_EVERY_S", every_s)
+    run(tmp_path / "straight", images, make())
+    for num in (7, 1, 5, 4):  # steps of a session, of 20 in all
+        with pytest.raises(Stopped):
+            run(tmp_path / "stopped", images, make(), report=stop_after(num))
+        torch.manual_seed(num)
+    run(tmp_path / "stopped", images, make())
+    assert result(tmp_path / "stopped") == result(tmp_path / "straight")
+    states = [torch.load(tmp_path / x / "last.pt", weights_only=True)["state"] for x in ("stopped", "straight")]
+    assert states[0]["balance"] == states[1]["balance"] != make().state_dict()
+
+
+@pytest.mark.parametrize("make", [Pace, Tradeoff])
+def test_the_log_has_the_weights_of_each_epoch(images: Images, tmp_path: Path, make: Any) -> None:
+    """And they are those that follow from the epochs before."""
+    run(tmp_path / "run", images, make())
+    lines, balance = log(tmp_path / "run"), make()
+    assert len(lines) == 4
+    for line in lines:
+        weights = {name: balance.weight(name) for name in TERMS}
+        assert {name: line[f"weight_{name}"] for name in TERMS} == pytest.approx(weights, rel=1e-12)
+        assert ("train_task_in_fuser" in line) == (weights["task"] > 0)
+        means = {name: line[f"train_{name}"] for name in TERMS}
+        if weights["task"]:
+            means["task"] = line["train_task_in_fuser"] / weights["task"]
+        aside = {name: line[f"aside_{name}"] for name in ("fusion", "task") if make is Tradeoff}
+        balance.update(means, aside)
+    assert lines[-1]["weight_task"] != lines[-2]["weight_task"]
+
+
+def test_the_mean_loss_of_a_step_is_weighted(images: Images, tmp_path: Path) -> None:
+    steps: list[dict[str, Any]] = []
+    balance = Given(intensity=2.0, gradient=0.5, task=0.3)
+    run(tmp_path / "run", images, balance, report=lambda line: steps.append(line))
+    for step in (x for x in steps if "train_intensity" in x and "valid_loss" not in x):
+        parts = 2.0 * step["train_intensity"], 0.5 * step["train_gradient"], step["train_task_in_fuser"]
+        assert step["loss"] == pytest.approx(sum(parts))
+
+
+def test_pairs_kept_aside_are_measured_and_never_trained_on(
+    images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: set[str] = set()
+    measured: list[set[str]] = []
+    fit_step, meta_step, measure = Learners.fit_step, Learners.meta_step, rebalance.measured
+
+    def spy_fit(self: Learners, crops: Pair, whole: Pair, check: Any) -> Any:
+        seen.update(crops.name, whole.name)
+        return fit_step(self, crops, whole, check)
+
+    def spy_meta(self: Learners, crops: Pair, whole: Pair, test: Pair, *more: Any) -> Any:
+        seen.update(crops.name, whole.name, test.name)
+        return meta_step(self, crops, whole, test, *more)
+
+    def spy(learners: Learners, aside: Any, device: str) -> Any:
+        measured.append({aside[index].name[0] for index in range(len(aside))})
+        return measure(learners, aside, device)
+
+    monkeypatch.setattr(Learners, "fit_step", spy_fit)
+    monkeypatch.setattr(Learners, "meta_step", spy_meta)
+    monkeypatch.setattr(trainer, "measured", spy)
+    balance = Given(held_out=0.05, intensity=1.0, gradient=1.0, task=0.0)
+    run(tmp_path / "run", images, balance, num=9, task_first=2)
+    assert len(measured) == 4 and all(names == measured[0] for names in measured) and len(measured[0]) == 2
+    assert not seen & measured[0] and seen | measured[0] == {f"pair-{index}" for index in range(9)}
+    assert all(set(aside) == {"fusion", "task"} for _, aside in balance.told)
+
+
+def test_what_is_measured_does_not_depend_on_what_is_learned(images: Images) -> None:
+    """The fixed loss of the image alone: another generator finds the same, another fuser another."""
+    learners, *_ = ready(images)
+    aside = labelled(images, 3)
+    before = rebalance.measured(learners, aside, "cpu")
+    with torch.no_grad():
+        for p in learners.objective.parameters():
+            p.add_(1.0)
+    assert rebalance.measured(learners, aside, "cpu") == before
+    with torch.no_grad():
+        for p in learners.fuser.parameters():
+            p.add_(0.1)
+    assert rebalance.measured(learners, aside, "cpu")["fusion"] != before["fusion"]
+    x = torch.rand(1, 1, 8, 8)
+    assert float(rebalance.fixed_loss(x, x, x)) == 0
+    a, b = images(8, 8)
+    assert float(rebalance.fixed_loss(x, a, b)) == pytest.approx(float(sum(TDFusionLoss()(x, a, b).values())))
+
+
+@pytest.mark.parametrize(("num", "aside"), [(4, 1), (40, 10), (200, 32), (1000, 50)])
+def test_how_many_are_kept_aside(num: int, aside: int) -> None:
+    pairs = [Pair(torch.zeros(1, 1, 1, 1), torch.zeros(1, 1, 1, 1), name=(str(index),)) for index in range(num)]
+    rest, kept = kept_aside(pairs, 0.05, 0)
+    names = [{part[index].name[0] for index in range(len(part))} for part in (rest, kept)]
+    assert len(kept) == aside and not names[0] & names[1] and len(names[0] | names[1]) == num
+    assert kept_aside(pairs, 0.0, 0) == (pairs, ())
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"task": None, "meta_steps": 0}, "a balance weighs the task's loss, but there is no task"),
+        ({"task_weight": 1.0}, "the task's weight is the balance's, got task_weight 1.0 too"),
+        ({"num": 3}, "a balance that keeps pairs aside needs at least 4, got 3; give more pairs"),
+    ],
+)
+def test_what_cannot_be_balanced_is_refused(
+    images: Images, tmp_path: Path, changes: dict[str, Any], sentence: str
+) -> None:
+    pairs = labelled(images, 6)
+    given = dict(changes)
+    some, task = pairs[: given.pop("num", 5)], given.pop("task", Segmenter())
+    networks = Small(), TDFusionLoss(Generator())
+    with pytest.raises(ValueError, match=sentence):
+        fit(
+            *networks, some, pairs[5:], run=tmp_path / "run", schedule=replace(SHORT, **given), task=task,
+            balance=Tradeoff(),
+        )  # fmt: skip
+    assert not list(tmp_path.iterdir()), "said before anything is written"
+
+
+def test_a_run_does_not_go_on_with_another_balance(images: Images, tmp_path: Path) -> None:
+    run(tmp_path / "run", images, Pace())
+    for other in (Tradeoff(), None):
+        with pytest.raises(ValueError, match="holds a run with another balance; repeat its settings"):
+            run(tmp_path / "run", images, other)
+
+
+def test_a_checkpoint_of_before_there_were_balances_goes_on(images: Images, tmp_path: Path) -> None:
+    with pytest.raises(Stopped):
+        run(tmp_path / "run", images, None, report=stop_after(9))
+    saved = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
+    del saved["state"]["balance"], saved["state"]["balanced_by"]
+    torch.save(saved, tmp_path / "run" / "last.pt")
+    run(tmp_path / "run", images, None)
+    run(tmp_path / "straight", images, None)
+    assert result(tmp_path / "run") == result(tmp_path / "straight")
