@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from tectum import recipes, weights
 from tectum.balance import Tradeoff
 from tectum.cli import main
+from tectum.commands.train import Train
 from tectum.data.synthetic import render, save
 from tectum.engine.trainer import Schedule
 from tectum.protocols import System, resolve
@@ -96,6 +97,24 @@ def test_train_leaves_weights_that_fuse_takes(pairs: Path, tmp_path: Path, capsy
     assert out.exists()
 
 
+def test_a_packaged_loss_is_taken_as_it_is(pairs: Path) -> None:
+    recipe = replace(recipes.tdfusion_refit(), options={"alpha": 0.25})
+    built = recipes.build(recipe, pairs)
+    taught = weights.load_objective("tdfusion-msrs")
+    (a, b) = (built.pairs[0].a, built.pairs[0].b)
+    terms, known = (objective(a, a, b) for objective in (built.objective, taught))
+    assert terms["intensity"] == known["intensity"] > 0
+    assert float(terms["gradient"]) == pytest.approx(float(known["gradient"]) / 4)
+    assert not any(p.requires_grad for p in built.objective.parameters())
+    assert torch.equal(built.fuser(a, b), weights.load("tdfusion-fixed-msrs")(a, b)), "the fuser begins with these"
+
+
+def test_a_task_begins_with_weights_of_another_run() -> None:
+    chosen = Train("tdfusion-street", "run", task_weights="task.safetensors", alpha=0.1).chosen()
+    assert chosen.task_options["weights"] == "task.safetensors" and chosen.options["alpha"] == 0.1
+    assert chosen.schedule.task_first == 0 < recipes.tdfusion_street().schedule.task_first
+
+
 @pytest.mark.usefixtures("small")
 def test_a_run_is_repeated_from_its_recipe(pairs: Path, tmp_path: Path) -> None:
     first, again = tmp_path / "first", tmp_path / "again"
@@ -114,6 +133,9 @@ def test_a_run_is_repeated_from_its_recipe(pairs: Path, tmp_path: Path) -> None:
         (["tdfusion-fixed", "--data", "nowhere"], "pairs not found in nowhere"),
         (["tdfusion-fixed-street", "--steps", "0"], "steps must be greater than 0 and finite, got 0"),
         (["missing.json"], "a recipe must be a file"),
+        (["tdfusion-fixed", "--alpha", "-1"], "--alpha must be 0 or greater and finite, got -1.0"),
+        (["tdfusion-fixed", "--task-weights", "x"], "has no task to give weights to; leave out --task-weights"),
+        (["tdfusion-own", "--loss", "tdfusion-msrs"], "learns its own loss; leave out --loss"),
     ],
 )
 def test_train_says_what_is_wrong(

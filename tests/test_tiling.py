@@ -60,7 +60,8 @@ def test_the_default_is_stripes_and_exact(
         a, b = images(height, 23)
         with torch.no_grad():
             torch.testing.assert_close(fuse_tensors(fuser, a, b), fuser(a, b), **EXACT)
-    assert set(seen) == {9}
+    if tiling.common(fuser.stages()) == 1:  # type: ignore[operator]  # else images are extended, and stripes aligned
+        assert set(seen) == {9}
 
 
 @pytest.mark.parametrize("stripe_px", [1, 400, 30_000])

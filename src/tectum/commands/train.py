@@ -41,6 +41,9 @@ class Train:
     variant: Annotated[str | None, optional("NAME")] = None
     """published takes the released form of the loss: w squared, zero-padded Sobel."""
 
+    loss: Annotated[str | None, optional("WEIGHTS")] = None
+    """Train a fixed recipe on the loss that packaged weights were taught, e.g. tdfusion-msrs; needs no labels."""
+
     alpha: Annotated[float | None, optional("WEIGHT")] = None
     """Weight of the gradient term; 1 as published, less lets the weights of the intensities decide more."""
 
@@ -187,6 +190,8 @@ class Train:
         recipe = replace(recipe, schedule=replace(recipe.schedule, **changes))
         if self.variant is not None:
             recipe = replace(recipe, options=recipe.options | {"variant": self.variant})
+        if self.loss is not None:
+            recipe = replace(recipe, loss=self.loss)
         if self.alpha is not None:
             if not (math.isfinite(self.alpha) and self.alpha >= 0):
                 raise ValueError(f"--alpha must be 0 or greater and finite, got {self.alpha}")

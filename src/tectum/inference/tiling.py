@@ -71,11 +71,8 @@ def fuse_one(fuser: nn.Module, a: Tensor, b: Tensor, tile: int | None) -> Tensor
         fused: Tensor = fuser(a.to(**like), b.to(**like))
     else:
         pieces, (height, width) = stages(), a.shape[2:]
-        sources = (extended(x, common(pieces)) for x in (a, b))
-        if tile is None:
-            fused = run_whole(pieces, tuple(x.to(**like) for x in sources))
-        else:
-            fused = run_tiles(pieces, *sources, tile, like)
+        x, y = (extended(z, common(pieces)) for z in (a, b))
+        fused = run_whole(pieces, (x.to(**like), y.to(**like))) if tile is None else run_tiles(pieces, x, y, tile, like)
         fused = fused[:, :, :height, :width]
     if fused.shape != a.shape:
         raise ValueError(

@@ -21,3 +21,10 @@ def sobel(x: Tensor, *, padding: Padding = "replicate") -> Tensor:
     kernel = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]], dtype=x.dtype, device=x.device)
     padded = F.pad(x, (1, 1, 1, 1), mode="constant" if padding == "zeros" else "replicate")
     return F.conv2d(padded, torch.stack([kernel, kernel.T])[:, None])
+
+
+def box_mean(x: Tensor, radius: int) -> Tensor:
+    """Mean over the pixels at most `radius` away along each axis, those outside the image left out."""
+    for size, padding in (((2 * radius + 1, 1), (radius, 0)), ((1, 2 * radius + 1), (0, radius))):
+        x = F.avg_pool2d(x, size, 1, padding, count_include_pad=False)
+    return x

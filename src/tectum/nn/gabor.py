@@ -1,4 +1,4 @@
-"""A bank of small Gabor filters that learn: one pair, even and odd, per orientation.
+"""A bank of small Gabor filters that learn, one pair, even and odd, per orientation; and attention between the two.
 
 On a grid of pixels u (right) and v (down), with x' = u cos t + v sin t and y' = -u sin t + v cos t,
 
@@ -6,6 +6,12 @@ On a grid of pixels u (right) and v (down), with x' = u cos t + v sin t and y' =
 
 sigma, lambda and gamma are softplus(raw) + 0.1. The mean is taken out of the odd kernel, so that a flat image gives
 nothing, and both are divided by the sum of their magnitudes: an image in [0,1] gives responses in [-1,1].
+
+In windows of 8x8 pixels the odd responses o_i ask the even ones e_j what is there. Queries, keys and values come from
+linear layers one behind the other, and so does what follows, so that per head only M, m, P and p are left of them:
+
+    r_i = sum_j softmax_j( (o_i M + m) e_j ) e_j          six numbers per head, those of all heads in a row:
+    z_i = P r_i + p,    y_i = w (z_i + W2 ReLU(W1 z_i + b1) + b2) + b + sum_o mixture_o o_i
 
 Reference: Uncertainty relation for resolution in space, spatial frequency, and orientation optimized by
 two-dimensional visual cortical filters, Daugman, JOSA A 1985, https://doi.org/10.1364/JOSAA.2.001160
@@ -16,6 +22,8 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+WINDOW_PX = 8
 
 
 class GaborBank(nn.Module):
@@ -57,6 +65,100 @@ class GaborBank(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         even, odd = F.conv2d(F.pad(x, (self.radius,) * 4, mode="replicate"), torch.cat(self.kernels())).chunk(2, 1)
         return even, odd
+
+
+class GaborAttention(nn.Module):
+    """A bank, and attention between its responses within windows: (B,1,H,W) -> (B,1,H,W), whole multiples of 8.
+
+    Args:
+        channels: of queries, keys and values.
+        heads: groups of channels with weights of their own.
+        orientations: of the bank.
+
+    >>> GaborAttention()(torch.zeros(1, 1, 8, 16)).shape
+    torch.Size([1, 1, 8, 16])
+    """
+
+    def __init__(self, channels: int = 32, *, heads: int = 4, orientations: int = 6) -> None:
+        super().__init__()
+        self.heads = heads
+        self.bank, self.mixture = GaborBank(orientations), nn.Parameter(torch.zeros(orientations))
+        self.embed_query, self.embed_key = nn.Linear(orientations, channels), nn.Linear(orientations, channels)
+        self.query, self.key = nn.Linear(channels, channels), nn.Linear(channels, channels, bias=False)
+        self.value, self.project = nn.Linear(channels, channels), nn.Linear(channels, channels)
+        self.expand, self.reduce = nn.Linear(channels, 4 * channels), nn.Linear(4 * channels, channels)
+        self.out = nn.Linear(channels, 1)
+        nn.init.kaiming_normal_(self.expand.weight, nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.attend(*self.bank(x))
+
+    def attend(self, even: Tensor, odd: Tensor, *, at_once: int | None = None) -> Tensor:
+        """Even responses are asked by odd ones; (B,O,H,W) twice -> (B,1,H,W), so many windows at once or all."""
+        batch, _, height, width = odd.shape
+        folded = self.folded()
+        asked, keys = windows(odd), windows(even)
+        if at_once is None:
+            details = self.answers(asked, keys, *folded)
+        else:
+            pieces = zip(asked.split(at_once), keys.split(at_once), strict=True)
+            details = torch.cat([self.answers(*piece, *folded) for piece in pieces])
+        return images(details, batch, height, width)
+
+    def answers(self, asked: Tensor, keys: Tensor, *folded: Tensor) -> Tensor:
+        """One detail for every token, (N,64,O) twice -> (N,64,1)."""
+        to_query, query_bias, to_hidden, hidden_bias, to_out, from_mixed, out_bias, mixture = folded
+        query = (asked @ to_query + query_bias).unflatten(2, (self.heads, -1)).flatten(1, 2)
+        keys = keys.transpose(1, 2).contiguous()
+        mixed = keys @ (query @ keys).softmax(-1).transpose(1, 2)  # (N,O,64*heads), the faster order
+        mixed = mixed.transpose(1, 2).unflatten(1, (-1, self.heads)).flatten(2)
+        hidden = F.relu(mixed @ to_hidden + hidden_bias)
+        return hidden @ to_out + mixed @ from_mixed + out_bias + asked @ mixture
+
+    def folded(self) -> tuple[Tensor, ...]:
+        """The layers between tokens and scores, and between mixtures and details, multiplied out."""
+        (to_query, query_bias), (to_mixed, mixed_bias) = self.scores(), self.values()
+        return (
+            to_query,
+            query_bias,
+            (self.expand.weight @ to_mixed).T,
+            F.linear(mixed_bias, *own(self.expand)),
+            (self.out.weight @ self.reduce.weight).T,
+            (self.out.weight @ to_mixed).T,
+            F.linear(mixed_bias + self.reduce.bias, *own(self.out)),
+            self.mixture.softmax(0)[:, None],
+        )
+
+    def scores(self) -> tuple[Tensor, Tensor]:
+        """M (O,heads*O) and m with (o M + m) e = <query(o), key(e)> / sqrt(d), but for what the softmax forgets."""
+        embed, bias = (F.linear(x, self.query.weight) for x in (self.embed_query.weight.T, self.embed_query.bias))
+        query = torch.cat([embed, (bias + self.query.bias)[None]]).unflatten(1, (self.heads, -1))
+        key = (self.key.weight @ self.embed_key.weight).unflatten(0, (self.heads, -1))
+        folded = torch.einsum("ihd,hdo->iho", query, key).flatten(1) / math.sqrt(key.shape[1])
+        return folded[:-1], folded[-1]
+
+    def values(self) -> tuple[Tensor, Tensor]:
+        """P (C,heads*O) and p with P r + p = the attention's result, r the mean key maps that each head found."""
+        value = (self.value.weight @ self.embed_key.weight).unflatten(0, (self.heads, -1))
+        project = self.project.weight.unflatten(1, (self.heads, -1))
+        constant = F.linear(F.linear(self.embed_key.bias, *own(self.value)), *own(self.project))
+        return torch.einsum("chd,hdo->cho", project, value).flatten(1), constant
+
+
+def windows(x: Tensor) -> Tensor:
+    """(B,C,H,W) -> (B*H/8*W/8,64,C), a row of tokens for each window; H and W are whole multiples of 8."""
+    x = x.unflatten(2, (-1, WINDOW_PX)).unflatten(4, (-1, WINDOW_PX))
+    return x.permute(0, 2, 4, 3, 5, 1).flatten(0, 2).flatten(1, 2)
+
+
+def images(x: Tensor, batch: int, height: int, width: int) -> Tensor:
+    """(B*H/8*W/8,64,1) -> (B,1,H,W)."""
+    x = x.reshape(batch, height // WINDOW_PX, width // WINDOW_PX, WINDOW_PX, WINDOW_PX)
+    return x.transpose(2, 3).reshape(batch, 1, height, width)
+
+
+def own(layer: nn.Linear) -> tuple[Tensor, Tensor]:
+    return layer.weight, layer.bias
 
 
 def inverse_softplus(value: float) -> float:

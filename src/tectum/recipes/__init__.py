@@ -47,6 +47,8 @@ from tectum.recipes.tdfusion import (
     tdfusion_msrs_small,
     tdfusion_own,
     tdfusion_own_detection,
+    tdfusion_refit,
+    tdfusion_refit_msrs,
     tdfusion_street,
 )
 from tectum.systems import SYSTEMS as SYSTEMS
@@ -75,6 +77,8 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
         tdfusion_msrs_small,
         tdfusion_own,
         tdfusion_own_detection,
+    tdfusion_refit,
+    tdfusion_refit_msrs,
         tdfusion_street,
         tomiff_fixed_msrs,
         tomiff_fmb,

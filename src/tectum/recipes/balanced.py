@@ -99,4 +99,6 @@ def sfofusion_street() -> Recipe:
 
 def sfofusion_fixed_msrs() -> Recipe:
     """SFOFusion's fuser on the fixed objective: the control."""
-    return replace(tdfusion.tdfusion_fixed_msrs(), name="sfofusion-fixed-msrs", system="sfofusion")
+    recipe = tdfusion.tdfusion_fixed_msrs()
+    schedule = replace(recipe.schedule, steps=2000, crop_px=112, lr=2e-3)
+    return replace(recipe, name="sfofusion-fixed-msrs", system="sfofusion", schedule=schedule)

@@ -39,6 +39,8 @@ def build(recipe: Recipe, data: Path | None) -> Built:
         FileNotFoundError: the folder does not hold the pairs.
     """
     system = resolve(SYSTEMS, recipe.system, kind="system")
+    if recipe.loss is not None and recipe.learned:
+        raise ValueError(f"recipe '{recipe.name}' learns its own loss; leave out --loss, or take a fixed recipe")
     make = system.learned if recipe.learned else system.objective
     if make is None:
         what = "a loss that can be learned" if recipe.learned else "an objective"
@@ -46,7 +48,8 @@ def build(recipe: Recipe, data: Path | None) -> Built:
     balance = balance_of(recipe, system)
     pairs, validation, classes = street(recipe.target) if recipe.data == "street" else opened(recipe, data)
     torch.manual_seed(recipe.schedule.seed)
-    fuser, objective = system.fuser(), make(**recipe.options)
+    fuser = system.fuser()
+    objective = make(**recipe.options) if recipe.loss is None else weights.load_objective(recipe.loss, **recipe.options)
     task = None if recipe.task is None else resolve(TASKS, recipe.task, kind="task")(classes, **recipe.task_options)
     kind = getattr(task, "kind", recipe.target)
     if task is not None and kind != recipe.target:

@@ -34,6 +34,9 @@ class Recipe:
     """Which labels the task is trained on."""
     learned: bool = False
     """Whether the objective is learned."""
+    loss: str | None = None
+    """Packaged weights whose learned loss is taken as it is, for any fuser and without labels; None takes the system's
+    own objective."""
     options: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of the objective, e.g. variant="published"."""
     balance: str = "none"

@@ -34,6 +34,28 @@ def tdfusion_fixed_street() -> Recipe:
     )
 
 
+def tdfusion_refit_msrs() -> Recipe:
+    """On from the fuser of the fixed loss by the packaged loss that a segmenter has taught, which stays as it is.
+
+    The gradient term weighs 0.05: at 1 it holds every intensity where it is, whatever the loss asks for (docs/log.md).
+    No labels are needed, so the same goes for pairs of your own: `tdfusion-refit`.
+    """
+    schedule = Schedule(steps=250, batch=4, crop_px=96, lr=5e-4, warmup=20, validate_every=250)
+    return replace(
+        tdfusion_fixed_msrs(),
+        name="tdfusion-refit-msrs",
+        loss="tdfusion-msrs",
+        options={"alpha": 0.05},
+        start="tdfusion-fixed-msrs",
+        schedule=schedule,
+    )
+
+
+def tdfusion_refit() -> Recipe:
+    """The same on pairs of your own."""
+    return replace(tdfusion_refit_msrs(), name="tdfusion-refit", validation=None)
+
+
 def tdfusion_msrs() -> Recipe:
     """TDFusion with the released constants, on MSRS for segmentation: a GPU's day, many days of a CPU.
 

@@ -1,6 +1,38 @@
-"""TOMIFF."""
+"""TOMIFF: a base from wavelets, details from Gabor-guided attention, and a loss whose weights hang on four scalars.
 
-import math
+The fuser F takes each source k apart, joins the parts and looks at both sources again (123,172 parameters):
+
+    B_k = LL_1 k + E(LL_1 k, .., LL_5 k)                           base: means over 2x2 to 32x32 pixels, at half size
+    B   = g B_infrared + (1 - g) B_visible                         g from the correlation, means, deviations in 11x11
+    D_k = T(k) + sum_o m_o odd_o(k)                                detail: six odd Gabor responses ask six even ones,
+                                                                   softmax(Q K^T / sqrt 8) V in windows of 8x8
+    D   = sum_k |D_k| D_k / sum_k |D_k|
+    f   = sigmoid(logit((a + b) / 2) + C(visible, infrared, G(B, D)))
+
+The loss network G has the four scalars alpha, beta, gamma, eta. With s_k the mean length of k's gradient over 7x7,
+
+    w_0 = sigmoid(alpha (s_a - s_b) / (s_a + s_b) + gamma),   e_k = (max(a, b) - k)^2
+    w_a = clip(w_0 - eta [e_a - e_b + beta grad TV(w_0)]),    w_b = 1 - w_a
+    L(f) = mean[ w_a (f - a)^2 + w_b (f - b)^2 ] + mean|grad f - grad*|          as TDFusion's
+
+Much of F is linear after linear: the layers between Gabor responses and scores, and from what a head finds to the next
+ReLU, are multiplied out; 1x1 layers run before an enlargement instead of behind it. Any H and W: sides are filled up to
+whole multiples of 32 by the last row and column. Inputs and output (B,1,H,W) in [0,1].
+
+Reference: TOMIFF: Task-Oriented Meta-Learning Framework for Multimodal Image Fusion with Adaptive Loss; known by its
+abstract, its figure and the sizes of the released network, no paper is public.
+
+Differs from the release (`variant="published"`, `tectum.systems.tomiff_published`) where that breaks a promise of its
+abstract:
+    - five levels of the wavelet where one is taken five times; they correct LL_1 instead of replacing it
+    - orientations at i pi / 6, normalised kernels on a grid of pixels, all six responses in the tokens, not a mixture
+    - a gate for every pixel that reacts, where one number per image hardly does; details weigh alike in both sources
+    - no BatchNorm and no stretch by the batch: an image does not depend on its batch mates
+    - the network corrects the average of the sources (a residual before the sigmoid)
+    - loss weights that know where something is to be seen, the right sign of the total variation, all scalars alive;
+      w, not its square, weighs the intensity
+"""
+
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -8,19 +40,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tectum.nn.filters import sobel
-from tectum.nn.gabor import GaborBank, inverse_softplus
+from tectum.nn.filters import box_mean, sobel
+from tectum.nn.gabor import WINDOW_PX, GaborAttention, inverse_softplus
 from tectum.protocols import Stage, State, Window
 from tectum.systems.tdfusion import TDFusionLoss
 from tectum.systems.tomiff_published import (
-    WINDOW_PX,
     PublishedBase,
     PublishedDetail,
     PublishedGate,
     PublishedMerge,
     PublishedOutput,
     one_sided,
-    windows,
+    published_weight,
 )
 
 Variant = Literal["repaired", "published"]
@@ -30,7 +61,14 @@ WINDOWS = 16
 
 
 class TOMIFF(nn.Module):
-    """The fusion network F."""
+    """The fusion network F: (B,1,H,W), (B,1,H,W) -> (B,1,H,W), all in [0,1].
+
+    Args:
+        variant: "repaired", or "published" as it was released (124,083 parameters; the result depends on batch mates).
+
+    >>> TOMIFF()(torch.zeros(1, 1, 5, 7), torch.zeros(1, 1, 5, 7)).shape
+    torch.Size([1, 1, 5, 7])
+    """
 
     def __init__(self, variant: Variant = "repaired") -> None:
         super().__init__()
@@ -38,7 +76,7 @@ class TOMIFF(nn.Module):
         published = variant == "published"
         self.base = PublishedBase() if published else BaseExtractor()
         self.gate = PublishedGate() if published else CorrelationGate()
-        self.detail = PublishedDetail() if published else DetailTransformer()
+        self.detail = PublishedDetail() if published else GaborAttention()
         self.merge = PublishedMerge() if published else Merge()
         self.output = PublishedOutput() if published else Output()
 
@@ -111,20 +149,19 @@ class BaseExtractor(nn.Module):
     def blended(self, level: int, low: Tensor) -> Tensor:
         """A level's share of the blend, (B,1,h,w) -> (B,2C,h,w)."""
         weight = self.blend.weight.chunk(LEVELS, dim=1)[level]
-        first, _, second, _ = self.process[level]  # type: ignore[misc]
+        process: Any = self.process[level]
+        first, second = process[0], process[2]
         low = pointwise(relu(pointwise(low, first.weight, first.bias)), second.weight, second.bias)
         return pointwise(relu(low), weight, self.blend.bias if level == 1 else None)
 
     def coarse(self, x: Tensor) -> Tensor:
         """The share of levels 2 to 5, at a quarter of the resolution."""
         height, width = (size // 4 for size in x.shape[2:])
-        low = F.pad(F.avg_pool2d(x, 2), (0, 16, 0, 16), mode="replicate")  # so that no level is a single pixel
-        total = None
-        for level in range(1, LEVELS):
-            low = F.avg_pool2d(low, 2)
-            share = self.blended(level, low)
-            total = share if total is None else total.add_(enlarge(share, 2 ** (level - 1)))
-        assert total is not None
+        half = F.pad(F.avg_pool2d(x, 2), (0, 16, 0, 16), mode="replicate")  # so that no level is a single pixel
+        finest, *others = low_passes(half, LEVELS - 1)
+        total = self.blended(1, finest)
+        for level, low in enumerate(others, start=2):
+            total = total.add_(enlarge(self.blended(level, low), 2 ** (level - 1)))
         return total[:, :, :height, :width]
 
     def fine(self, x: Tensor, coarse: Tensor) -> Tensor:
@@ -134,6 +171,19 @@ class BaseExtractor(nn.Module):
         return low + pointwise(y, self.out.weight, self.out.bias)
 
 
+def low_passes(x: Tensor, levels: int = LEVELS) -> list[Tensor]:
+    """LL_1 to LL_J of the Haar wavelet, divided by 2^J: means over blocks of 2^J x 2^J pixels.
+
+    >>> [tuple(low.shape) for low in low_passes(torch.zeros(1, 1, 32, 64), 3)]
+    [(1, 1, 16, 32), (1, 1, 8, 16), (1, 1, 4, 8)]
+    """
+    found = []
+    for _ in range(levels):
+        x = F.avg_pool2d(x, 2)
+        found.append(x)
+    return found
+
+
 class CorrelationGate(nn.Module):
     """Mixes two base maps by what they share around each pixel: (B,1,h,w) twice -> (B,1,2h,2w)."""
 
@@ -141,6 +191,7 @@ class CorrelationGate(nn.Module):
         super().__init__()
         self.radius = radius
         self.hidden, self.out = nn.Conv2d(5, hidden, 1), nn.Conv2d(hidden, 1, 1)
+        assert self.hidden.bias is not None and self.out.bias is not None
         with torch.no_grad():  # infrared where the sources disagree or where it varies more
             self.hidden.weight[:4] = torch.tensor(
                 [[1.0, 0, 0, 0, 0], [-1.0, 0, 0, 0, 0], [0, 0, 0, 4.0, -4.0], [0, 0, 0, -4.0, 4.0]]
@@ -161,81 +212,6 @@ class CorrelationGate(nn.Module):
         rho = (vi - mean_v * mean_i) * (var_v * var_i).rsqrt()
         numbers = torch.cat([rho, mean_v, mean_i, var_v.sqrt(), var_i.sqrt()], dim=1)
         return torch.sigmoid(self.out(F.relu(self.hidden(numbers))))
-
-
-class DetailTransformer(nn.Module):
-    """Gabor-guided attention within windows: (B,1,H,W) -> (B,1,H,W), H and W whole multiples of 8."""
-
-    def __init__(self, channels: int = 32, *, heads: int = 4, orientations: int = 6) -> None:
-        super().__init__()
-        self.heads = heads
-        self.bank, self.mixture = GaborBank(orientations), nn.Parameter(torch.zeros(orientations))
-        self.embed_query, self.embed_key = nn.Linear(orientations, channels), nn.Linear(orientations, channels)
-        self.query, self.key = nn.Linear(channels, channels), nn.Linear(channels, channels, bias=False)
-        self.value, self.project = nn.Linear(channels, channels), nn.Linear(channels, channels)
-        self.expand, self.reduce = nn.Linear(channels, 4 * channels), nn.Linear(4 * channels, channels)
-        self.out = nn.Linear(channels, 1)
-        he(self.expand)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.attend(*self.bank(x))
-
-    def attend(self, even: Tensor, odd: Tensor, *, at_once: int | None = None) -> Tensor:
-        """Even responses are asked by odd ones; (B,O,H,W) twice -> (B,1,H,W), so many windows at once or all."""
-        batch, _, height, width = odd.shape
-        folded = self.folded()
-        asked, keys = windows(odd), windows(even)
-        if at_once is None:
-            details = self.answers(asked, keys, *folded)
-        else:
-            pieces = zip(asked.split(at_once), keys.split(at_once), strict=True)
-            details = torch.cat([self.answers(*piece, *folded) for piece in pieces])
-        return images(details, batch, height, width)
-
-    def answers(self, asked: Tensor, keys: Tensor, *folded: Tensor) -> Tensor:
-        """One detail for every token, (N,64,O) twice -> (N,64,1)."""
-        to_query, query_bias, to_hidden, hidden_bias, to_out, from_mixed, out_bias, mixture = folded
-        query = (asked @ to_query + query_bias).unflatten(2, (self.heads, -1)).flatten(1, 2)
-        keys = keys.transpose(1, 2).contiguous()
-        mixed = keys @ (query @ keys).softmax(-1).transpose(1, 2)  # (N,O,64*heads), the faster order
-        mixed = mixed.transpose(1, 2).unflatten(1, (-1, self.heads)).flatten(2)
-        hidden = F.relu(mixed @ to_hidden + hidden_bias)
-        return hidden @ to_out + mixed @ from_mixed + out_bias + asked @ mixture
-
-    def folded(self) -> tuple[Tensor, ...]:
-        """The layers between tokens and scores, and between mixtures and details, multiplied out."""
-        (to_query, query_bias), (to_mixed, mixed_bias) = self.scores(), self.values()
-        return (
-            to_query,
-            query_bias,
-            (self.expand.weight @ to_mixed).T,
-            F.linear(mixed_bias, *own(self.expand)),
-            (self.out.weight @ self.reduce.weight).T,
-            (self.out.weight @ to_mixed).T,
-            F.linear(mixed_bias + self.reduce.bias, *own(self.out)),
-            self.mixture.softmax(0)[:, None],
-        )
-
-    def scores(self) -> tuple[Tensor, Tensor]:
-        """M (O,heads*O) and m with (o M + m) e = <query(o), key(e)> / sqrt(d), but for what the softmax forgets."""
-        embed, bias = (F.linear(x, self.query.weight) for x in (self.embed_query.weight.T, self.embed_query.bias))
-        query = torch.cat([embed, (bias + self.query.bias)[None]]).unflatten(1, (self.heads, -1))
-        key = (self.key.weight @ self.embed_key.weight).unflatten(0, (self.heads, -1))
-        folded = torch.einsum("ihd,hdo->iho", query, key).flatten(1) / math.sqrt(key.shape[1])
-        return folded[:-1], folded[-1]
-
-    def values(self) -> tuple[Tensor, Tensor]:
-        """P (C,heads*O) and p with P r + p = the attention's result, r the mean key maps that each head found."""
-        value = (self.value.weight @ self.embed_key.weight).unflatten(0, (self.heads, -1))
-        project = self.project.weight.unflatten(1, (self.heads, -1))
-        constant = F.linear(F.linear(self.embed_key.bias, *own(self.value)), *own(self.project))
-        return torch.einsum("chd,hdo->cho", project, value).flatten(1), constant
-
-
-def images(x: Tensor, batch: int, height: int, width: int) -> Tensor:
-    """(B*H/8*W/8,64,1) -> (B,1,H,W)."""
-    x = x.reshape(batch, height // WINDOW_PX, width // WINDOW_PX, WINDOW_PX, WINDOW_PX)
-    return x.transpose(2, 3).reshape(batch, 1, height, width)
 
 
 def stronger(visible: Tensor, infrared: Tensor) -> Tensor:
@@ -272,6 +248,7 @@ class Output(nn.Module):
     def forward(self, visible: Tensor, infrared: Tensor, first: Tensor) -> Tensor:
         """Each step is done for all three at once, by kernels that are zero between them."""
         x = channels_last(torch.cat([infrared, visible, first], dim=1))
+        assert self.embed.bias is not None
         mean = [z.unflatten(0, (3, -1)).mean(1) for z in (self.embed.weight, self.embed.bias)]
         look = F.conv2d(F.conv2d(x, mean[0], mean[1], padding=1, groups=3), apart(self.look), self.look.bias, padding=1)
         attention = pointwise(relu(look), apart(self.attention), self.attention.bias).sigmoid_()
@@ -288,7 +265,15 @@ class Output(nn.Module):
 
 
 class FourScalars(nn.Module):
-    """The loss network G."""
+    """The loss network G: (B,1,H,W), (B,1,H,W) -> (B,2,H,W), weights of a and b that sum to 1 per pixel.
+
+    alpha (1 at first) weighs what is sharp, gamma (0) favours a everywhere, eta (0.5) is the length of the step towards
+    the brighter source, beta (0.01) smooths it. All but gamma are kept positive as softplus of the parameter. As
+    published, alpha and gamma do nothing and the parameters are the scalars.
+
+    >>> FourScalars()(torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 4, 4)).unique().tolist()
+    [0.5]
+    """
 
     def __init__(self, variant: Variant = "repaired") -> None:
         super().__init__()
@@ -301,22 +286,13 @@ class FourScalars(nn.Module):
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         if self.variant == "published":
-            return published_weights(a, b, self.beta, self.eta)
+            return shares(published_weight(a, b, self.beta, self.eta))
         alpha, beta, eta = (F.softplus(raw) for raw in (self.alpha, self.beta, self.eta))
         of_a, of_b = activity(a), activity(b)
         w = torch.sigmoid(alpha * (of_a - of_b) / (of_a + of_b + 1e-3) + self.gamma)
         reference = torch.maximum(a, b)
         ahead = (reference - a).square() - (reference - b).square() + beta * total_variation_gradient(w)
         return shares((w - eta * ahead).clamp(1e-3, 1 - 1e-3))
-
-
-def published_weights(a: Tensor, b: Tensor, beta: Tensor, eta: Tensor) -> Tensor:
-    """The same as released: the published w is that of the infrared image."""
-    reference = (a + b) / 2
-    of_a, of_b = (reference - a).square(), (reference - b).square()
-    w = of_a / (of_b + of_a + 1e-6)
-    ahead = (of_b - of_a) + beta * published_variation_gradient(w)
-    return shares(1 - (w - eta * ahead).clamp(1e-3, 1 - 1e-3))
 
 
 def shares(w: Tensor) -> Tensor:
@@ -332,27 +308,25 @@ def activity(x: Tensor) -> Tensor:
 def total_variation_gradient(w: Tensor) -> Tensor:
     """The gradient of sum sqrt(dx^2 + 1e-6) + sqrt(dy^2 + 1e-6)."""
     total = torch.zeros_like(w)
-    for axis in (2, 3):
+    for axis, before, after in ((2, (0, 0, 1, 0), (0, 0, 0, 1)), (3, (1, 0), (0, 1))):
         step = w.diff(dim=axis)
         slope = step * (step.square() + 1e-6).rsqrt()
-        before, after = ((0, 0, 1, 0), (0, 0, 0, 1)) if axis == 2 else ((1, 0), (0, 1))
         total = total + F.pad(slope, before) - F.pad(slope, after)
     return total
 
 
-def published_variation_gradient(w: Tensor) -> Tensor:
-    """As released, with the wrong sign: a step against it makes the map rougher."""
-    total = torch.zeros_like(w)
-    for axis in (2, 3):
-        step = w.diff(dim=axis)
-        slope = step / (step.abs() + 1e-6)
-        before, after = ((0, 0, 1, 0), (0, 0, 0, 1)) if axis == 2 else ((1, 0), (0, 1))
-        total = total - F.pad(slope, before) + F.pad(slope, after)
-    return total
-
-
 class TOMIFFLoss(TDFusionLoss):
-    """The objective with four scalars."""
+    """The objective: TDFusion's two terms with the weights of `FourScalars`, which a task teaches.
+
+    Args:
+        alpha: weight of the gradient term (a number; not the scalar of that name).
+        beta: weight of the intensity term.
+        variant: "repaired", or "published": the released weights, squared, and Sobel filters that see a border.
+
+    >>> x = torch.rand(2, 1, 8, 8)
+    >>> {name: float(value.detach()) for name, value in TOMIFFLoss()(x, x, x).items()}
+    {'intensity': 0.0, 'gradient': 0.0}
+    """
 
     def __init__(self, *, alpha: float = 1.0, beta: float = 1.0, variant: Variant = "repaired") -> None:
         super().__init__(FourScalars(variant), alpha=alpha, beta=beta, variant=variant)
@@ -368,23 +342,12 @@ def conv(channels_in: int, channels_out: int, size: int) -> nn.Conv2d:
     return layer
 
 
-def he(layer: nn.Conv2d | nn.Linear) -> None:
+def he(layer: nn.Conv2d) -> None:
     nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-
-
-def own(layer: nn.Linear) -> tuple[Tensor, Tensor]:
-    return layer.weight, layer.bias
 
 
 def enlarge(x: Tensor, factor: int) -> Tensor:
     return F.interpolate(x, scale_factor=float(factor), mode="bilinear", align_corners=False)
-
-
-def box_mean(x: Tensor, radius: int) -> Tensor:
-    """Mean over the pixels at most `radius` away along each axis, those outside the image left out."""
-    for size, padding in (((2 * radius + 1, 1), (radius, 0)), ((1, 2 * radius + 1), (0, radius))):
-        x = F.avg_pool2d(x, size, 1, padding, count_include_pad=False)
-    return x
 
 
 def apart(layer: nn.Conv2d) -> Tensor:

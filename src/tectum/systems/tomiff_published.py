@@ -1,4 +1,4 @@
-"""The parts of TOMIFF's fusion network as they were released, for `TOMIFF(variant="published")`: 124,083 parameters.
+"""The parts of TOMIFF as they were released, for `variant="published"`: a fusion network of 124,083 parameters.
 
     B_k = E(low(k)), low = one Haar step, five times the same          base, (H/2 + 1, W/2 + 1)
     D_k = T(k)                                                         attention between six Gabor filters' mixtures
@@ -11,6 +11,9 @@ lead nowhere; four of six orientations are one (theta = pi tanh(t) with t up to 
 come from one channel, so that all of a window lie on a line; the gate hardly reacts; and the stretch over the batch
 lets every image depend on its batch mates. One thing is mended: sides that are no multiple of 8 do not crash.
 
+The loss weights come from a reference that is the midpoint of the sources, as far from one as from the other: they are
+1/2 wherever the sources differ, two of the four scalars do nothing, and the total variation has the wrong sign.
+
 Reference: TOMIFF: Task-Oriented Meta-Learning Framework for Multimodal Image Fusion with Adaptive Loss (its abstract,
 its figure and the sizes of the released network; no paper is public)
 """
@@ -21,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-WINDOW_PX = 8
+from tectum.nn.gabor import WINDOW_PX, windows
 
 
 class PublishedBase(nn.Module):
@@ -78,7 +81,7 @@ class PublishedGate(nn.Module):
 
 
 class PublishedBank(nn.Module):
-    """Six Gabor pairs on a grid from -1 to 1, mixed by a softmax: (B,1,H,W) -> even and odd (B,1,H,W), 36 parameters."""
+    """Six Gabor pairs on a grid from -1 to 1, mixed by a softmax, 36 parameters: (B,1,H,W) -> (B,1,H,W) twice."""
 
     def __init__(self, orientations: int = 6) -> None:
         super().__init__()
@@ -146,12 +149,6 @@ class PublishedDetail(nn.Module):
         return x.permute(0, 5, 1, 3, 2, 4).reshape(batch, channels, height, width)
 
 
-def windows(x: Tensor) -> Tensor:
-    """(B,C,H,W) -> (B*H/8*W/8,64,C), a row of tokens for each window; H and W are whole multiples of 8."""
-    x = x.unflatten(2, (-1, WINDOW_PX)).unflatten(4, (-1, WINDOW_PX))
-    return x.permute(0, 2, 4, 3, 5, 1).flatten(0, 2).flatten(1, 2)
-
-
 def one_sided(visible: Tensor, infrared: Tensor) -> Tensor:
     """All of the infrared detail where it is the stronger, else its share of the visible one's magnitude."""
     share = infrared.abs() / (torch.maximum(infrared.abs(), visible.abs()) + 1e-6)
@@ -191,6 +188,29 @@ class PublishedOutput(nn.Module):
         x = F.relu(self.hidden2(F.relu(self.hidden1(torch.cat(found, dim=1)))))
         x = torch.sigmoid(self.out(x))
         return ((x - x.min()) / (x.max() - x.min() + 1e-6)).clamp(0, 1)
+
+
+def published_weight(visible: Tensor, infrared: Tensor, beta: Tensor, eta: Tensor) -> Tensor:
+    """The visible image's weight in the loss before it is normalised: alpha and gamma have no part in it.
+
+    The reference is the midpoint, so that both errors are equal: 1/2, but for images that are (then the infrared weight
+    is the smallest there is), and for a step that makes the map rougher.
+    """
+    reference = (infrared + visible) / 2
+    of_infrared, of_visible = (reference - infrared).square(), (reference - visible).square()
+    w = of_visible / (of_infrared + of_visible + 1e-6)
+    w = w - eta * ((of_infrared - of_visible) + beta * published_variation_gradient(w))
+    return 1 - w.clamp(1e-3, 1 - 1e-3)
+
+
+def published_variation_gradient(w: Tensor) -> Tensor:
+    """Of the total variation, as released with the wrong sign: (B,1,H,W) -> (B,1,H,W)."""
+    total = torch.zeros_like(w)
+    for axis, before, after in ((2, (0, 0, 1, 0), (0, 0, 0, 1)), (3, (1, 0), (0, 1))):
+        step = w.diff(dim=axis)
+        slope = step / (step.abs() + 1e-6)
+        total = total + F.pad(slope, after) - F.pad(slope, before)
+    return total
 
 
 def normalised(channels_in: int, channels_out: int, size: int, *, bias: bool = True) -> nn.Sequential:

@@ -67,11 +67,12 @@ def load(
     return fuser.to(device=find_device(device), dtype=DTYPES[dtype]).eval().requires_grad_(False)
 
 
-def load_objective(name: str) -> nn.Module:
+def load_objective(name: str, **options: Any) -> nn.Module:
     """The learned objective that a packaged set was trained with: its `weights(a, b)` are the maps of the loss.
 
     Args:
         name: a packaged set whose loss was learned.
+        options: of the objective, in place of those it was learned with, e.g. alpha.
 
     Raises:
         ValueError: unknown, or trained on a fixed objective.
@@ -85,7 +86,7 @@ def load_objective(name: str) -> nn.Module:
         raise ValueError(f"weights '{name}' were trained on a fixed objective; take a set whose loss was learned")
     told = card["objective"]
     path = FOLDER / told["file"]
-    objective = learned(**told["options"])
+    objective = learned(**told["options"] | options)
     fill(objective, read(path, told), path)
     return objective.eval().requires_grad_(False)
 
