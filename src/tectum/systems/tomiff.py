@@ -359,7 +359,9 @@ def apart(layer: nn.Conv2d) -> Tensor:
 
 
 def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """A 1x1 convolution as a matrix product over channels-last pixels."""
+    """A 1x1 convolution, as a matrix product over channels-last pixels."""
+    if torch.compiler.is_compiling():  # an exported graph is the simpler for it, and made in three quarters of the time
+        return F.conv2d(x, weight, bias)
     return F.linear(x.permute(0, 2, 3, 1), weight[:, :, 0, 0], bias).permute(0, 3, 1, 2)
 
 
