@@ -4,7 +4,8 @@
 
 The card says what the weights were trained on, by which recipe, how long, and what came out: of a fixed loss the
 training objective on the validation and the test pairs (lower is better), beside the average and the maximum of the
-sources; of a learned one the validation line of the log. --note adds a sentence to the recipe.
+sources; of a learned one the validation line of the log, kept with the loss itself too: another run may train a fuser
+on that loss and take the name over, as `tdfusion-refit-msrs` does. --note adds a sentence to the recipe.
 """
 
 import argparse
@@ -40,7 +41,7 @@ def main() -> None:
     weights.fill(fuser, state, arguments.run)
     sets = (
         {}
-        if recipe.learned
+        if recipe.learned or recipe.loss is not None
         else {  # what a learned loss leaves is judged by the task
             "validation": PairFolder(arguments.data, split_names(recipe.validation or "msrs-validation")),
             "test": PairFolder(arguments.data / "test"),
@@ -55,7 +56,9 @@ def main() -> None:
     scores |= {name: round(best[name], 4) for name in best if name.startswith("valid_") or name == "away"}
     file = f"{arguments.name}.safetensors"
     start = "" if recipe.start is None else f", from {recipe.start}"
+    start += "" if recipe.loss is None else f", on the loss of {recipe.loss}"
     cards = weights.cards()
+    taught = None if recipe.loss is None else cards[recipe.loss]["objective"]
     cards[arguments.name] = {
         "system": recipe.system,
         "file": file,
@@ -75,7 +78,13 @@ def main() -> None:
             "file": loss,
             "sha256": weights.save(learned, weights.FOLDER / loss),
             "options": recipe.options,
+            "recipe": cards[arguments.name]["recipe"],
+            "seconds": lines[-1]["seconds"],
+            "scores": scores,
+            "date": str(datetime.date.today()),
         }
+    elif recipe.loss is not None:
+        cards[arguments.name]["objective"] = taught
     (weights.FOLDER / "cards.json").write_text(json.dumps(cards, indent=2) + "\n")
     print(json.dumps(cards[arguments.name], indent=2))
 
