@@ -305,6 +305,17 @@ def test_the_log_has_the_means_of_an_epoch(run: Run, tmp_path: Path) -> None:
             assert line[name] == pytest.approx(sum(some) / 3, rel=1e-12) and len(set(some)) == 3
 
 
+def test_other_pairs_in_the_same_folder_are_refused(run: Run, pairs: list[Pair]) -> None:
+    with pytest.raises(Stopped):
+        run(report=stop_at(5))
+    says = "holds a run on 3 pairs, pair-0 to pair-2, these are {}; repeat its --data, or choose a new folder"
+    with pytest.raises(ValueError, match=says.format("2, pair-0 to pair-1")):
+        run(pairs=pairs[:2])
+    with pytest.raises(ValueError, match=says.format("3, pair-1 to pair-3")):
+        run(pairs=pairs[1:4])
+    run()
+
+
 @pytest.mark.parametrize("change", [{"lr": 2e-2}, {"seed": 1}, {"steps": 12, "batch": 3}])
 def test_another_schedule_in_the_same_folder_is_refused(run: Run, tmp_path: Path, change: dict[str, Any]) -> None:
     run()

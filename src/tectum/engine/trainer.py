@@ -17,7 +17,6 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from tectum.data.transforms import flip, random_crop, resize
-from tectum.engine.bilevel import Named
+from tectum.engine.checkpoint import FILES as FILES
+from tectum.engine.checkpoint import keep, resume
 from tectum.engine.learners import Learners, largest_entry
 from tectum.engine.memory import keep_memory
 from tectum.engine.ranks import Ranks
@@ -39,7 +39,6 @@ from tectum.protocols import Balance
 
 KEEP_EVERY_S = 30.0
 """Seconds after which the state of a run is written again: what an interruption can cost."""
-FILES = {"fuser": "best.safetensors", "objective": "objective.safetensors", "task": "task.safetensors"}
 
 
 def fit(
@@ -87,7 +86,7 @@ def fit(
             module.to(device)
     learners = Learners(fuser, objective, task, schedule, ranks, balance)
     ranks.wait()
-    state = resume(folder, learners)
+    state = resume(folder, learners, pairs)
     for module in learners.modules().values():
         ranks.same(module)
     clock = time.monotonic()  # of the last checkpoint
@@ -322,76 +321,3 @@ def merit(line: dict[str, Any]) -> float:
     """What the best weights are chosen by: the task's first score, or the loss turned round."""
     value = line["valid_score"] if "valid_score" in line else -line["valid_loss"]
     return -math.inf if math.isnan(value) else value
-
-
-def resume(folder: Path, learners: Learners) -> dict[str, Any]:
-    """The state of a run: that of its checkpoint, or a new one."""
-    path, asked = folder / "last.pt", json.loads(json.dumps(asdict(learners.schedule)))
-    balance = {"balance": learners.weigher.state_dict(), "balanced_by": type(learners.weigher).__name__}
-    if not path.exists():
-        new = {
-            "step": 0,
-            "meta": 0,
-            "first": 0,
-            "ended": 0,
-            "seconds": 0.0,
-            "best": None,
-            "sums": {},
-            "schedule": asked,
-        }
-        return new | balance
-    try:
-        saved = torch.load(path, weights_only=True, map_location="cpu")
-        known = saved["state"]["schedule"]
-    except Exception as error:  # zipfile, pickle and torch each raise their own
-        raise ValueError(f"{path} is damaged ({type(error).__name__}); delete it to start the run again") from error
-    if known != asked:
-        changed = [k for k, v in asked.items() if known.get(k) != v]
-        raise ValueError(
-            f"{folder} holds a run with another {', '.join(changed)}; repeat its settings, or choose a new folder"
-        )
-    if saved["state"].get("balanced_by", "Constant") != balance["balanced_by"]:
-        raise ValueError(f"{folder} holds a run with another balance; repeat its settings, or choose a new folder")
-    for name in FILES:
-        module = learners.modules().get(name)
-        if (module is None) != (name not in saved):
-            which = "with" if module is None else "without"
-            raise ValueError(f"{folder} holds a run {which} a {name}; repeat its settings, or choose a new folder")
-        if module is not None:
-            refuse_another(name, module, saved[name], folder)
-            module.load_state_dict(saved[name])
-    for name, optimizer in learners.optimizers.items():
-        optimizer.load_state_dict(saved["optimizers"][name])
-    state: dict[str, Any] = balance | saved["state"]  # runs of before there were balances have none
-    learners.weigher.load_state_dict(state["balance"])
-    return state
-
-
-def refuse_another(name: str, module: nn.Module, saved: Named, folder: Path) -> None:
-    """The tensors of a checkpoint must be those of the module."""
-    own = module.state_dict()
-    for key in own | saved:
-        here, there = (str(tuple(x[key].shape)) if key in x else "missing" for x in (own, saved))
-        if here != there:
-            raise ValueError(
-                f"{folder} holds a run of another {name} than this {type(module).__name__}: {key} is {there} there and "
-                f"{here} here; repeat its settings and its classes, or choose a new folder"
-            )
-
-
-def keep(folder: Path, learners: Learners, state: dict[str, Any]) -> None:
-    """Write what is needed to go on from here."""
-    content: dict[str, Any] = {name: module.state_dict() for name, module in learners.modules().items()}
-    content["optimizers"] = {name: optimizer.state_dict() for name, optimizer in learners.optimizers.items()}
-    content["state"] = state
-
-    def write(path: Path) -> None:
-        try:
-            torch.save(content, path)
-        except RuntimeError as error:  # what it makes of a full disk
-            raise OSError(
-                f"{folder / 'last.pt'} cannot be written, the disk may be full; make room and repeat the command, it "
-                "goes on from the last checkpoint"
-            ) from error
-
-    write_whole(folder / "last.pt", write)
