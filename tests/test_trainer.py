@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from tectum.engine import trainer
+from tectum.engine import checkpoint, trainer
 from tectum.engine.learners import Learners
 from tectum.engine.ranks import Ranks
 from tectum.engine.trainer import Schedule, crop, fit, places
@@ -442,9 +442,9 @@ def test_the_log_has_each_validation_once_wherever_the_run_is_stopped(
         if steps.count("last.pt") == 2:
             raise Stopped
 
-    atomically = trainer.write_whole
+    atomically = checkpoint.write_whole
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "write_whole", dying)
+        patch.setattr(checkpoint, "write_whole", dying)
         with pytest.raises(Stopped):
             run()
     run()
