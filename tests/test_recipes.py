@@ -107,6 +107,8 @@ def test_a_packaged_loss_is_taken_as_it_is(pairs: Path) -> None:
     assert float(terms["gradient"]) == pytest.approx(float(known["gradient"]) / 4)
     assert not any(p.requires_grad for p in built.objective.parameters())
     assert torch.equal(built.fuser(a, b), weights.load("tdfusion-fixed-msrs")(a, b)), "the fuser begins with these"
+    control = recipes.build(recipes.ablation(recipe, "I"), pairs).objective
+    assert not list(control.parameters()) and control(a, a, b)["gradient"] == terms["gradient"]
 
 
 def test_a_task_begins_with_weights_of_another_run() -> None:

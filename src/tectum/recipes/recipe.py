@@ -86,6 +86,8 @@ def ablation(recipe: Recipe, which: str) -> Recipe:
     """
     if which not in ABLATIONS:
         raise ValueError(f"ablation must be one of {', '.join(ABLATIONS)}, got {which!r}")
+    if which == "I" and recipe.loss is not None:
+        return replace(recipe, name=f"{recipe.name}-I", loss=None)
     if not recipe.learned:
         raise ValueError(f"an ablation needs a recipe whose loss is learned, '{recipe.name}' has a fixed one")
     recipe, schedule = replace(recipe, name=f"{recipe.name}-{which}"), recipe.schedule
