@@ -9,6 +9,7 @@ nobody has seen. OUT/learned.png shows the scores, a fused scene and where the l
 
 import sys
 import time
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,26 @@ from tectum.recipes import paired
 from tectum.systems.tdfusion import TDFusionLoss
 
 SIZE, SEEDS = (72, 96), 3
+SCHEDULE = Schedule(
+    steps=400,
+    batch=4,
+    crop_px=48,
+    lr=5e-3,
+    warmup=10,
+    validate_every=80,
+    meta_steps=40,
+    warm_epochs=1,
+    outer="adam",
+    meta_lr=3e-3,
+    task_px=SIZE,
+    task_batch=4,
+    task_lr=1e-3,
+    task_mix=0.5,
+    task_first=200,
+    task_first_lr=4e-3,
+)
+ALPHA = 0.05
+"""Of the gradient term: at 1 it holds every intensity where it is, whatever the loss asks for."""
 CLASS_WEIGHTS = torch.tensor([0.5, 2.0, 6.0, 6.0])  # background, car, person, lamp: rare things count more
 
 
@@ -89,27 +110,10 @@ class Segmenter(nn.Module):
 
 def trained(learned: bool, pairs: list[Pair], validation: list[Pair], run: Path) -> tuple[nn.Module, TDFusionLoss]:
     """A fuser and the loss it was trained on."""
-    schedule = Schedule(
-        steps=400,
-        batch=4,
-        crop_px=48,
-        lr=5e-3,
-        warmup=10,
-        validate_every=80,
-        meta_steps=40 if learned else 0,
-        warm_epochs=1,
-        outer="adam",
-        meta_lr=3e-3,
-        task_px=SIZE,
-        task_batch=4,
-        task_lr=1e-3,
-        task_mix=0.5,
-        task_first=200,
-        task_first_lr=4e-3,
-    )
+    schedule = SCHEDULE if learned else replace(SCHEDULE, meta_steps=0)
     torch.manual_seed(0)
     fuser, segmenter, generator = Fuser(), Segmenter(), Generator()
-    objective = TDFusionLoss(generator if learned else None)
+    objective = TDFusionLoss(generator if learned else None, alpha=ALPHA)
     tectum.fit(fuser, objective, pairs, validation, run=run, schedule=schedule, task=segmenter)
     return fuser.eval(), objective
 

@@ -223,7 +223,7 @@ def test_a_lesson_is_about_the_weighted_loss(images: Images, method: Any) -> Non
     assert not torch.allclose(found[name], gradient(1.0, 1.0)[name], rtol=0.1, atol=0)
 
 
-def test_a_meta_step_has_the_weights(images: Images) -> None:
+def test_a_lesson_has_the_weights(images: Images) -> None:
     moved = {}
     for key, intensity in (("half", 0.5), ("one", 1.0)):
         learners, *given = ready(images, outer="sgd", inner="sgd")
@@ -440,10 +440,14 @@ def test_what_cannot_be_balanced_is_refused(
 
 
 def test_a_run_does_not_go_on_with_another_balance(images: Images, tmp_path: Path) -> None:
-    run(tmp_path / "run", images, Pace())
-    for other in (Tradeoff(), None):
-        with pytest.raises(ValueError, match="holds a run with another balance; repeat its settings"):
-            run(tmp_path / "run", images, other)
+    for name, first, others in (
+        ("pace", Pace(), (Tradeoff(), None, Pace(task=0.5), Pace(frozen=True))),
+        ("tradeoff", Tradeoff(), (None, Tradeoff(kappa=2.0))),
+    ):
+        run(tmp_path / name, images, first)
+        for other in others:
+            with pytest.raises(ValueError, match="holds a run with another balance; repeat its settings"):
+                run(tmp_path / name, images, other)
 
 
 def test_a_checkpoint_of_before_there_were_balances_goes_on(images: Images, tmp_path: Path) -> None:

@@ -13,12 +13,13 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 def run(name: str, *arguments: str, cwd: Path) -> str:
     quiet = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
     command = [sys.executable, str(EXAMPLES / name), *arguments]
-    done = subprocess.run(command, cwd=cwd, env=quiet, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(command, cwd=cwd, env=quiet, capture_output=True, text=True, timeout=560)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_learned_loss_beats_the_fixed_one_on_the_task(tmp_path: Path) -> None:
     said = run("learn_a_loss.py", str(tmp_path), cwd=tmp_path)
     scores = {line.split()[0]: float(line.split()[2]) for line in said.splitlines() if " mIoU " in line}
@@ -27,6 +28,7 @@ def test_a_learned_loss_beats_the_fixed_one_on_the_task(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", ["own_fuser.py", "own_task.py"])
 def test_a_network_or_a_task_of_ones_own_trains(name: str, tmp_path: Path) -> None:
     said = run(name, str(tmp_path / "run"), cwd=tmp_path)

@@ -376,6 +376,7 @@ def learned_recipes() -> list[Any]:
     names = sorted(name for name, make in recipes.RECIPES.items() if make().learned and make().data != "street")
     again = {"tdfusion-fmb-small", "tdfusion-m3fd-small", "tdfusion-llvip-small"}
     again |= {f"{system}-{data}" for system in ("tomiff", "sfofusion") for data in ("msrs", "fmb", "llvip")}
+    again |= {"tomiff-m3fd", "sfofusion-msrs-small"}
     return [pytest.param(name, marks=[pytest.mark.slow] if name in again else []) for name in names]
 
 

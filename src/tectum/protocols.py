@@ -86,14 +86,15 @@ class Balance(Protocol):
         ...
 
     def weight(self, name: str) -> float:
-        """Of a term of the objective, or of "task", in the epoch to come; at 0 the task never reaches the fuser."""
+        """Of a term of the objective, or of "task", in the next epoch; at 0 the fuser never hears the task's loss."""
         ...
 
     def update(self, means: Mapping[str, float], aside: Mapping[str, float]) -> None:
         """An epoch has ended.
 
         Args:
-            means: of each term of the objective before its weight, and of "task", over the epoch's fit steps.
+            means: of each term of the objective before its weight, and of "task", over the epoch's fit steps; where the
+                task weighs 0, "task" is its loss on what it is shown, mixtures of the sources included.
             aside: means over the pairs kept aside: "fusion", a loss with w = 1/2 that nothing learned can change, and
                 "task"; empty if there are none.
         """

@@ -39,7 +39,7 @@ class Train:
     III the task's silence (its loss reaches the fuser), IV the fusion phase, V the fusion network."""
 
     variant: Annotated[str | None, optional("NAME")] = None
-    """published takes the released form of the loss: w squared, zero-padded Sobel."""
+    """published takes the released form of the loss: w squared, zero-padded Sobel; the fuser stays repaired."""
 
     loss: Annotated[str | None, optional("WEIGHTS")] = None
     """Train a fixed recipe on the loss that packaged weights were taught, e.g. tdfusion-msrs; needs no labels."""
@@ -191,6 +191,10 @@ class Train:
         if self.variant is not None:
             recipe = replace(recipe, options=recipe.options | {"variant": self.variant})
         if self.loss is not None:
+            if recipe.learned:
+                raise ValueError(
+                    f"recipe '{recipe.name}' learns its own loss; leave out --loss, or take a fixed recipe"
+                )
             recipe = replace(recipe, loss=self.loss)
         if self.alpha is not None:
             if not (math.isfinite(self.alpha) and self.alpha >= 0):

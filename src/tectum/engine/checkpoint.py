@@ -12,10 +12,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from tectum.balance import Constant
 from tectum.engine.bilevel import Named
 from tectum.engine.learners import Learners
 from tectum.files import write_whole
 from tectum.pair import Pairs
+from tectum.protocols import Balance
 
 FILES = {"fuser": "best.safetensors", "objective": "objective.safetensors", "task": "task.safetensors"}
 """The weights of the best validation, by what they are of."""
@@ -29,7 +31,7 @@ def resume(folder: Path, learners: Learners, pairs: Pairs) -> dict[str, Any]:
     """
     path, asked = folder / "last.pt", json.loads(json.dumps(asdict(learners.schedule)))
     here = [len(pairs), *(" ".join(pairs[index].name) or "unnamed" for index in (0, len(pairs) - 1))]
-    balance = {"balance": learners.weigher.state_dict(), "balanced_by": type(learners.weigher).__name__}
+    balance = {"balance": learners.weigher.state_dict(), "balanced_by": settings(learners.weigher)}
     if not path.exists():
         new = {
             "step": 0,
@@ -53,13 +55,14 @@ def resume(folder: Path, learners: Learners, pairs: Pairs) -> dict[str, Any]:
         raise ValueError(
             f"{folder} holds a run with another {', '.join(changed)}; repeat its settings, or choose a new folder"
         )
+    before_balances = balance["balanced_by"] if isinstance(learners.weigher, Constant) else None
+    if saved["state"].get("balanced_by", before_balances) != balance["balanced_by"]:
+        raise ValueError(f"{folder} holds a run with another balance; repeat its settings, or choose a new folder")
     if (there := saved["state"].get("pairs", here)) != here:
         raise ValueError(
             f"{folder} holds a run on {there[0]} pairs, {there[1]} to {there[-1]}, these are {here[0]}, {here[1]} to "
             f"{here[-1]}; repeat its --data, or choose a new folder"
         )
-    if saved["state"].get("balanced_by", "Constant") != balance["balanced_by"]:
-        raise ValueError(f"{folder} holds a run with another balance; repeat its settings, or choose a new folder")
     for name in FILES:
         module = learners.modules().get(name)
         if (module is None) != (name not in saved):
@@ -73,6 +76,12 @@ def resume(folder: Path, learners: Learners, pairs: Pairs) -> dict[str, Any]:
     state: dict[str, Any] = balance | saved["state"]  # runs of before there were balances have none
     learners.weigher.load_state_dict(state["balance"])
     return state
+
+
+def settings(balance: Balance) -> list[Any]:
+    """What a balance was made as: its class, and its numbers but for those that move."""
+    kept = {name: x for name, x in getattr(balance, "__dict__", {}).items() if isinstance(x, int | float)}
+    return [type(balance).__name__, {name: x for name, x in kept.items() if name not in balance.state_dict()}]
 
 
 def refuse_another(name: str, module: nn.Module, saved: Named, folder: Path) -> None:

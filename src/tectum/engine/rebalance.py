@@ -65,8 +65,14 @@ def measured(learners: Learners, aside: Pairs, device: str) -> dict[str, float]:
     for index in range(ranks.rank, len(aside), ranks.world):
         pair = resize(aside[index].to(device), schedule.task_px, masks=schedule.small_masks)
         fused = learners.fuser(pair.a, pair.b)
-        sums["fusion"] += float(fixed_loss(fused, pair.a, pair.b))
-        sums["task"] += float(learners.task.loss(fused, pair.target))
+        found = {"fusion": fixed_loss(fused, pair.a, pair.b), "task": learners.task.loss(fused, pair.target)}
+        for name, value in found.items():
+            if not bool(value.isfinite()):
+                raise ValueError(
+                    f"the {name} loss on the pair {' '.join(pair.name)}, kept aside for the balance, must stay finite, "
+                    f"but is {float(value)}; lower --lr or --task-lr"
+                )
+            sums[name] += float(value)
     return {name: x * ranks.world / len(aside) for name, x in ranks.mean_numbers(sums).items()}
 
 

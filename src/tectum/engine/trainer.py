@@ -143,7 +143,9 @@ def refuse(
     if (schedule.meta_steps or schedule.task_weight) and task is None:
         raise ValueError("a loss can only be learned from a task; give one (task=...), or set meta_steps to 0")
     if balance is not None and task is None:
-        raise ValueError("a balance weighs the task's loss, but there is no task; give one (task=...), or no balance")
+        raise ValueError(
+            "a balance weighs the task's loss, but there is no task; give one, or no balance (--balance none)"
+        )
     if balance is not None and schedule.task_weight:
         raise ValueError(
             f"the task's weight is the balance's, got task_weight {schedule.task_weight} too; leave one of them out"
@@ -178,7 +180,7 @@ def one_step(learners: Learners, pairs: Pairs, state: dict[str, Any], folder: Pa
         whole = mirrored(Pair(fused, fused, whole.target, whole.name), seed)
         task_loss = learners.task_step(whole.a, whole, check)
         state["first"] += 1
-        return {"train_task": float(task_loss), "loss": float(task_loss)}
+        return {"first_task": float(task_loss), "loss": float(task_loss)}
     if state["meta"] < schedule.meta_due(step):
         learn, judge = lesson_places(len(pairs), schedule, state["meta"], step)
         own = step if schedule.interleaved else 500_009 + state["meta"]  # interleaved: the crops of the fit step

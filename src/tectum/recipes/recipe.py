@@ -76,17 +76,17 @@ ABLATIONS = ("I", "II", "III", "IV", "V")
 def ablation(recipe: Recipe, which: str) -> Recipe:
     """A learned recipe without one of its parts, as in the paper's Table 3.
 
-    I: w = 1/2. II: no gradient term. III: the task's loss reaches the fuser too, at weight 1 in place of a balance.
-    IV: no fusion phase, the fuser moves in the meta phase. V: the weights of TDFusion's loss generation module make the
-    image; it is trained by the task's loss and the gradient term (our reading: the paper says no more than the
-    formula).
+    I: w = 1/2, also of a recipe with a packaged loss. II: no gradient term. III: the task's loss reaches the fuser
+    too, at weight 1 in place of a balance. IV: no fusion phase, the fuser moves in the meta phase. V: the weights of
+    TDFusion's loss generation module make the image; it is trained by the task's loss and the gradient term (our
+    reading: the paper says no more than the formula).
 
     Raises:
         ValueError: unknown, or a recipe whose loss is not learned.
     """
     if which not in ABLATIONS:
         raise ValueError(f"ablation must be one of {', '.join(ABLATIONS)}, got {which!r}")
-    if which == "I" and recipe.loss is not None:
+    if which == "I" and recipe.loss is not None and not recipe.learned:
         return replace(recipe, name=f"{recipe.name}-I", loss=None)
     if not recipe.learned:
         raise ValueError(f"an ablation needs a recipe whose loss is learned, '{recipe.name}' has a fixed one")
