@@ -15,10 +15,11 @@ from torch.func import functional_call, jvp
 from torch.utils.flop_counter import FlopCounterMode
 
 from tectum.engine.bilevel import hypergradient, sgd_step
+from tectum.nn.filters import variation_gradient
 from tectum.nn.spectrum import amplitude, image, low_cosines, phasor, radial_bands, spectrum, turn
 from tectum.pair import Pair
 from tectum.systems import sfofusion
-from tectum.systems.sfofusion import LossGenerator, SFOFusion, SFOFusionLoss, energy, variation_gradient
+from tectum.systems.sfofusion import LossGenerator, SFOFusion, SFOFusionLoss, energy
 from tectum.systems.sfofusion_published import PublishedSFOFusion, cosines, published_bands
 from tectum.systems.tdfusion import TDFusion
 
@@ -144,6 +145,25 @@ def test_published_gate_is_a_square(perturb: Perturb, images: Images) -> None:
     with torch.no_grad():
         net.gate_share.fill_(-50.0)
     torch.testing.assert_close(gated, 0.5 * net.mixture(a, b).square(), rtol=1e-4, atol=1e-9)
+
+
+def test_published_angles_are_lengths(
+    fuser: Any, perturb: Perturb, images: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same phases with whole turns added give another mixture; the repaired network knows no angles."""
+    a, b = images(24, 20)
+    published: Any = perturb(PublishedSFOFusion())
+    with torch.no_grad():
+        before, ours = published.mixture(a, b), fuser(a, b)
+        monkeypatch.setattr(Tensor, "angle", lambda z: torch.angle(z) + 2 * torch.pi)
+        assert (published.mixture(a, b) - before).std() > 0.1 * before.std()
+        assert torch.equal(fuser(a, b), ours)
+
+
+def test_the_published_network_takes_bfloat16(perturb: Perturb, images: Images) -> None:
+    a, b = (x.bfloat16() for x in images(21, 18))
+    fused = perturb(SFOFusion("published")).bfloat16()(a, b)
+    assert (fused.shape, fused.dtype) == (a.shape, torch.bfloat16) and fused.isfinite().all()
 
 
 def test_published_image_depends_on_its_batch_mates(perturb: Perturb, images: Images) -> None:

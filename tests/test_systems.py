@@ -84,6 +84,19 @@ def test_images_stay_in_range(fuser: nn.Module, images: Images) -> None:
 
 
 @pytest.mark.parametrize("name", EVERY)
+def test_bfloat16_is_close(name: str, images: Images) -> None:
+    torch.manual_seed(0)
+    fuser, (a, b) = SYSTEMS[name].fuser().eval(), images(33, 26, batch=2)
+    with torch.no_grad():
+        exact = fuser(a, b)
+        short = fuser.to(torch.bfloat16)(a.bfloat16(), b.bfloat16())
+    assert (short.shape, short.dtype) == (exact.shape, torch.bfloat16)
+    away = (short.float() - exact).abs()
+    assert float(away.mean()) < 0.005
+    assert float((away > 0.05).float().mean()) < 0.02, "where a pyramid chooses it may take the other detail"
+
+
+@pytest.mark.parametrize("name", EVERY)
 def test_goes_through_export_with_any_size(name: str, perturb: Perturb, images: Images) -> None:
     fuser = perturb(SYSTEMS[name].fuser())
     sizes = {0: torch.export.Dim("batch"), 2: torch.export.Dim("height"), 3: torch.export.Dim("width")}

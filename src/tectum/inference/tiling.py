@@ -11,9 +11,9 @@ processor's cache, and no large block of memory is asked from the operating syst
 which is where a network of this kind otherwise spends most of its time. The state before and after a stage is kept
 whole: about 512 bytes a pixel for TDFusion.
 
-*Tiles* (`tile=N`) keep nothing but the two sources and the result: for every stage each tile is computed anew from the
-sources, with a halo as wide as all stages so far. Memory does not depend on the size of the image, and it takes about
-three and a half times as long.
+*Tiles* (`tile=N`) keep nothing but the two sources and the result: for every stage that returns moments, and for the
+last, each tile is computed anew from the sources, with a halo as wide as all stages so far. Memory does not depend on
+the size of the image, and it takes about three and a half times as long for TDFusion, where only the last has none.
 
 Both equal the whole image's result up to the order of float32 sums (about 1e-6).
 """
@@ -103,6 +103,8 @@ def run_tiles(stages: list[Stage], a: Tensor, b: Tensor, tile: int, like: dict[s
             for stage, moments in zip(stages[: last + 1], known, strict=True):
                 state, terms = run_stage(stage, state, moments, inner)
             sums = add(sums, terms)
+            if last < len(stages) - 1 and not terms:
+                break  # a stage without moments has nothing to sum over the other tiles
             if last == len(stages) - 1:
                 fused[:, :, *core] = state[0][:, :, *inner].to(fused)
         known.append(sums)

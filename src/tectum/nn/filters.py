@@ -1,5 +1,9 @@
-"""Fixed image filters, written so that forward-mode differentiation and export go through them."""
+"""Fixed image filters, written so that forward-mode differentiation and export go through them.
 
+And two lines that several networks share: how pixels lie in memory, and where a positive scalar starts.
+"""
+
+import math
 from typing import Literal
 
 import torch
@@ -28,3 +32,32 @@ def box_mean(x: Tensor, radius: int) -> Tensor:
     for size, padding in (((2 * radius + 1, 1), (radius, 0)), ((1, 2 * radius + 1), (0, radius))):
         x = F.avg_pool2d(x, size, 1, padding, count_include_pad=False)
     return x
+
+
+def variation_gradient(w: Tensor, *, smooth: bool = True) -> Tensor:
+    """d/dw of the total variation, the sum of sqrt(d^2 + 1e-6) over the differences d of neighbours: as w.
+
+    With smooth=False of the sum of |d|, d/|d| written as d / (|d| + 1e-6).
+
+    >>> variation_gradient(torch.tensor([[[[0.0, 1.0, 1.0]]]]), smooth=False).round(decimals=3)
+    tensor([[[[-1.,  1.,  0.]]]])
+    """
+
+    def sign(d: Tensor) -> Tensor:
+        return d / (d.square() + 1e-6).sqrt() if smooth else d / (d.abs() + 1e-6)
+
+    x, y = sign(w.diff(dim=3)), sign(w.diff(dim=2))
+    return F.pad(x, (1, 0)) - F.pad(x, (0, 1)) + F.pad(y, (0, 0, 1, 0)) - F.pad(y, (0, 0, 0, 1))
+
+
+def channels_last(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def inverse_softplus(value: float) -> float:
+    """Where softplus is `value` (positive).
+
+    >>> round(float(F.softplus(torch.tensor(inverse_softplus(0.5)))), 6)
+    0.5
+    """
+    return math.log(math.expm1(value))

@@ -23,6 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tectum.nn.filters import inverse_softplus
+
 WINDOW_PX = 8
 
 
@@ -159,12 +161,3 @@ def images(x: Tensor, batch: int, height: int, width: int) -> Tensor:
 
 def own(layer: nn.Linear) -> tuple[Tensor, Tensor]:
     return layer.weight, layer.bias
-
-
-def inverse_softplus(value: float) -> float:
-    """Where softplus is `value` (positive).
-
-    >>> round(float(F.softplus(torch.tensor(inverse_softplus(0.5)))), 6)
-    0.5
-    """
-    return math.log(math.expm1(value))

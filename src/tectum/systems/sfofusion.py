@@ -10,8 +10,8 @@ Frequency. With X_k the orthonormal spectrum of source k, A_k its amplitude, p_k
 
 Space. |k - x| says what x has lost; a compensation S, 8 channels, brings it back from the sources' edges e_k:
 
-    c_k = significance of (|v - x|, |i - x|),   S = E(e, softmax(c) e, c, x) max_k c_k
-    f   = sigmoid( conv(W [x; S]) + contrast (x - 1/2) )
+    z   = logits of significance, from (|v - x|, |i - x|) and x,   c_k = sigmoid(strength_k) sigmoid(z_k)
+    S   = E(e, softmax(z) e, c, x) max_k c_k,   f = sigmoid( conv(W [x; S]) + contrast (x - 1/2) )
 
 23,873 parameters, 12.6 GFLOPs at 640x480 (two a multiplication). All that is global in the second half is a gate on
 channels, given by the first: so it is worked in stripes. Any H and W. Inputs and output (B,1,H,W) in [0,1].
@@ -36,15 +36,13 @@ Differs from the release (which is `variant="published"`, its defects listed in 
       their range by softplus and sigmoid; GroupNorm; the weights not squared; what the task wants made free of scale
 """
 
-import math
 from collections.abc import Iterator
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tectum.losses import gradient_loss, weighted_intensity_loss
+from tectum.nn.filters import channels_last, inverse_softplus, variation_gradient
 from tectum.nn.spectrum import (
     SpectralConv,
     amplitude,
@@ -56,8 +54,8 @@ from tectum.nn.spectrum import (
     turn,
 )
 from tectum.systems.sfofusion_published import PublishedSFOFusion
+from tectum.systems.tdfusion import TDFusionLoss, Variant, checked
 
-Variant = Literal["repaired", "published"]
 STRIPE_PX = 120_000
 """Pixels in a stripe: its temporaries stay below the size at which the C library gives memory back after each use."""
 TASK_SHARE = 0.1
@@ -77,9 +75,7 @@ class SFOFusion(nn.Module):
 
     def __init__(self, variant: Variant = "repaired") -> None:
         super().__init__()
-        if variant not in ("repaired", "published"):
-            raise ValueError(f"variant must be 'repaired' or 'published', got {variant!r}")
-        self.variant = variant
+        self.variant = checked(variant)
         if variant == "published":
             self.published = PublishedSFOFusion()
         else:
@@ -113,9 +109,7 @@ class LossGenerator(nn.Module):
 
     def __init__(self, variant: Variant = "repaired", *, centred: bool = False) -> None:
         super().__init__()
-        if variant not in ("repaired", "published"):
-            raise ValueError(f"variant must be 'repaired' or 'published', got {variant!r}")
-        self.variant, self.centred = variant, centred
+        self.variant, self.centred = checked(variant), centred
 
         def norm() -> nn.Module:
             return nn.BatchNorm2d(12) if variant == "published" else nn.GroupNorm(3, 12)
@@ -170,8 +164,8 @@ class LossGenerator(nn.Module):
         return slope if task_grad is None else slope + task_grad
 
 
-class SFOFusionLoss(nn.Module):
-    """The learned objective: intensities kept as the weights say, and the stronger gradient of the two sources.
+class SFOFusionLoss(TDFusionLoss):
+    """The learned objective: TDFusion's two terms with the weights of `LossGenerator`, which may hear the task.
 
     Args:
         variant: "repaired" weights by w, "published" by its square, with the generator of that variant.
@@ -191,23 +185,16 @@ class SFOFusionLoss(nn.Module):
     def __init__(
         self, variant: Variant = "repaired", *, alpha: float = 1.0, beta: float = 1.0, centred: bool = False
     ) -> None:
-        super().__init__()
-        self.generator = LossGenerator(variant, centred=centred)
-        self.alpha, self.beta, self.variant = alpha, beta, variant
+        super().__init__(LossGenerator(variant, centred=centred), alpha=alpha, beta=beta, variant=variant)
 
     def weights(self, a: Tensor, b: Tensor, task_grad: Tensor | None = None) -> Tensor:
         """w_a and w_b, (B,2,H,W)."""
+        assert self.generator is not None
         w: Tensor = self.generator(a, b, task_grad)
         return w
 
     def forward(self, fused: Tensor, a: Tensor, b: Tensor, task_grad: Tensor | None = None) -> dict[str, Tensor]:
-        published = self.variant == "published"
-        w = self.weights(a, b, task_grad)
-        w = w.square() if published else w
-        return {
-            "intensity": self.beta * weighted_intensity_loss(fused, a, b, w),
-            "gradient": self.alpha * gradient_loss(fused, a, b, padding="zeros" if published else "replicate"),
-        }
+        return self.terms(fused, a, b, self.weights(a, b, task_grad))
 
 
 class ChannelSpaceGate(nn.Module):
@@ -234,25 +221,11 @@ def energy(d: Tensor, lam: Tensor, sigma: Tensor) -> Tensor:
     return lam * d2 + (1 - lam) * (1 - torch.exp(-d2 / (2 * sigma.square())))
 
 
-def variation_gradient(w: Tensor, *, smooth: bool = True) -> Tensor:
-    """d/dw of the total variation, the sum of sqrt(d^2 + 1e-6) over the differences of neighbours.
-
-    With smooth=False of the sum of |d|, d/|d| written as d / (|d| + 1e-6).
-    """
-
-    def sign(d: Tensor) -> Tensor:
-        return d / (d.square() + 1e-6).sqrt() if smooth else d / (d.abs() + 1e-6)
-
-    x, y = sign(w.diff(dim=3)), sign(w.diff(dim=2))
-    return F.pad(x, (1, 0)) - F.pad(x, (0, 1)) + F.pad(y, (0, 0, 1, 0)) - F.pad(y, (0, 0, 0, 1))
-
-
-def inverse_softplus(x: float) -> float:
-    return math.log(math.expm1(x))
-
-
 class FrequencyFusion(nn.Module):
-    """The two spectra made one: (B,1,H,W) twice -> the image x (B,1,H,W) and the descriptors of both scenes (B,32)."""
+    """The two spectra made one: (B,1,H,W) twice -> the image x (B,1,H,W) and the descriptors of both scenes (B,32).
+
+    Spectra are float32 or better, what layers see of them is in the dtype of the sources.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -267,18 +240,19 @@ class FrequencyFusion(nn.Module):
         sources = torch.cat([visible, infrared])
         x = spectrum(sources)
         size = amplitude(x)
-        level = standardised(torch.log1p(255 * size))  # in gray levels of 256
+        level = standardised(torch.log1p(255 * size)).to(visible.dtype)  # in gray levels of 256
         mask, scene = self.separation(level, sources)
         size = size * (1 + self.gains(level, visible.shape[3]) * mask)
         p_visible, p_infrared = halves(phasor(x))
         a_visible, a_infrared = halves(size)
-        p_infrared = turn(p_infrared, p_visible, torch.sigmoid(self.align(apart(p_visible, p_infrared))))
-        clues = torch.cat([apart(p_visible, p_infrared), *halves(level)], 1)
+        share = torch.sigmoid(self.align(apart(p_visible, p_infrared).to(visible.dtype)))
+        p_infrared = turn(p_infrared, p_visible, share)
+        clues = torch.cat([apart(p_visible, p_infrared).to(visible.dtype), *halves(level)], 1)
         share = torch.sigmoid(self.fuse_phase(clues))
         p = phasor(share * a_visible * p_visible + (1 - share) * a_infrared * p_infrared)
         share = torch.sigmoid(self.fuse_amplitude(clues))
         mixed = image((share * a_visible + (1 - share) * a_infrared) * p, *visible.shape[2:])
-        return self.gate(mixed), torch.cat(halves(scene), 1)
+        return self.gate(mixed.to(visible.dtype)), torch.cat(halves(scene), 1)
 
 
 class FrequencySeparation(nn.Module):
@@ -418,10 +392,6 @@ def stripes(x: Tensor, halo: int) -> Iterator[tuple[slice, slice]]:
     for top in range(0, height, rows):
         first, bottom = max(0, top - halo), min(top + rows, height)
         yield slice(first, min(bottom + halo, height)), slice(top - first, bottom - first)
-
-
-def channels_last(x: Tensor) -> Tensor:
-    return x.contiguous(memory_format=torch.channels_last)
 
 
 def halves(x: Tensor) -> tuple[Tensor, Tensor]:

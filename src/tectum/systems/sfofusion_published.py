@@ -28,6 +28,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tectum.nn.filters import channels_last
+
 
 class PublishedSFOFusion(nn.Module):
     """(B,1,H,W), (B,1,H,W) -> (B,1,H,W) in [0,1], stretched over the batch."""
@@ -68,11 +70,13 @@ class PublishedSFOFusion(nn.Module):
 
     def mixture(self, visible: Tensor, infrared: Tensor) -> Tensor:
         """x, from the frequencies."""
-        spectra = torch.fft.rfft2(visible), torch.fft.rfft2(infrared)
+        dtype, exact = visible.dtype, torch.promote_types(visible.dtype, torch.float32)  # no spectra in bfloat16
+        spectra = torch.fft.rfft2(visible.to(exact)), torch.fft.rfft2(infrared.to(exact))
         a_visible, a_infrared = (
-            self.gains(*self.separation(z.abs() + 1e-7, k)) for z, k in zip(spectra, (visible, infrared), strict=True)
+            self.gains(*self.separation((z.abs() + 1e-7).to(dtype), k))
+            for z, k in zip(spectra, (visible, infrared), strict=True)
         )
-        phi_visible, phi_infrared = spectra[0].angle(), spectra[1].angle()
+        phi_visible, phi_infrared = (z.angle().to(dtype) for z in spectra)
         delta = phi_infrared - phi_visible
         phi_infrared = phi_infrared - torch.tanh(self.align(delta)) * delta
         q, k, v = self.query(phi_visible), self.key(phi_infrared), self.value(phi_infrared)
@@ -80,7 +84,7 @@ class PublishedSFOFusion(nn.Module):
         phi = torch.remainder(phi + torch.pi, 2 * torch.pi) - torch.pi
         alpha = self.amplitude(torch.cat([a_visible, a_infrared, self.clues(delta.abs())], 1))
         a = alpha * a_visible + (1 - alpha) * a_infrared
-        x = torch.fft.irfft2(torch.polar(a, phi), s=visible.shape[2:])
+        x = torch.fft.irfft2(torch.polar(a.to(exact), phi.to(exact)), s=visible.shape[2:]).to(dtype)
         y = torch.sigmoid(self.gate(cosines(x)[:, :, :2, :2]).mean((2, 3), keepdim=True))
         share = torch.sigmoid(self.gate_share)
         return (1 - share) * x + share * (x * y) * x
@@ -237,7 +241,3 @@ def relu() -> nn.ReLU:
 
 def scalar(value: float) -> nn.Parameter:
     return nn.Parameter(torch.full((1,), value))
-
-
-def channels_last(x: Tensor) -> Tensor:
-    return x.contiguous(memory_format=torch.channels_last)

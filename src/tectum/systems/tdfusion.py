@@ -35,7 +35,10 @@ from torch import Tensor, nn
 
 from tectum.losses import gradient_loss, weighted_intensity_loss
 from tectum.nn.attention import RestormerBlock, attention_matrix, conv1x1, conv3x3, depthwise3x3, mix, products
+from tectum.nn.filters import channels_last
 from tectum.protocols import WHOLE, Stage, State, System, Window
+
+Variant = Literal["repaired", "published"]
 
 
 class TDFusion(nn.Module):
@@ -212,12 +215,10 @@ class TDFusionLoss(nn.Module):
         *,
         alpha: float = 1.0,
         beta: float = 1.0,
-        variant: Literal["repaired", "published"] = "repaired",
+        variant: Variant = "repaired",
     ) -> None:
         super().__init__()
-        if variant not in ("repaired", "published"):
-            raise ValueError(f"variant must be 'repaired' or 'published', got {variant!r}")
-        self.generator, self.alpha, self.beta, self.variant = generator, alpha, beta, variant
+        self.generator, self.alpha, self.beta, self.variant = generator, alpha, beta, checked(variant)
 
     def weights(self, a: Tensor, b: Tensor) -> Tensor:
         """w_a and w_b, (B,2,H,W)."""
@@ -227,8 +228,11 @@ class TDFusionLoss(nn.Module):
         return w
 
     def forward(self, fused: Tensor, a: Tensor, b: Tensor) -> dict[str, Tensor]:
+        return self.terms(fused, a, b, self.weights(a, b))
+
+    def terms(self, fused: Tensor, a: Tensor, b: Tensor, w: Tensor) -> dict[str, Tensor]:
+        """Both terms with given weights (B,2,H,W)."""
         published = self.variant == "published"
-        w = self.weights(a, b)
         w = w.square() if published else w
         return {
             "intensity": self.beta * weighted_intensity_loss(fused, a, b, w),
@@ -256,8 +260,10 @@ class WeightedSum(nn.Module):
         return (self.generator(a, b) * torch.cat([a, b], dim=1)).sum(1, keepdim=True)
 
 
-def channels_last(x: Tensor) -> Tensor:
-    return x.contiguous(memory_format=torch.channels_last)
+def checked(variant: Variant) -> Variant:
+    if variant not in ("repaired", "published"):
+        raise ValueError(f"variant must be 'repaired' or 'published', got {variant!r}")
+    return variant
 
 
 WEIGHTED_SUM = System(fuser=WeightedSum, objective=TDFusionLoss, learned=learned_loss)

@@ -7,7 +7,7 @@ The fuser F takes each source k apart, joins the parts and looks at both sources
     D_k = T(k) + sum_o m_o odd_o(k)                                detail: six odd Gabor responses ask six even ones,
                                                                    softmax(Q K^T / sqrt 8) V in windows of 8x8
     D   = sum_k |D_k| D_k / sum_k |D_k|
-    f   = sigmoid(logit((a + b) / 2) + C(visible, infrared, G(B, D)))
+    f   = sigmoid(logit((a + b) / 2) + C(visible, infrared, M(B, D)))
 
 The loss network G has the four scalars alpha, beta, gamma, eta. With s_k the mean length of k's gradient over 7x7,
 
@@ -34,16 +34,16 @@ abstract:
 """
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tectum.nn.filters import box_mean, sobel
-from tectum.nn.gabor import WINDOW_PX, GaborAttention, inverse_softplus
+from tectum.nn.filters import box_mean, channels_last, inverse_softplus, sobel, variation_gradient
+from tectum.nn.gabor import WINDOW_PX, GaborAttention
 from tectum.protocols import Stage, State, Window
-from tectum.systems.tdfusion import TDFusionLoss
+from tectum.systems.tdfusion import TDFusionLoss, Variant, checked
 from tectum.systems.tomiff_published import (
     PublishedBase,
     PublishedDetail,
@@ -54,10 +54,9 @@ from tectum.systems.tomiff_published import (
     published_weight,
 )
 
-Variant = Literal["repaired", "published"]
 LEVELS = 5
 WINDOWS = 16
-"""Windows whose attention is computed at once where nothing is learned: their scores, 1 MB, stay in the cache."""
+"""Windows whose attention a CPU computes at once where nothing is learned: their scores, 1 MB, stay in the cache."""
 
 
 class TOMIFF(nn.Module):
@@ -93,7 +92,7 @@ class TOMIFF(nn.Module):
     def stages(self) -> Callable[[], list[Stage]]:
         """The same network cut into pieces, for the exact schedules of `tectum.inference.tiling`; not as published."""
         if self.variant == "published":
-            raise AttributeError("what the published network stretches by is known when all of the image is")
+            raise AttributeError  # the stretch needs all of the image; nn.Module replaces any message by its own
         return self.pieces
 
     def pieces(self) -> list[Stage]:
@@ -115,7 +114,8 @@ class TOMIFF(nn.Module):
             return (*state, *detail.bank(state[0]), *detail.bank(state[1])), ()
 
         def attend(state: State, _: State, __: Window) -> tuple[State, State]:
-            return (*state[:3], stronger(*(detail.attend(*x, at_once=WINDOWS) for x in (state[3:5], state[5:])))), ()
+            at_once = WINDOWS if state[0].device.type == "cpu" else None
+            return (*state[:3], stronger(*(detail.attend(*x, at_once=at_once) for x in (state[3:5], state[5:])))), ()
 
         def output(state: State, _: State, __: Window) -> tuple[State, State]:
             return (self.output(*state[:2], self.merge(*state[2:])),), ()
@@ -291,7 +291,7 @@ class FourScalars(nn.Module):
         of_a, of_b = activity(a), activity(b)
         w = torch.sigmoid(alpha * (of_a - of_b) / (of_a + of_b + 1e-3) + self.gamma)
         reference = torch.maximum(a, b)
-        ahead = (reference - a).square() - (reference - b).square() + beta * total_variation_gradient(w)
+        ahead = (reference - a).square() - (reference - b).square() + beta * variation_gradient(w)
         return shares((w - eta * ahead).clamp(1e-3, 1 - 1e-3))
 
 
@@ -303,16 +303,6 @@ def shares(w: Tensor) -> Tensor:
 def activity(x: Tensor) -> Tensor:
     """How much happens around a pixel: the mean length of the Sobel gradient over 7x7."""
     return box_mean((sobel(x).square().sum(1, keepdim=True) + 1e-6).sqrt(), 3)
-
-
-def total_variation_gradient(w: Tensor) -> Tensor:
-    """The gradient of sum sqrt(dx^2 + 1e-6) + sqrt(dy^2 + 1e-6)."""
-    total = torch.zeros_like(w)
-    for axis, before, after in ((2, (0, 0, 1, 0), (0, 0, 0, 1)), (3, (1, 0), (0, 1))):
-        step = w.diff(dim=axis)
-        slope = step * (step.square() + 1e-6).rsqrt()
-        total = total + F.pad(slope, before) - F.pad(slope, after)
-    return total
 
 
 class TOMIFFLoss(TDFusionLoss):
@@ -377,13 +367,3 @@ def missing(size: int) -> int:
     [31, 0, 31]
     """
     return 2**LEVELS * ((size + 2**LEVELS - 1) // 2**LEVELS) - size
-
-
-def channels_last(x: Tensor) -> Tensor:
-    return x.contiguous(memory_format=torch.channels_last)
-
-
-def checked(variant: Variant) -> Variant:
-    if variant not in ("repaired", "published"):
-        raise ValueError(f"variant must be 'repaired' or 'published', got {variant!r}")
-    return variant

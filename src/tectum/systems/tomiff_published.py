@@ -4,7 +4,7 @@
     D_k = T(k)                                                         attention between six Gabor filters' mixtures
     B   = g B_infrared + (1 - g) B_visible                             g one number per image
     D   = s D_infrared + (1 - s) D_visible,  s = |D_infrared| / max(|D_infrared|, |D_visible|)
-    f   = stretch(sigmoid(conv(visible, infrared, G(B, D))))           by the batch's smallest and largest value
+    f   = stretch(sigmoid(conv(visible, infrared, M(B, D))))           by the batch's smallest and largest value
 
 What is wrong with them is kept and named: the five levels J of the wavelet are all the first and the high-pass filters
 lead nowhere; four of six orientations are one (theta = pi tanh(t) with t up to 5), and no kernel is normalised; tokens
@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tectum.nn.filters import variation_gradient
 from tectum.nn.gabor import WINDOW_PX, windows
 
 
@@ -194,23 +195,13 @@ def published_weight(visible: Tensor, infrared: Tensor, beta: Tensor, eta: Tenso
     """The visible image's weight in the loss before it is normalised: alpha and gamma have no part in it.
 
     The reference is the midpoint, so that both errors are equal: 1/2, but for images that are (then the infrared weight
-    is the smallest there is), and for a step that makes the map rougher.
+    is the smallest there is), and for a step along the total variation's gradient, which makes the map rougher.
     """
     reference = (infrared + visible) / 2
     of_infrared, of_visible = (reference - infrared).square(), (reference - visible).square()
     w = of_visible / (of_infrared + of_visible + 1e-6)
-    w = w - eta * ((of_infrared - of_visible) + beta * published_variation_gradient(w))
+    w = w - eta * ((of_infrared - of_visible) - beta * variation_gradient(w, smooth=False))
     return 1 - w.clamp(1e-3, 1 - 1e-3)
-
-
-def published_variation_gradient(w: Tensor) -> Tensor:
-    """Of the total variation, as released with the wrong sign: (B,1,H,W) -> (B,1,H,W)."""
-    total = torch.zeros_like(w)
-    for axis, before, after in ((2, (0, 0, 1, 0), (0, 0, 0, 1)), (3, (1, 0), (0, 1))):
-        step = w.diff(dim=axis)
-        slope = step / (step.abs() + 1e-6)
-        total = total + F.pad(slope, after) - F.pad(slope, before)
-    return total
 
 
 def normalised(channels_in: int, channels_out: int, size: int, *, bias: bool = True) -> nn.Sequential:
