@@ -191,10 +191,6 @@ class Train:
         if self.variant is not None:
             recipe = replace(recipe, options=recipe.options | {"variant": self.variant})
         if self.loss is not None:
-            if recipe.learned:
-                raise ValueError(
-                    f"recipe '{recipe.name}' learns its own loss; leave out --loss, or take a fixed recipe"
-                )
             recipe = replace(recipe, loss=self.loss)
         if self.alpha is not None:
             if not (math.isfinite(self.alpha) and self.alpha >= 0):

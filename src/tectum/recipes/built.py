@@ -39,8 +39,6 @@ def build(recipe: Recipe, data: Path | None) -> Built:
         FileNotFoundError: the folder does not hold the pairs.
     """
     system = resolve(SYSTEMS, recipe.system, kind="system")
-    if recipe.loss is not None and recipe.learned:
-        raise ValueError(f"recipe '{recipe.name}' learns its own loss; leave out --loss, or take a fixed recipe")
     make = system.learned if recipe.learned else system.objective
     if make is None:
         what = "a loss that can be learned" if recipe.learned else "an objective"

@@ -46,6 +46,10 @@ class Recipe:
     schedule: Schedule = field(default_factory=Schedule)
     """Steps, rates, crops, seed."""
 
+    def __post_init__(self) -> None:
+        if self.loss is not None and self.learned:
+            raise ValueError(f"recipe '{self.name}' learns its own loss; leave out --loss, or take a fixed recipe")
+
 
 def published(num_pairs: int, task_px: tuple[int, int]) -> Schedule:
     """The released constants: 40 epochs, 200 meta steps each, one pair and its swap, 256-pixel crops, plain inner
@@ -86,7 +90,7 @@ def ablation(recipe: Recipe, which: str) -> Recipe:
     """
     if which not in ABLATIONS:
         raise ValueError(f"ablation must be one of {', '.join(ABLATIONS)}, got {which!r}")
-    if which == "I" and recipe.loss is not None and not recipe.learned:
+    if which == "I" and recipe.loss is not None:
         return replace(recipe, name=f"{recipe.name}-I", loss=None)
     if not recipe.learned:
         raise ValueError(f"an ablation needs a recipe whose loss is learned, '{recipe.name}' has a fixed one")
