@@ -13,6 +13,7 @@ from types import ModuleType
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call, jvp
 
 torch.set_num_threads(1)
 
@@ -79,3 +80,25 @@ def refusion() -> Path:
     if not (folder / "ReFusion_IVIF.npz").is_file():
         pytest.skip(f"the published weights and outputs are not in {folder}")
     return folder
+
+
+@pytest.fixture
+def derivatives(images: Callable[..., tuple[Tensor, ...]]) -> Callable[..., tuple[Tensor, ...]]:
+    """Move the weights of a float64 fuser along a random v: its image as jvp gives it and as it is, then the image's
+    derivative by jvp and by a central difference."""
+
+    def both(fuser: nn.Module, step: float = 1e-6) -> tuple[Tensor, ...]:
+        a, b = (x.double() for x in images(9, 11))
+        theta = {name: p.detach() for name, p in fuser.named_parameters()}
+        generator = torch.Generator().manual_seed(5)
+        v = {name: torch.randn(p.shape, generator=generator, dtype=torch.float64) for name, p in theta.items()}
+
+        def fused(moved: dict[str, Tensor]) -> Tensor:
+            out: Tensor = functional_call(fuser, moved, (a, b))
+            return out
+
+        out, u = jvp(fused, (theta,), (v,))
+        ahead, behind = (fused({name: p + sign * step * v[name] for name, p in theta.items()}) for sign in (1, -1))
+        return out, fused(theta), u, (ahead - behind) / (2 * step)
+
+    return both
