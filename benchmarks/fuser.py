@@ -1,6 +1,6 @@
-"""Time and memory of TDFusion's fuser against the same network written literally, side by side in one run.
+"""Time and memory of a fuser against the same network written literally, side by side in one run.
 
-    python benchmarks/fuser.py [--threads 2] [--rounds 5] [--json FILE]
+    python benchmarks/fuser.py [--system tdfusion|tomiff|sfofusion] [--threads 2] [--rounds 5] [--json FILE]
 
 Every variant runs in processes of its own (so that none inherits another's allocator), the variants take turns within
 a round, and a process counts the calls after its first. Both networks hold the same numbers; the table says how far
@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 
 HEIGHT, WIDTH = 480, 640
-GMACS = 18.49  # convolutions and matrix products of the literal network at 640x480
+GMACS = 18.49  # convolutions and matrix products of the literal TDFusion at 640x480
 VARIANTS = {
     "literal": "written as published, float32",
     "tectum": "stripes, float32 (the default)",
@@ -30,9 +30,21 @@ VARIANTS = {
     "bfloat16": "stripes, bfloat16",
     "average": "(a + b) / 2",
 }
+TWO_NETWORKS = {
+    "literal": "written as published, float32",
+    "published": "the same network as tectum runs it",
+    "tectum": "repaired, float32 (the default)",
+    "average": "(a + b) / 2",
+}
+"""Of the systems whose default is another network than the published one: numbers are random, time is not."""
 
 
-def child(variant: str, threads: int, calls: int) -> None:
+def variants(system: str) -> dict[str, str]:
+    """The rows of a system's table."""
+    return VARIANTS if system == "tdfusion" else TWO_NETWORKS
+
+
+def child(system: str, variant: str, threads: int, calls: int) -> None:
     """Run one variant and print its measurements as JSON."""
     import torch
 
@@ -43,7 +55,7 @@ def child(variant: str, threads: int, calls: int) -> None:
         return
     a, b = scene()
     with torch.inference_mode():
-        reference, fused_by = networks(variant)
+        reference, fused_by = networks(system, variant)
         seconds, cpu = [], []
         for _ in range(calls + 1):
             start, start_cpu = time.perf_counter(), time.process_time()
@@ -66,8 +78,8 @@ def scene():  # type: ignore[no-untyped-def]
     return visible.y[None], infrared.y[None]
 
 
-def networks(variant: str):  # type: ignore[no-untyped-def]
-    """The literal network as the reference, or None for itself, and the variant as a function."""
+def networks(system: str, variant: str):  # type: ignore[no-untyped-def]
+    """The literal network as the reference, or None where none applies, and the variant as a function."""
     import tectum
     from tectum.inference.tiling import fuse_tensors
 
@@ -75,6 +87,12 @@ def networks(variant: str):  # type: ignore[no-untyped-def]
         from tectum.systems.baselines import Average
 
         return None, Average()
+    if system != "tdfusion":
+        net, published, repaired = two_networks(system)
+        if variant == "literal":
+            return None, net
+        fuser = published if variant == "published" else repaired
+        return (net if fuser is published else None), lambda a, b: fuse_tensors(fuser, a, b)
     if variant == "literal":
         return None, literal()
     fuser = tectum.load("tdfusion", dtype="bfloat16" if variant == "bfloat16" else "float32")
@@ -101,6 +119,21 @@ def literal():  # type: ignore[no-untyped-def]
     return net
 
 
+def two_networks(system: str):  # type: ignore[no-untyped-def]
+    """A system's literal network, the same as tectum runs it, and the repaired one."""
+    from tectum.systems.sfofusion import SFOFusion
+    from tectum.systems.tomiff import TOMIFF
+
+    sys.path.insert(0, str(Path(__file__).parent))
+    from literal_sfofusion import LiteralSFOFusion
+    from literal_tomiff import LiteralTOMIFF
+
+    Literal, Fuser = (LiteralTOMIFF, TOMIFF) if system == "tomiff" else (LiteralSFOFusion, SFOFusion)
+    literal, published = Literal().eval(), Fuser(variant="published").eval()
+    getattr(published, "published", published).load_state_dict(literal.state_dict())
+    return literal, published, Fuser().eval()
+
+
 def limits() -> dict[str, float]:
     """Bytes a second of a copy, multiply-adds a second of a 2048-square product."""
     import torch
@@ -120,6 +153,7 @@ def limits() -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--system", choices=["tdfusion", "tomiff", "sfofusion"], default="tdfusion")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--calls", type=int, default=3)
@@ -127,20 +161,21 @@ def main() -> None:
     parser.add_argument("--child")
     arguments = parser.parse_args()
     if arguments.child:
-        child(arguments.child, arguments.threads, arguments.calls)
+        child(arguments.system, arguments.child, arguments.threads, arguments.calls)
         return
-    results: dict[str, list[dict[str, object]]] = {variant: [] for variant in [*VARIANTS, "limits"]}
+    results: dict[str, list[dict[str, object]]] = {variant: [] for variant in [*variants(arguments.system), "limits"]}
     for _ in range(arguments.rounds):
         for variant, runs in results.items():
-            command = [sys.executable, __file__, "--child", variant, "--threads", str(arguments.threads)]
-            output = subprocess.run([*command, "--calls", str(arguments.calls)], check=True, capture_output=True)
+            command = [sys.executable, __file__, "--system", arguments.system, "--child", variant]
+            numbers = ["--threads", str(arguments.threads), "--calls", str(arguments.calls)]
+            output = subprocess.run([*command, *numbers], check=True, capture_output=True)
             runs.append(json.loads(output.stdout))
-    report(results, arguments.threads)
+    report(results, arguments.system, arguments.threads)
     if arguments.json:
         Path(arguments.json).write_text(json.dumps(results, indent=2))
 
 
-def report(results: dict[str, list[dict[str, object]]], threads: int) -> None:
+def report(results: dict[str, list[dict[str, object]]], system: str, threads: int) -> None:
     """Print the table as Markdown."""
     import torch
 
@@ -148,13 +183,13 @@ def report(results: dict[str, list[dict[str, object]]], threads: int) -> None:
     macs = max(run["macs"] for run in results["limits"])  # type: ignore[type-var]
     load = ", ".join(f"{x:.1f}" for x in os.getloadavg())
     print(
-        f"{datetime.date.today()}, {WIDTH}x{HEIGHT}, {threads} threads of {os.cpu_count()} ({platform.machine()}), "
+        f"{datetime.date.today()}, {system}, {WIDTH}x{HEIGHT}, {threads} threads of {os.cpu_count()} ({platform.machine()}), "
         f"torch {torch.__version__}, {len(results['literal'])} rounds, load {load}\n"
     )
     print("| variant | | seconds, median | fastest | CPU-seconds | peak, MiB | literal takes | largest difference |")
     print("|---|---|--:|--:|--:|--:|--:|--:|")
-    times = {name: [statistics.median(run["seconds"]) for run in results[name]] for name in VARIANTS}
-    for name, what in VARIANTS.items():
+    times = {name: [statistics.median(run["seconds"]) for run in results[name]] for name in variants(system)}
+    for name, what in variants(system).items():
         runs = results[name]
         ratio = statistics.median(slow / fast for slow, fast in zip(times["literal"], times[name], strict=True))
         error = runs[0]["error"]
@@ -165,6 +200,8 @@ def report(results: dict[str, list[dict[str, object]]], threads: int) -> None:
             f"| {name} | {what} | {statistics.median(times[name]):.3f} | {fastest:.3f} | {cpu:.2f} | {peak:.0f} | "
             f"{ratio:.1f}x | {'' if error is None else f'{error:.1e}'} |"
         )
+    if system != "tdfusion":
+        return
     moved = 2 * 64 * 4 * HEIGHT * WIDTH * 5 / bandwidth  # 64 channels written and read between 6 stages
     print(f"\nmemory-bound: {moved:.3f} s at {bandwidth / 1e9:.0f} GB/s")
     print(f"arithmetic-bound: {GMACS * 1e9 / macs:.3f} s at {macs / 1e9:.0f} GMAC/s ({GMACS} GMACs)")

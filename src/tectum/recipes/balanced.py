@@ -64,7 +64,9 @@ def tomiff_street() -> Recipe:
 
 def tomiff_fixed_msrs() -> Recipe:
     """TOMIFF's fuser on the fixed objective: the control."""
-    return replace(tdfusion.tdfusion_fixed_msrs(), name="tomiff-fixed-msrs", system="tomiff")
+    recipe = tdfusion.tdfusion_fixed_msrs()
+    schedule = replace(recipe.schedule, steps=2200, crop_px=96)
+    return replace(recipe, name="tomiff-fixed-msrs", system="tomiff", schedule=schedule)
 
 
 def sfofusion_msrs() -> Recipe:
