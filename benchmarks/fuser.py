@@ -183,8 +183,8 @@ def report(results: dict[str, list[dict[str, object]]], system: str, threads: in
     macs = max(run["macs"] for run in results["limits"])  # type: ignore[type-var]
     load = ", ".join(f"{x:.1f}" for x in os.getloadavg())
     print(
-        f"{datetime.date.today()}, {system}, {WIDTH}x{HEIGHT}, {threads} threads of {os.cpu_count()} ({platform.machine()}), "
-        f"torch {torch.__version__}, {len(results['literal'])} rounds, load {load}\n"
+        f"{datetime.date.today()}, {system}, {WIDTH}x{HEIGHT}, {threads} threads of {os.cpu_count()} "
+        f"({platform.machine()}), torch {torch.__version__}, {len(results['literal'])} rounds, load {load}\n"
     )
     print("| variant | | seconds, median | fastest | CPU-seconds | peak, MiB | literal takes | largest difference |")
     print("|---|---|--:|--:|--:|--:|--:|--:|")

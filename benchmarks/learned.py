@@ -1,8 +1,9 @@
 """What learning the loss changed: the tables of docs/results.md under "Learned against fixed", and their figure.
 
-    TECTUM_DATA=DIR python benchmarks/learned.py scores|maps|ablations|figure [--runs DIR] [--write]
+    TECTUM_DATA=DIR python benchmarks/learned.py scores|systems|maps|ablations|figure [--runs DIR] [--write]
 
 scores      every packaged set of weights on the test pairs of five sets, in TDFusion's convention
+systems     TDFusion, TOMIFF and SFOFusion beside each other on the same sets, by their fixed and their learned weights
 maps        how much of the infrared each learned loss asks for, on things and background of unseen pairs (Fig. 5)
 ablations   the runs DIR/I .. DIR/V of `tectum train RECIPE --ablation I`, beside DIR/full, on the MSRS test pairs
 figure      the weight maps of both losses on synthetic scenes: docs/figures/learned-weights.jpg
@@ -32,6 +33,13 @@ NAMES = {
     "learned, segmentation": "tdfusion-msrs",
     "learned, detection": "tdfusion-msrs-detection",
 }
+BY_SYSTEM = {
+    "TDFusion, fixed": "tdfusion-fixed-msrs",
+    "TOMIFF, fixed": "tomiff-fixed-msrs",
+    "TOMIFF, learned": "tomiff-msrs",
+    "SFOFusion, fixed": "sfofusion-fixed-msrs",
+    "SFOFusion, learned": "sfofusion-msrs",
+}
 PARTS = {"full": "learned", "I": "I: w = 1/2", "II": "II: no gradient term", "III": "III: the task's loss too",
          "IV": "IV: no fusion phase", "V": "V: w_a a + w_b b"}  # fmt: skip
 ALL_SETS = SETS | {"m3fd": None, "llvip": None}
@@ -39,7 +47,7 @@ ALL_SETS = SETS | {"m3fd": None, "llvip": None}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("scores", "maps", "ablations", "figure"))
+    parser.add_argument("what", choices=("scores", "systems", "maps", "ablations", "figure"))
     parser.add_argument("--sets", nargs="*", default=list(ALL_SETS))
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--write", action="store_true", help="put the tables into docs/results.md")
@@ -57,10 +65,11 @@ def main() -> None:
             runs[PARTS["V"]] = f"tectum.systems.tdfusion:WEIGHTED_SUM@{sums}"
         show("ablations", table(scored("msrs", runs, "ablations"), {}), write=given.write)
     else:
-        packaged = {title: f"tdfusion@{name}" for title, name in NAMES.items() if name in cards()}
+        rows, mark = (BY_SYSTEM, "systems") if given.what == "systems" else (NAMES, "learned")
+        packaged = {title: f"{cards()[name]['system']}@{name}" for title, name in rows.items() if name in cards()}
         for name in given.sets:
-            found = scored(name, packaged, "learned")
-            show(f"learned {name}", table(found, PUBLISHED.get((name, "tdfusion"), {})), write=given.write)
+            found = scored(name, packaged, mark)
+            show(f"{mark} {name}", table(found, PUBLISHED.get((name, "tdfusion"), {})), write=given.write)
 
 
 def show(mark: str, text: str, *, write: bool) -> None:
@@ -77,7 +86,11 @@ def scored(name: str, systems: dict[str, str], out: str) -> Evaluation:
 
 
 def learned_losses() -> dict[str, torch.nn.Module]:
-    return {title: load_objective(name) for title, name in NAMES.items() if "objective" in cards().get(name, {})}
+    found = {title: load_objective(name) for title, name in NAMES.items() if "objective" in cards().get(name, {})}
+    for title, name in BY_SYSTEM.items():
+        if "objective" in cards().get(name, {}):
+            found[f"learned, segmentation ({title.partition(',')[0]})"] = load_objective(name)
+    return found
 
 
 @torch.inference_mode()
@@ -106,7 +119,7 @@ def maps() -> str:
 def figure() -> None:
     """Visible, infrared, the infrared's weight in each learned loss, and what each fuser makes."""
     rows = []
-    losses = learned_losses()
+    losses = {title: loss for title, loss in learned_losses().items() if title in NAMES}
     for seed in (3, 11):
         scene = render(seed, (240, 320))
         a, b = rgb_to_ycbcr(scene.visible)[0][None], scene.infrared[None]

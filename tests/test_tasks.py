@@ -234,7 +234,7 @@ def test_scores(shared: Any) -> None:
     ("name", "steps", "lr", "options", "least"),
     [
         ("segformer-b0", 60, 1e-3, {}, 0.8),
-        ("dfine-n", 120, 4e-4, {"denoising": 0, "queries": 20}, 0.8),
+        ("dfine-n", 250, 8e-4, {"denoising": 0, "queries": 20}, 0.8),
         ("yolov8n", 80, 2e-3, {"momentum": 0.1}, 0.9),
         ("yolov5n", 80, 2e-3, {"momentum": 0.1}, 0.9),
     ],

@@ -10,14 +10,24 @@ from typing import Any
 from tectum.recipes import tdfusion
 from tectum.recipes.recipe import Recipe
 
-FROM_RANDOM: dict[str, Any] = {"steps": 1200, "validate_every": 200, "lr": 1e-3, "warm_epochs": 2}
-"""Of the small recipes: longer than TDFusion's, which begins with a trained fuser."""
+SMALL: dict[str, Any] = {
+    "steps": 250,
+    "validate_every": 50,
+    "meta_steps": 50,
+    "warm_epochs": 0,
+    "batch": 4,
+    "crop_px": 96,
+    "meta_lr": 2e-3,
+}
+"""Of the small recipes, which begin with the fuser of the fixed loss: as many lessons as steps of the fuser."""
+ALPHA = 0.05
+"""Of their gradient term: at 1 it holds every intensity where it is, whatever the loss asks for (docs/log.md)."""
 
 
 def as_tomiff(recipe: Recipe, **changes: Any) -> Recipe:
     """TDFusion's recipe with TOMIFF; `changes` are the schedule's. Its loss has four parameters, hence their rate."""
     options = {name: value for name, value in recipe.options.items() if name != "centred"}
-    return balanced(replace(recipe, options=options), "tomiff", meta_lr=1e-2, **changes)
+    return balanced(replace(recipe, options=options), "tomiff", **(changes | {"meta_lr": 1e-2}))
 
 
 def as_sfofusion(recipe: Recipe, **changes: Any) -> Recipe:
@@ -30,6 +40,11 @@ def balanced(recipe: Recipe, system: str, **changes: Any) -> Recipe:
     schedule = replace(recipe.schedule, swap=False, outer="adam", **changes)
     name = recipe.name.replace("tdfusion", system)
     return replace(recipe, name=name, system=system, start=None, balance="moving", schedule=schedule)
+
+
+def small(recipe: Recipe) -> Recipe:
+    """The same on a CPU within the hour, from the fuser of the fixed loss."""
+    return replace(recipe, start=f"{recipe.system}-fixed-msrs", options=recipe.options | {"alpha": ALPHA})
 
 
 def tomiff_msrs() -> Recipe:
@@ -53,8 +68,8 @@ def tomiff_llvip() -> Recipe:
 
 
 def tomiff_msrs_small() -> Recipe:
-    """TOMIFF on a CPU in some hours."""
-    return as_tomiff(tdfusion.tdfusion_msrs_small(), **FROM_RANDOM)
+    """TOMIFF on a CPU within the hour, from the fuser of the fixed loss."""
+    return small(as_tomiff(tdfusion.tdfusion_msrs_small(), **SMALL))
 
 
 def tomiff_street() -> Recipe:
@@ -90,8 +105,8 @@ def sfofusion_llvip() -> Recipe:
 
 
 def sfofusion_msrs_small() -> Recipe:
-    """SFOFusion on a CPU in some hours."""
-    return as_sfofusion(tdfusion.tdfusion_msrs_small(), **FROM_RANDOM)
+    """SFOFusion on a CPU within the hour, from the fuser of the fixed loss."""
+    return small(as_sfofusion(tdfusion.tdfusion_msrs_small(), **SMALL))
 
 
 def sfofusion_street() -> Recipe:
