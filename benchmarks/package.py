@@ -49,11 +49,12 @@ def main() -> None:
     )
     rows = {recipe.system: fuser.eval(), "average": SYSTEMS["average"].fuser(), "maximum": SYSTEMS["maximum"].fuser()}
     scores = {
-        f"{where} fixed objective of {name} ({len(pairs)} pairs)": round(mean_loss(row, system.objective(), pairs), 4)
+        f"{where} objective of {name} ({len(pairs)} pairs)": round(mean_loss(row, system.objective(), pairs), 4)
         for where, pairs in sets.items()
         for name, row in rows.items()
     }
-    scores |= {name: round(best[name], 4) for name in best if name.startswith("valid_") or name == "away"}
+    if not sets:
+        scores = {name: round(best[name], 4) for name in best if name.startswith("valid_") or name == "away"}
     file = f"{arguments.name}.safetensors"
     start = "" if recipe.start is None else f", from {recipe.start}"
     start += "" if recipe.loss is None else f", on the loss of {recipe.loss}"

@@ -11,7 +11,13 @@ SYSTEMS: dict[str, System] = {
     "average": System(fuser=Average),
     "laplacian": System(fuser=LaplacianPyramid),
     "maximum": System(fuser=Maximum),
-    "sfofusion": System(fuser=SFOFusion, objective=TDFusionLoss, learned=SFOFusionLoss, balance=Tradeoff),
+    "sfofusion": System(
+        fuser=SFOFusion,
+        objective=TDFusionLoss,
+        learned=SFOFusionLoss,
+        balance=Tradeoff,
+        weights="sfofusion-fixed-msrs",
+    ),
     "tdfusion": System(fuser=TDFusion, objective=TDFusionLoss, learned=learned_loss, weights="tdfusion-fixed-msrs"),
     "tomiff": System(fuser=TOMIFF, objective=TDFusionLoss, learned=TOMIFFLoss, balance=Pace),
 }
