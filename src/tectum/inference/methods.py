@@ -25,8 +25,9 @@ from tectum.color import to_levels
 from tectum.data.codecs import read_pixels
 from tectum.files import write_whole
 from tectum.inference.folders import PairFiles, by_name, by_star, find_images
-from tectum.inference.fuse import FuseOptions, FusePipeline, is_coloured
+from tectum.inference.fuse import FuseOptions, FusePipeline
 from tectum.inference.image import Array, Picture, picture_from_array, px, read_image, to_array, write_image
+from tectum.inference.remarks import is_coloured
 from tectum.systems import SYSTEMS
 
 BASELINES = ("average", "maximum", "laplacian", "visible", "infrared")
