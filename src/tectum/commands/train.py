@@ -86,6 +86,12 @@ class Train:
     task_lr: Annotated[float | None, optional("RATE")] = None
     """Rate of the task."""
 
+    ema: Annotated[float | None, optional("DECAY")] = None
+    """Validate and keep a running average of the fuser's weights, e.g. 0.999; 0 the weights themselves."""
+
+    turns: Flag = False
+    """Crops are also turned by quarters, so that they lie in all eight ways."""
+
     decay: Annotated[str | None, optional("NAME")] = None
     """cosine, step (a tenth every ten epochs) or constant."""
 

@@ -52,11 +52,9 @@ def notes_on(visible: Picture, infrared: Picture, kind: Kind, *, resize: bool) -
     elif not is_coloured(visible) and is_coloured(infrared):
         notes.append(f"the {b} image has colour and the {a} one has none; are they swapped?")
     elif is_coloured(infrared):
-        grey = "the temperature; export it in grey (white hot)" if kind.name == "infrared" else "it; export it in grey"
-        notes.append(
-            f"the {b} image is in colour and only its brightness is used, which in a palette of false colours need "
-            f"not follow {grey} if you can"
-        )
+        palette = ", which in a palette of false colours need not follow the temperature; export it in grey (white hot)"
+        why = palette if kind.name == "infrared" else "; export it in grey"
+        notes.append(f"the {b} image is in colour and only its brightness is used{why} if you can")
     (height, width), (other_height, other_width) = visible.y.shape[-2:], infrared.y.shape[-2:]
     if resize and abs(width * other_height / (height * other_width) - 1) > 0.03:
         meant = "is --align or --rig meant?" if kind.name == "infrared" else "crop one of them first"
