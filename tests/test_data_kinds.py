@@ -1,4 +1,4 @@
-"""Sets of exposures, foci and medical pairs: in the layouts they are published in, in trees of four kinds, real ones."""
+"""Sets of exposures, foci and medical pairs: in their published layouts, in trees of four kinds, real ones."""
 
 import os
 from collections.abc import Iterable
