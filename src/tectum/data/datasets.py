@@ -145,11 +145,10 @@ def find_part(name: str, known: KnownSet, root: Path, split: str) -> Images:
     lettered = known.kind == "infrared" and any(
         find_images(home, (("{split}/a", "{split}/b"), ("a", "b")), split) for home in homes
     )
-    expected = "a visible and an infrared folder" if known.kind == "infrared" else f"the folders of {known.kind} pairs"
     hint = "; it has folders a and b: say what they are with kind (exposure, focus, medical)" if lettered else ""
     where = f"; get it from {known.url}" if known.url else ""
     raise FileNotFoundError(
-        f"{name} was not found in {root}: expected {expected} there, such as "
+        f"{name} was not found in {root}: expected {known.expected} there, such as "
         f"{a.format(split=split, part=part)} and {b.format(split=split, part=part)} or {first} and {second}{where}; "
         f"see tectum data list{hint}"
     )
@@ -240,7 +239,9 @@ def box_list(rows: dict[str, list[Row]], classes: tuple[str, ...]) -> BoxList:
 
 
 def find_set(name: str, root: str | Path, split: str = "test") -> tuple[Path, Path]:
-    """The folders of a known set: (visible, infrared).
+    """The folders of a known set: (visible, infrared), or a and b of its kind.
+
+    Sets that keep both images of a pair in one folder are found by `find_pairs` only.
 
     Args:
         name: a key of DATASETS.
@@ -252,7 +253,8 @@ def find_set(name: str, root: str | Path, split: str = "test") -> tuple[Path, Pa
         FileNotFoundError: it is not there; the message says what was looked for.
     """
     known, root = resolve(DATASETS, name, kind="dataset"), Path(root).resolve()
-    layouts = [(a.format(split=split), b.format(split=split)) for a, b in (*known.layouts, *LAYOUTS)]
+    pairs = [pair for pair in (*known.layouts, *layouts_of(known.role, known.sides)) if "*" not in pair[0]]
+    layouts = [(a.format(split=split), b.format(split=split)) for a, b in pairs]
     if not root.is_dir():
         raise FileNotFoundError(f"the folder of data sets {root} does not exist; give another with --root")
     homes = [home for folder in known.folders if (home := below(root, (folder,))) is not None]
@@ -269,10 +271,10 @@ def find_set(name: str, root: str | Path, split: str = "test") -> tuple[Path, Pa
             if visible is not None and infrared is not None:
                 return visible, infrared
     other = "train" if split == "test" else "test"
-    if homes and any(below(homes[0], a.format(split=other).split("/")) for a, _ in (*known.layouts, *LAYOUTS)):
+    if homes and any(below(homes[0], a.format(split=other).split("/")) for a, _ in pairs):
         raise FileNotFoundError(f"{name} in {homes[0]} has no part called {split}, but one called {other}; take that")
     where = homes[0] if homes else root / known.folders[0]
     raise FileNotFoundError(
-        f"{name} was not found in {where}: expected a visible and an infrared folder there, such as "
+        f"{name} was not found in {where}: expected {known.expected} there, such as "
         f"{' and '.join(layouts[0])} or {' and '.join(layouts[-1])}; get it from {known.url}, or give --root"
     )

@@ -60,6 +60,11 @@ class KnownSet:
         """The kind itself."""
         return KINDS[self.kind]
 
+    @property
+    def expected(self) -> str:
+        """What its folder must hold, for a message."""
+        return "a visible and an infrared folder" if self.kind == "infrared" else f"the folders of {self.kind} pairs"
+
 
 ROAD = ("background", "car", "person", "bike", "curve", "car_stop", "guardrail", "color_cone", "bump")
 

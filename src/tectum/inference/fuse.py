@@ -99,7 +99,7 @@ class FusePipeline:
             from tectum.inference.rig import Rig
 
             self.rig = Rig.load(options.rig)
-        self.notes = ()
+        self.notes: tuple[str, ...] = ()
         if fuser is None:
             fuser = weights.load(options.fuser, options.weights, device=self.device, dtype=options.dtype)
             self.notes = strange_weights(options)
@@ -140,8 +140,8 @@ class FusePipeline:
         if self.options.stretch == "minmax":
             low, high = y.aminmax()
             y = (y - low) / (high - low) if high > low else y
-        shown = {"visible": pictures[0], "infrared": pictures[1]} if len(pictures) > 2 else {}
-        return replace(fused, y=y, notes=self.notes + notes, **shown)
+        fused = replace(fused, y=y, notes=self.notes + notes)
+        return fused if len(pictures) == 2 else replace(fused, visible=pictures[0], infrared=pictures[1])
 
     def pair(self, visible: Picture, infrared: Picture) -> Fused:
         """Fuse two pictures, without the stretch at the end."""
