@@ -160,7 +160,7 @@ class Fuse:
         """Captions of the report picture."""
         from tectum.kinds import find_kind
 
-        return (*find_kind(self.kind).words, "fused")
+        return (*find_kind(self.kind).roles, "fused")
 
     def _file(self, options: "FuseOptions") -> int:
         from tectum.inference.fuse import FusePipeline
