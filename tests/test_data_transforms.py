@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tectum.data.transforms import centre_crop, crop, flip, letterbox, random_crop, resize
+from tectum.data.transforms import centre_crop, crop, flip, letterbox, random_crop, resize, turn
 from tectum.pair import Pair
 
 HEIGHT, WIDTH = 24, 40
@@ -156,3 +156,29 @@ def test_windows_and_sizes_that_cannot_be() -> None:
     for change in (resize, letterbox):
         with pytest.raises(ValueError, match="at least 1 pixel each"):
             change(pair, (0, 4))
+
+
+@given(rectangles(), st.integers(-4, 7), st.sampled_from(["masks", "boxes"]))
+def test_turns_carry_their_labels(thing: tuple[int, int, int, int], quarters: int, kind: str) -> None:
+    pair = marked(*thing, kind)
+    turned = turn(pair, quarters)
+    assert fits(turned) and turned.a.shape[2:] == ((WIDTH, HEIGHT) if quarters % 2 else (HEIGHT, WIDTH))
+    back = turn(turned, -quarters)
+    assert torch.equal(back.a, pair.a) and fits(back)
+
+
+def test_a_turned_crop_lies_in_all_eight_ways_and_the_pair_stays_together() -> None:
+    image = torch.rand(1, 1, 5, 5, generator=torch.Generator().manual_seed(0))
+    mask = (image[:, 0] * 9).long()
+    ways = [
+        turn(flip(Pair(image, image)) if mirrored else Pair(image, image), k).a for mirrored in (0, 1) for k in range(4)
+    ]
+    seen = [0] * 8
+    for seed in range(200):
+        found = random_crop(Pair(image, 1 - image, mask), 5, torch.Generator().manual_seed(seed), turns=True)
+        [way] = [i for i, x in enumerate(ways) if torch.equal(x, found.a)]
+        seen[way] += 1
+        assert torch.equal(found.b, 1 - found.a) and torch.equal(found.target, (found.a[:, 0] * 9).long())
+        plain = random_crop(Pair(image, image), 5, torch.Generator().manual_seed(seed))
+        assert torch.equal(plain.a, ways[4 * (way // 4)]), "the other draws are as without turns"
+    assert min(seen) > 10, seen

@@ -15,7 +15,7 @@ import tectum
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "tectum"
 LAYERS = (  # a layer may import itself and what stands above it here
-    {"files", "protocols", "pair", "color", "nn"},
+    {"files", "kinds", "protocols", "pair", "color", "nn"},
     {"losses", "metrics", "data", "balance"},
     {"systems", "tasks"},
     {"weights"},  # knows the systems it fills; a pipeline that was given no fuser asks it for one

@@ -26,7 +26,7 @@ from tectum.systems.tdfusion import TDFusionLoss
 from test_learners import PX, SHORT, Generator, Segmenter, labelled
 
 TESTS = Path(__file__).parent
-SCHEDULE = replace(SHORT, swap=True, outer="adam", task_first=2)
+SCHEDULE = replace(SHORT, swap=True, outer="adam", task_first=2, ema=0.8, turns=True)
 pytest.importorskip("lightning_fabric", reason="several devices need pip install 'tectum[train]'")
 
 
@@ -59,7 +59,8 @@ def trained(run: Path, ranks: Ranks, balance: Tradeoff | None = None) -> None:
 
 def start(*command: str, codes: tuple[int, ...] = (0,)) -> subprocess.CompletedProcess[str]:
     """A Python command in this folder, one thread each."""
-    threads = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "PYTHONPATH": str(TESTS)}
+    paths = os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])
+    threads = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "PYTHONPATH": paths}
     done = subprocess.run(
         [sys.executable, *command], capture_output=True, text=True, env=os.environ | threads, timeout=280
     )
@@ -74,7 +75,7 @@ def test_two_processes_find_what_one_finds(tmp_path: Path) -> None:
     one, two = (torch.load(tmp_path / name / "last.pt", weights_only=True) for name in ("one", "two"))
     assert [one["state"][name] for name in ("first", "meta", "step")] == [2, 4, 6]
     assert [two["state"][name] for name in ("first", "meta", "step")] == [2, 4, 6]
-    for name in FILES:
+    for name in (*FILES, "average"):
         assert one[name].keys() == two[name].keys()
         for key, x in one[name].items():
             torch.testing.assert_close(two[name][key], x, rtol=1e-8, atol=1e-9, msg=lambda m, k=key: f"{k}: {m}")

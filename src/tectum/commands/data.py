@@ -54,23 +54,30 @@ class CheckData:
     target: Annotated[Literal["masks", "boxes"] | None, optional("KIND")] = None
     """masks or boxes; what is there without it."""
 
+    kind: Annotated[str | None, optional("KIND")] = None
+    """What the pairs of a folder of your own are: infrared, exposure, focus or medical; told by a tree such as
+    train/MEF/over, else infrared, without it."""
+
     quiet: Flag = False
     """No progress bar."""
 
     def run(self) -> int:
-        from tectum.data.check import check, detect
+        from tectum.data.check import check, detect, detect_kind
         from tectum.data.datasets import known_set
 
         name, why = (self.data, "--data") if self.data is not None else detect(self.folder)
+        kind = detect_kind(self.folder) if name == "folder" and self.kind is None else self.kind
         parts = check(
             self.folder,
             name,
+            kind=kind,
             splits=() if self.split is None else (self.split,),
             targets=() if self.target is None else (self.target,),
             each=self.progress,
         )
-        known = known_set(name)
-        print(f"{name}: {known.title} (told by {why}{'' if self.data else '; --data NAME says otherwise'})")
+        known = known_set(name, kind)
+        of_kind = "" if known.kind == "infrared" else f", {known.kind} pairs"
+        print(f"{name}: {known.title}{of_kind} (told by {why}{'' if self.data else '; --data NAME says otherwise'})")
         for part in parts:
             print(shown(part, known))
         problems = [f"{part.split}: {problem}" for part in parts for problem in part.problems]
@@ -130,6 +137,7 @@ def described(name: str, known: "KnownSet") -> str:
     """A set in lines."""
     numbered = {kind: ", ".join(f"{i} {x}" for i, x in enumerate(getattr(known, kind))) for kind in ("masks", "boxes")}
     rows = {
+        "kind": known.kind,
         "from": known.url,
         "licence": known.licence if known.url else "",
         "images": known.size,
@@ -146,12 +154,14 @@ def markdown() -> str:
     """The tables of docs/data.md."""
     from tectum.data.known import DATASETS
 
-    lines = ["| name | set | images | pairs | classes | licence as stated |", "|---|---|---|---|---|---|"]
+    lines = ["| name | set | kind | images | pairs | classes | licence as stated |", "|---|---|---|---|---|---|---|"]
     for name, known in DATASETS.items():
         pairs = ", ".join(f"{split} {num}" for split, num in known.splits.items())
         kinds = " and ".join(f"{len(x)} of {kind}" for kind, x in (("masks", known.masks), ("boxes", known.boxes)) if x)
         title = f"[{known.title}]({known.url})"
-        lines.append(f"| `{name}` | {title} | {known.size} | {pairs} | {kinds or '-'} | {known.licence} |")
+        lines.append(
+            f"| `{name}` | {title} | {known.kind} | {known.size} | {pairs} | {kinds or '-'} | {known.licence} |"
+        )
     for name, known in DATASETS.items():
         lines += ["", f"### {name}", "", known.steps, ""]
         lines += [f"    {line}" for line in known.tree]

@@ -14,6 +14,7 @@ from tectum.commands.messages import Flag, check_place, optional, say, say_failu
 
 if TYPE_CHECKING:
     from tectum.engine.evaluate import Evaluation, Evaluator
+    from tectum.inference.folders import Matches
     from tectum.inference.measure import Cost
 
 
@@ -47,8 +48,13 @@ class Eval:
     infrared: Annotated[str | None, optional("DIR")] = None
     """Infrared sources of the same names."""
 
+    kind: Annotated[str | None, optional("KIND")] = None
+    """What the pairs are: infrared, exposure (--visible is the over-exposed side), focus or medical (--infrared is the
+    MRI); a known set says it itself."""
+
     data: Annotated[str | None, optional("SET")] = None
-    """A known set in place of the two folders: msrs, tno, roadscene, m3fd, llvip, fmb."""
+    """A known set in place of the two folders: msrs, tno, roadscene, m3fd, llvip, fmb; mefb, lytro, ... (tectum data
+    list)."""
 
     root: Annotated[str | None, optional("DIR")] = None
     """The folder that holds the known sets; $TECTUM_DATA without it."""
@@ -100,7 +106,8 @@ class Eval:
     """No progress bar and no table; problems are still told."""
 
     def run(self) -> int:
-        visible, infrared = self.sources()
+        kind, pairs = self.kind_of_pairs()
+        visible, infrared = self.sources() if pairs is None else ("", "")
         methods = self.methods()
         names = None if self.names is None else read_names(self.names)
         if self.workers is not None and not 1 <= self.workers <= 1024:
@@ -133,6 +140,8 @@ class Eval:
             device=self.device,
             data=f"{self.data} {self.split}" if self.data else "",
             command=command_line(),
+            kind=kind,
+            pairs=pairs,
         )
         try:
             found = evaluator.run(workers=self.workers, overwrite=self.overwrite, quiet=self.quiet)
@@ -152,6 +161,39 @@ class Eval:
             say(f"{Path(self.out) / 'report.html'} is of an earlier evaluation; leave out --no-report to renew it")
         return code
 
+    def kind_of_pairs(self) -> "tuple[str, Matches | None]":
+        """The kind, and the pairs where a known set of another kind says which files they are."""
+        from tectum.kinds import find_kind
+
+        kind = "infrared" if self.kind is None else find_kind(self.kind).name
+        if self.data is None:
+            return kind, None
+        from tectum.data.datasets import DATASETS, find_pairs, known_set
+        from tectum.inference.folders import Matches, PairFiles
+
+        known = DATASETS.get(self.data)
+        if known is None or (known.kind == "infrared" and self.kind is None):
+            return kind, None
+        known = known_set(self.data, self.kind)
+        if known.kind == "infrared":
+            return kind, None
+        self.refuse_folders()
+        found, names = find_pairs(self.data, self.data_root(), self.split)
+        pairs = tuple(PairFiles(name, found.visible[name], found.infrared[name]) for name in names)
+        return known.kind, Matches(pairs, {}, {}, dict.fromkeys(known.role.roles, found.home))
+
+    def refuse_folders(self) -> None:
+        if self.visible is not None or self.infrared is not None:
+            raise ValueError("give either --data or --visible and --infrared, got both")
+
+    def data_root(self) -> str:
+        import os
+
+        root = self.root or os.environ.get("TECTUM_DATA")
+        if not root:
+            raise ValueError(f"--data {self.data} needs the folder it lies in; give --root DIR or set TECTUM_DATA")
+        return root
+
     def sources(self) -> tuple[str, str]:
         """The two folders."""
         if self.data is None:
@@ -160,16 +202,10 @@ class Eval:
             check_place("visible", self.visible)
             check_place("infrared", self.infrared)
             return self.visible, self.infrared
-        if self.visible is not None or self.infrared is not None:
-            raise ValueError("give either --data or --visible and --infrared, got both")
-        import os
-
+        self.refuse_folders()
         from tectum.data.datasets import find_set
 
-        root = self.root or os.environ.get("TECTUM_DATA")
-        if not root:
-            raise ValueError(f"--data {self.data} needs the folder it lies in; give --root DIR or set TECTUM_DATA")
-        visible, infrared = find_set(self.data, root, self.split)
+        visible, infrared = find_set(self.data, self.data_root(), self.split)
         return str(visible), str(infrared)
 
     def methods(self) -> dict[str, Any]:
@@ -195,7 +231,7 @@ class Eval:
 
         if costs is None and self.system:
             systems = {method.name: method.system for method in evaluator.methods if method.system is not None}
-            size = px(evaluator.picture(found.scores.images[0], "visible").shape)
+            size = px(evaluator.picture(found.scores.images[0], evaluator.kind.roles[0]).shape)
             costs = measured(systems, size, self.device, quiet=self.quiet)
         page = Path(self.out) / "report.html"
         write_page(page, found, evaluator.picture, costs or ())

@@ -1,7 +1,9 @@
-"""`tectum fuse`: two images, or two folders of them."""
+"""`tectum fuse`: two images, or two folders of them; of exposures and foci more than two."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -17,7 +19,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Fuse:
-    """Fuse a visible and an infrared image, or two folders of them, into one picture each.
+    """Fuse a visible and an infrared image, or two folders of them, into one picture each; other kinds too.
+
+    --kind exposure: the OVER-exposed and the UNDER-exposed image; three or more in any order, they are folded from the
+    brightest and the darkest inward. --kind focus: two or more foci, folded in the order given. --kind medical: a CT,
+    PET or SPECT scan and an MRI. Infrared and medical pairs keep the colour of the first image, the others mix theirs.
 
     Files: OUT is a file name (.png .jpg .webp .bmp .tif), or a folder if it exists or ends in a slash.
     Folders, or quoted patterns ('vi/*.png'): images are matched by name without the extension and written to
@@ -27,16 +33,23 @@ class Fuse:
     """
 
     visible: Annotated[Positional[str], arg(metavar="VISIBLE")]
-    """Visible image, folder or quoted pattern."""
+    """Visible image, folder or quoted pattern; of another kind the first: over-exposed, first focus, or scan."""
 
     infrared: Annotated[Positional[str], arg(metavar="INFRARED")]
-    """Infrared image, folder or quoted pattern."""
+    """Infrared image, folder or quoted pattern; of another kind the second: under-exposed, second focus, or MRI."""
 
     out: Annotated[str, arg(aliases=["-o"], metavar="OUT")]
     """Where the result goes."""
 
-    system: Annotated[str, arg(metavar="NAME")] = "tdfusion"
-    """Which fuser: tdfusion, average, maximum, laplacian, or your own as package.module:Class."""
+    more: Annotated[Positional[tuple[str, ...]], arg(metavar="[MORE ...]", help_behavior_hint="")] = ()
+    """More exposures or foci of the same scene: images, folders or quoted patterns."""
+
+    kind: Annotated[str, arg(metavar="KIND")] = "infrared"
+    """What the images are: infrared, exposure, focus or medical (or IVF, MEF, MFF, MIF)."""
+
+    system: Annotated[str | None, optional("NAME")] = None
+    """Which fuser: tdfusion, average, maximum, laplacian, or your own as package.module:Class; the kind's own without
+    it (infrared: tdfusion)."""
 
     weights: Annotated[str | None, optional("NAME|FILE")] = None
     """Packaged weights or a .safetensors file; the system's own without it."""
@@ -70,10 +83,11 @@ class Fuse:
     """Register with a file of `tectum align`: one transform, one infrared range, no flicker."""
 
     visible_range: Annotated[str, arg(metavar="RANGE")] = "auto"
-    """Raw values that become black and white: auto, full, LOW,HIGH or percentiles pLOW,pHIGH."""
+    """Raw values that become black and white in the first image: auto, full, LOW,HIGH or percentiles pLOW,pHIGH."""
 
     infrared_range: Annotated[str, arg(metavar="RANGE")] = "auto"
-    """The same for the infrared; auto takes percentiles 0.1 and 99.9 of each 16-bit or float image."""
+    """The same for the infrared, or the second image and those after it; auto takes percentiles 0.1 and 99.9 of each
+    16-bit or float image that is infrared or medical."""
 
     report: Flag = False
     """Also draw visible | infrared | fused | difference: NAME-report.png, or OUT/report/NAME.png."""
@@ -88,21 +102,46 @@ class Fuse:
     """Processor threads to use."""
 
     def run(self) -> int:
-        check_place("visible", self.visible)
-        check_place("infrared", self.infrared)
+        from tectum.kinds import find_kind
+
+        kind = find_kind(self.kind)
+        if self.more and not kind.many:
+            a, b = (role.upper() for role in kind.roles)
+            raise ValueError(
+                f"fuse takes one {a} and one {b}, got {len(self.more)} paths more; "
+                "quote patterns ('vi/*.png') so that the shell leaves them alone"
+            )
+        if self.more and self.report:
+            raise ValueError(f"--report shows two sources, got {len(self.sources)} images; leave it out")
+        for role, where in zip(kind.words if not self.more else self.roles, self.sources, strict=True):
+            check_place(role, where)
         options = self.options()
         from tectum.inference import folders
 
-        many = [folders.is_many(where) for where in (self.visible, self.infrared)]
-        if many[0] != many[1]:
-            raise ValueError(
-                f"give two files or two folders, got {self.visible} (a {'folder' if many[0] else 'file'}) and "
-                f"{self.infrared} (a {'folder' if many[1] else 'file'})"
-            )
-        if many[0] and os.path.realpath(self.visible) == os.path.realpath(self.infrared):
-            raise ValueError(f"visible and infrared images are needed, got {self.visible} for both; name two folders")
+        many = [folders.is_many(where) for where in self.sources]
+        if len(set(many)) > 1:
+            got = [
+                f"{x} (a {'folder' if is_folder else 'file'})" for x, is_folder in zip(self.sources, many, strict=True)
+            ]
+            raise ValueError(f"give two files or two folders, got {' and '.join(got)}")
+        if many[0] and len({os.path.realpath(where) for where in self.sources}) < len(self.sources):
+            twice = next(x for i, x in enumerate(self.sources) if x in self.sources[:i] or i == len(self.sources) - 1)
+            what = f"{kind.words[0]} and {kind.words[1]}" if not self.more else "different"
+            raise ValueError(f"{what} images are needed, got {twice} for both; name two folders")
         use_threads(self.threads)
         return self._folder(options) if many[0] else self._file(options)
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """All images of a scene, or the folders of them."""
+        return self.visible, self.infrared, *self.more
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """What each of them is called."""
+        from tectum.kinds import find_kind
+
+        return find_kind(self.kind).named(len(self.sources))
 
     def options(self) -> "FuseOptions":
         """The part of the flags that says how a pair is fused."""
@@ -116,18 +155,25 @@ class Fuse:
         """The kinds of output that are written."""
         return ("colour", "grey") if self.output == "both" else (self.output,)
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Captions of the report picture."""
+        from tectum.kinds import find_kind
+
+        return (*find_kind(self.kind).roles, "fused")
+
     def _file(self, options: "FuseOptions") -> int:
         from tectum.inference.fuse import FusePipeline
         from tectum.inference.image import check_output, write_image
 
         files = self.files()
         for file in files.values():
-            if any(file.exists() and file.samefile(source) for source in (self.visible, self.infrared)):
+            if any(file.exists() and file.samefile(source) for source in self.sources):
                 raise ValueError(f"{file} is one of the sources; choose another name with -o")
             if file.exists() and not file.is_dir() and not self.overwrite:
                 raise FileExistsError(f"{file} exists already; choose another name, or add --overwrite")
         pipeline = FusePipeline(options)
-        pictures = pipeline.read(self.visible, self.infrared)
+        pictures = pipeline.read(*self.sources)
         for kind, file in files.items():
             file.parent.mkdir(parents=True, exist_ok=True)
             check_output(file, bits=8 if kind == "report" else self.bits)
@@ -135,7 +181,9 @@ class Fuse:
         for note in fused.notes:
             say(f"warning: {note}")
         for kind, file in files.items():
-            write_image(file, report_picture(fused) if kind == "report" else fused.array(kind, bits=self.bits))
+            write_image(
+                file, report_picture(fused, self.labels) if kind == "report" else fused.array(kind, bits=self.bits)
+            )
         if not self.quiet:
             print(", ".join(str(file) for file in files.values()))
         return 0
@@ -154,27 +202,27 @@ class Fuse:
         from tectum.inference import folders, stream
         from tectum.inference.fuse import FusePipeline
 
-        matches = folders.match(self.visible, self.infrared)
+        matches = folders.match(*self.sources, roles=self.roles)
         results = folders.ResultFolder(Path(self.out), self.kinds, self.report)
         outcome = stream.fuse_folder(
             FusePipeline(options),
             matches,
             results,
             bits=self.bits,
-            picture=report_picture,
+            picture=partial(report_picture, labels=self.labels),
             overwrite=self.overwrite,
             quiet=self.quiet,
         )
         return tell(outcome, matches, self.out, quiet=self.quiet, overwrite=self.overwrite)
 
 
-def report_picture(fused: "Fused") -> Any:
-    """The side-by-side picture of a fused pair."""
+def report_picture(fused: "Fused", labels: Sequence[str]) -> Any:
+    """The side-by-side picture of a fused pair, the sources under their names."""
     from tectum.inference.image import to_array
     from tectum.report.pictures import side_by_side
 
     visible, infrared = (to_array(source.y, source.chroma) for source in (fused.visible, fused.infrared))
-    return side_by_side(visible, infrared, fused.array())
+    return side_by_side(visible, infrared, fused.array(), labels=labels)
 
 
 def tell(outcome: "Outcome", matches: "Matches", out: str, *, quiet: bool, overwrite: bool) -> int:
@@ -189,9 +237,10 @@ def tell(outcome: "Outcome", matches: "Matches", out: str, *, quiet: bool, overw
         print(f"{len(outcome.done)} of {outcome.num_pairs} pairs fused into {out}{there}{rate}")
     for note, names in outcome.notes.items():
         say(f"warning: {some(names)}: {note}")
-    for role, other in (("visible", "infrared"), ("infrared", "visible")):
-        if alone := matches.alone[role]:
-            say(f"{len(alone)} {role} without {other} of that name, passed over: {some(alone)}")
+    for role, alone in matches.alone.items():
+        if alone:
+            others = " or ".join(other for other in matches.alone if other != role)
+            say(f"{len(alone)} {role} without {others} of that name, passed over: {some(alone)}")
     say_failures("not fused", outcome.failures)
     kept = f"{outcome.num_there} of {outcome.num_pairs} pairs are done and kept, {again} continues"
     if outcome.interrupted:

@@ -44,6 +44,12 @@ class Train:
     loss: Annotated[str | None, optional("WEIGHTS")] = None
     """Train a fixed recipe on the loss that packaged weights were taught, e.g. tdfusion-msrs; needs no labels."""
 
+    kind: Annotated[str | None, optional("KIND")] = None
+    """What the pairs are: infrared, exposure, focus or medical; picks the objective where none is learned."""
+
+    objective: Annotated[str | None, optional("MODULE:CLASS")] = None
+    """A fixed objective of your own in place of the recipe's; one that takes `kind` is told it."""
+
     alpha: Annotated[float | None, optional("WEIGHT")] = None
     """Weight of the gradient term; 1 as published, less lets the weights of the intensities decide more."""
 
@@ -85,6 +91,12 @@ class Train:
 
     task_lr: Annotated[float | None, optional("RATE")] = None
     """Rate of the task."""
+
+    ema: Annotated[float | None, optional("DECAY")] = None
+    """Validate and keep a running average of the fuser's weights, e.g. 0.999; 0 the weights themselves."""
+
+    turns: Flag = False
+    """Crops are also turned by quarters, so that they lie in all eight ways."""
 
     decay: Annotated[str | None, optional("NAME")] = None
     """cosine, step (a tenth every ten epochs) or constant."""
@@ -190,8 +202,9 @@ class Train:
         recipe = replace(recipe, schedule=replace(recipe.schedule, **changes))
         if self.variant is not None:
             recipe = replace(recipe, options=recipe.options | {"variant": self.variant})
-        if self.loss is not None:
-            recipe = replace(recipe, loss=self.loss)
+        for name in ("loss", "kind", "objective"):
+            if (value := getattr(self, name)) is not None:
+                recipe = replace(recipe, **{name: value})
         if self.alpha is not None:
             if not (math.isfinite(self.alpha) and self.alpha >= 0):
                 raise ValueError(f"--alpha must be 0 or greater and finite, got {self.alpha}")

@@ -14,6 +14,7 @@ from tectum.data.known import DATASETS, KnownSet
 from tectum.data.labelled import Labels, pixels
 from tectum.data.parts import SPLITS, Files, Images, below, find_labels, shared
 from tectum.data.transforms import IGNORED
+from tectum.kinds import KINDS as KINDS_OF_PAIRS
 
 KINDS = ("masks", "boxes")
 WRONG = (ValueError, OSError)
@@ -64,6 +65,7 @@ def check(
     *,
     splits: Sequence[str] = (),
     targets: Sequence[str] = (),
+    kind: str | None = None,
     each: Callable[[str, list[str]], Iterable[str]] = lambda split, names: names,
 ) -> list[Part]:
     """Read every image and label of a set.
@@ -73,12 +75,13 @@ def check(
         name: a key of DATASETS, "voc" or "folder".
         splits: the parts to read; none takes all there are.
         targets: "masks", "boxes" or both, which must be there; none takes what is there.
+        kind: of the pairs of "folder".
         each: shown the names of a part, gives them back one by one: a place for a progress bar.
 
     Raises:
         ValueError, FileNotFoundError: the set or a part is not there at all.
     """
-    known = known_set(name)
+    known = known_set(name, kind)
     parts = []
     pictures: dict[str, Files] = {}
     for split, found in parts_of(root, name, known, splits):
@@ -91,9 +94,9 @@ def check(
                 f"{len(both)} of {len(part.names)} pairs are in train too, the first is {both[0]}; what is scored "
                 "must not be trained on, take them out of one"
             )
-        lonely(found, part)
+        lonely(found, part, known)
         for stem in each(split, part.names):
-            read(stem, found, labels, part)
+            read(stem, found, labels, part, known)
     return parts
 
 
@@ -120,6 +123,23 @@ def detect(root: str | Path) -> tuple[str, str]:
     if len(inside) > 1:
         raise ValueError(f"a folder with one set is needed, {root} holds {', '.join(inside)}; give the folder of one")
     return (inside[0], "the name of a folder in it") if inside else ("folder", "nothing that names a known set")
+
+
+def detect_kind(root: str | Path) -> str:
+    """The kind of the pairs in a folder of one's own: infrared, or the one that a tree such as train/MEF names.
+
+    Raises:
+        ValueError: the tree holds several.
+    """
+    root = Path(root).resolve()
+    held = [
+        kind.name
+        for kind in KINDS_OF_PAIRS.values()
+        if any(below(root, (split, tag)) for split in SPLITS for tag in kind.tags)
+    ]
+    if len(held) > 1:
+        raise ValueError(f"pairs of one kind are needed, {root} holds {', '.join(held)}; name one with --kind")
+    return held[0] if held else "infrared"
 
 
 def parts_of(root: str | Path, name: str, known: KnownSet, splits: Sequence[str]) -> list[tuple[str, Images]]:
@@ -189,15 +209,15 @@ def strays(found: Images, split: str, kind: str) -> list[str]:
     return [f"{path} belongs to no image; add the pair, or remove it" for path in lost]
 
 
-def lonely(found: Images, part: Part) -> None:
+def lonely(found: Images, part: Part, known: KnownSet) -> None:
     """Names that lack an image."""
-    for side, files in (("visible", found.visible), ("infrared", found.infrared)):
+    for side, files in zip(known.role.words, (found.visible, found.infrared), strict=True):
         for stem in part.names:
             if stem not in files:
                 part.problems.append(f"{stem} has no {side} image in {found.home}; add it, or leave the pair out")
 
 
-def read(stem: str, found: Images, labels: dict[str, Labels], part: Part) -> None:
+def read(stem: str, found: Images, labels: dict[str, Labels], part: Part, known: KnownSet) -> None:
     """One pair and what is known about it."""
     if stem not in found.visible or stem not in found.infrared:
         return
@@ -210,8 +230,8 @@ def read(stem: str, found: Images, labels: dict[str, Labels], part: Part) -> Non
     part.sizes[f"{size[1]}x{size[0]}"] += 1
     if infrared.shape != visible.shape:
         part.problems.append(
-            f"{stem} has images of {size[1]}x{size[0]} (visible) and {infrared.shape[1]}x{infrared.shape[0]} "
-            "(infrared) pixels; register or resize them"
+            f"{stem} has images of {size[1]}x{size[0]} ({known.role.words[0]}) and "
+            f"{infrared.shape[1]}x{infrared.shape[0]} ({known.role.words[1]}) pixels; register or resize them"
         )
     for kind, reader in labels.items():
         if stem not in reader:

@@ -7,6 +7,7 @@ M3FD_train.txt (whose boxes count too, where it has any); else by a packaged lis
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from tectum.data.boxes import BoxList, Row
@@ -22,12 +23,14 @@ from tectum.data.parts import (
     find_images,
     find_labels,
     find_list,
+    layouts_of,
     make_labels,
     names_in,
 )
+from tectum.kinds import find_kind
 from tectum.protocols import resolve, unknown
 
-__all__ = ["DATASETS", "FOLDER", "LAYOUTS", "VOC", "KnownSet", "below", "find_set", "open_set"]
+__all__ = ["DATASETS", "FOLDER", "LAYOUTS", "VOC", "KnownSet", "below", "find_pairs", "find_set", "open_set"]
 
 
 def open_set(
@@ -41,6 +44,7 @@ def open_set(
     seed: int = 0,
     channels: int = 1,
     memory_gib: float = 4.0,
+    kind: str | None = None,
 ) -> LabelledPairs:
     """The pairs of a part of a set, with masks, boxes or nothing.
 
@@ -54,6 +58,7 @@ def open_set(
         seed: of the part that is drawn where neither folders nor lists say which pairs are for the test.
         channels: 3 keeps the colours in memory too, for `LabelledPairs.visible_rgb`.
         memory_gib: how much to keep in memory.
+        kind: of the pairs of "folder": infrared without it, else "exposure", "focus" or "medical".
 
     Raises:
         ValueError: the set, the part or the target is not there, or the labels cannot be told.
@@ -64,10 +69,10 @@ def open_set(
     >>> street.names, street[0].target[0]["boxes"].shape
     (['street-1', 'street-2', 'street-3'], torch.Size([21, 4]))
     """
-    known = known_set(name)
+    known = known_set(name, kind)
     if target not in (None, "masks", "boxes"):
         raise ValueError(f"target must be masks, boxes or None, got {target!r}; choose one of them")
-    if known not in (VOC, FOLDER) and target is not None and not getattr(known, target):
+    if name not in ("voc", "folder") and target is not None and not getattr(known, target):
         has = [kind for kind in ("masks", "boxes") if getattr(known, kind)]
         raise ValueError(f"{name} has no {target}; choose {' or '.join((*has, 'None'))}")
     if every < 1:
@@ -75,22 +80,44 @@ def open_set(
     found = find_part(name, known, Path(root), split)
     chosen, rows = choose(name, known, found, split, target, names, seed)
     chosen = chosen[::every]
-    check_pairs(found, chosen, name)
+    check_pairs(found, chosen, name, known)
     labels: Labels | None = None
     if target == "boxes" and rows:
         labels = box_list(rows, known.boxes)
     elif target is not None:
         labels = labels_of(name, known, found, split, target)
     files = {stem: (found.visible[stem], found.infrared[stem]) for stem in chosen}
-    return LabelledPairs(files, labels, channels=channels, memory_gib=memory_gib)
+    return LabelledPairs(files, labels, channels=channels, memory_gib=memory_gib, words=known.role.words)
 
 
-def known_set(name: str) -> KnownSet:
-    """What is known of a set, by its name, "voc" or "folder"."""
+def known_set(name: str, kind: str | None = None) -> KnownSet:
+    """What is known of a set, by its name, "voc" or "folder"; whose pairs are of the kind that is asked for.
+
+    Raises:
+        ValueError: the set is unknown, or of another kind.
+    """
     table = {**DATASETS, "voc": VOC, "folder": FOLDER}
     if name not in table:
         raise ValueError(unknown(name, table, kind="dataset"))
-    return table[name]
+    known, wanted = table[name], None if kind is None else find_kind(kind).name
+    if name == "folder" and wanted is not None:
+        return replace(known, kind=wanted)
+    if wanted not in (None, known.kind):
+        raise ValueError(f"{name} holds {known.kind} pairs, not {wanted}; choose a set of that kind, or folder")
+    return known
+
+
+def find_pairs(name: str, root: str | Path, split: str = "test", kind: str | None = None) -> tuple[Images, list[str]]:
+    """The files of a part and the names of its pairs, of whatever kind and layout.
+
+    Raises:
+        ValueError, FileNotFoundError: as `open_set`.
+    """
+    known = known_set(name, kind)
+    found = find_part(name, known, Path(root), split)
+    chosen, _ = choose(name, known, found, split, None, None, 0)
+    check_pairs(found, chosen, name, known)
+    return found, chosen
 
 
 def find_part(name: str, known: KnownSet, root: Path, split: str) -> Images:
@@ -101,22 +128,29 @@ def find_part(name: str, known: KnownSet, root: Path, split: str) -> Images:
     inside = [home for folder in known.folders if (home := below(root, (folder,))) is not None]
     deeper = [home for x in inside for folder in known.folders if (home := below(x, (folder,))) is not None]
     homes = [*inside, *deeper, root]
-    layouts = (*known.layouts, *LAYOUTS)
+    kind = known.role
+    layouts = (*known.layouts, *layouts_of(kind, known.sides))
     for home in homes:
-        if (found := find_images(home, layouts, split)) is not None:
+        part = known.parts.get(split, "")
+        if (found := find_images(home, layouts, split, part=part, brighter=known.brighter)) is not None:
             return found
     for home in homes:
         for other in SPLITS:
-            if find_images(home, layouts, other) is not None:
+            if find_images(home, layouts, other, part=known.parts.get(other, "")) is not None:
                 raise FileNotFoundError(
                     f"{name} in {home} has no part called {split}, but one called {other}; take that"
                 )
     a, b = layouts[0]
+    first, second = LAYOUTS[-1] if known.kind == "infrared" else kind.sides[0]
+    lettered = known.kind == "infrared" and any(
+        find_images(home, (("{split}/a", "{split}/b"), ("a", "b")), split) for home in homes
+    )
+    hint = "; it has folders a and b: say what they are with kind (exposure, focus, medical)" if lettered else ""
     where = f"; get it from {known.url}" if known.url else ""
     raise FileNotFoundError(
-        f"{name} was not found in {root}: expected a visible and an infrared folder there, such as "
-        f"{a.format(split=split)} and {b.format(split=split)} or {LAYOUTS[-1][0]} and {LAYOUTS[-1][1]}{where}; see "
-        "tectum data list"
+        f"{name} was not found in {root}: expected {known.expected} there, such as "
+        f"{a.format(split=split, part=part)} and {b.format(split=split, part=part)} or {first} and {second}{where}; "
+        f"see tectum data list{hint}"
     )
 
 
@@ -174,9 +208,9 @@ def listed_boxes(known: KnownSet, found: Images, split: str, target: str | None)
     return {} if path is None else names_in(path)[1]
 
 
-def check_pairs(found: Images, chosen: Sequence[str], name: str) -> None:
+def check_pairs(found: Images, chosen: Sequence[str], name: str, known: KnownSet) -> None:
     """Refuse names that lack an image."""
-    for side, files in (("visible", found.visible), ("infrared", found.infrared)):
+    for side, files in zip(known.role.words, (found.visible, found.infrared), strict=True):
         lost = [stem for stem in chosen if stem not in files]
         if lost:
             raise FileNotFoundError(
@@ -205,7 +239,9 @@ def box_list(rows: dict[str, list[Row]], classes: tuple[str, ...]) -> BoxList:
 
 
 def find_set(name: str, root: str | Path, split: str = "test") -> tuple[Path, Path]:
-    """The folders of a known set: (visible, infrared).
+    """The folders of a known set: (visible, infrared), or a and b of its kind.
+
+    Sets that keep both images of a pair in one folder are found by `find_pairs` only.
 
     Args:
         name: a key of DATASETS.
@@ -217,7 +253,8 @@ def find_set(name: str, root: str | Path, split: str = "test") -> tuple[Path, Pa
         FileNotFoundError: it is not there; the message says what was looked for.
     """
     known, root = resolve(DATASETS, name, kind="dataset"), Path(root).resolve()
-    layouts = [(a.format(split=split), b.format(split=split)) for a, b in (*known.layouts, *LAYOUTS)]
+    pairs = [pair for pair in (*known.layouts, *layouts_of(known.role, known.sides)) if "*" not in pair[0]]
+    layouts = [(a.format(split=split), b.format(split=split)) for a, b in pairs]
     if not root.is_dir():
         raise FileNotFoundError(f"the folder of data sets {root} does not exist; give another with --root")
     homes = [home for folder in known.folders if (home := below(root, (folder,))) is not None]
@@ -234,10 +271,10 @@ def find_set(name: str, root: str | Path, split: str = "test") -> tuple[Path, Pa
             if visible is not None and infrared is not None:
                 return visible, infrared
     other = "train" if split == "test" else "test"
-    if homes and any(below(homes[0], a.format(split=other).split("/")) for a, _ in (*known.layouts, *LAYOUTS)):
+    if homes and any(below(homes[0], a.format(split=other).split("/")) for a, _ in pairs):
         raise FileNotFoundError(f"{name} in {homes[0]} has no part called {split}, but one called {other}; take that")
     where = homes[0] if homes else root / known.folders[0]
     raise FileNotFoundError(
-        f"{name} was not found in {where}: expected a visible and an infrared folder there, such as "
+        f"{name} was not found in {where}: expected {known.expected} there, such as "
         f"{' and '.join(layouts[0])} or {' and '.join(layouts[-1])}; get it from {known.url}, or give --root"
     )

@@ -56,7 +56,7 @@ class PairFolder(Dataset[Pair]):
 
     @staticmethod
     def locate(root: Path) -> tuple[dict[str, Path], dict[str, Path]]:
-        for folder in (root, root / "train"):
+        for folder in (root, root / "train", root / "train" / "IVF", root / "train" / "VIF"):
             for a, b in LAYOUTS:
                 if (folder / a).is_dir() and (folder / b).is_dir():
                     return images(folder / a), images(folder / b)

@@ -4,18 +4,22 @@ Nothing is downloaded: the sets come from their authors, and most state no licen
 facts, docs/data.md has them as tables.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+
+from tectum.kinds import KINDS, Kind
 
 
 @dataclass(frozen=True)
 class KnownSet:
-    """A published set of infrared-visible pairs.
+    """A published set of pairs.
 
     Attributes:
         title: with authors and year.
         folders: names its folder goes by.
         url: where it comes from.
-        layouts: (visible, infrared) below it, `{split}` standing for train or test, before `LAYOUTS`.
+        layouts: (visible, infrared) below it, or a and b of its kind; `{split}` stands for train or test, `{part}` for
+            what the set calls them; before the layouts of the kind. `tectum.data.scenes` says what a side may be.
         licence: as its source states it; "none stated" is no permission.
         size: of the images, width x height.
         splits: how many pairs each part has as published.
@@ -26,6 +30,10 @@ class KnownSet:
         every: which share of the whole is drawn as test part where nothing says so; 0 where none is.
         tree: what its authors' folder holds, a line each.
         steps: what the user must do.
+        kind: of its pairs, a key of KINDS.
+        sides: folder names of a and b, where they are not just any of the kind's.
+        parts: what it calls its parts.
+        brighter: its files do not say which exposure is which; a is the brighter one.
     """
 
     title: str
@@ -42,6 +50,20 @@ class KnownSet:
     every: int = 0
     tree: tuple[str, ...] = ()
     steps: str = ""
+    kind: str = "infrared"
+    sides: tuple[tuple[str, str], ...] = ()
+    parts: Mapping[str, str] = field(default_factory=dict)
+    brighter: bool = False
+
+    @property
+    def role(self) -> Kind:
+        """The kind itself."""
+        return KINDS[self.kind]
+
+    @property
+    def expected(self) -> str:
+        """What its folder must hold, for a message."""
+        return "a visible and an infrared folder" if self.kind == "infrared" else f"the folders of {self.kind} pairs"
 
 
 ROAD = ("background", "car", "person", "bike", "curve", "car_stop", "guardrail", "color_cone", "bump")
@@ -136,6 +158,80 @@ DATASETS: dict[str, KnownSet] = {
         tree=("a folder per scene, with names of its own",),
         steps="Put the pairs you use into vi and ir under the same names; the original has a folder per scene.",
     ),
+    "sice": KnownSet(
+        "SICE, Cai et al. 2018",
+        ("sice", "sice_dataset"),
+        "https://github.com/csjcai/SICE",
+        (("{part}/*/<last>", "{part}/*/<first>"), ("*/<last>", "*/<first>")),
+        splits={"train": 360, "test": 229},
+        tree=("Dataset_Part1/1/1.JPG ... 7.JPG (dark to bright)", "Dataset_Part1/Label/1.JPG (not read)"),
+        steps="Unpack both parts beside each other. Of each scene the brightest and the darkest exposure are the pair. "
+        "Part 1 is for training, part 2 for the test, as those do who use the set; it names no parts itself.",
+        kind="exposure",
+        parts={"train": "Dataset_Part1", "test": "Dataset_Part2"},
+    ),
+    "mefb": KnownSet(
+        "MEFB, Zhang 2021",
+        ("mefb", "mefb-main"),
+        "https://github.com/xingchenzhang/MEFB",
+        (("input/*/*_A", "input/*/*_B"), ("*/*_A", "*/*_B")),
+        splits={"test": 100},
+        tree=("input/Arno/Arno_A.png", "input/Arno/Arno_B.png"),
+        steps="Unpack the repository. The letters do not say which exposure is which; the brighter one is a.",
+        kind="exposure",
+        brighter=True,
+    ),
+    "realmff": KnownSet(
+        "Real-MFF, Zhang et al. 2020",
+        ("realmff", "real-mff"),
+        "https://github.com/truth-zheng/RealMFF",
+        (("imageA/*_A", "imageB/*_B"),),
+        size="625x433",
+        splits={"train": 639, "test": 71},
+        every=10,
+        tree=("imageA/001_A.png", "imageB/001_B.png", "Fusion/001_F.png (not read)"),
+        steps="Unpack it. It has no parts of its own: one pair in ten is drawn for the test with a seed.",
+        kind="focus",
+    ),
+    "mfi_whu": KnownSet(
+        "MFI-WHU, Zhang et al. 2021",
+        ("mfi-whu", "mfi_whu", "mfi-whu-master"),
+        "https://github.com/HaoZhang1018/MFI-WHU",
+        (("source_1", "source_2"), ("MFI-WHU/source_1", "MFI-WHU/source_2")),
+        splits={"train": 90, "test": 30},
+        every=4,
+        tree=("source_1/1.jpg", "source_2/1.jpg", "full_clear/1.jpg (not read)"),
+        steps="Unpack MFI-WHU.zip. It has no parts of its own: one pair in four is drawn for the test with a seed.",
+        kind="focus",
+    ),
+    "lytro": KnownSet(
+        "Lytro multi-focus dataset, Nejati et al. 2015",
+        ("lytro", "lytrodataset"),
+        "https://mansournejati.ece.iut.ac.ir/content/lytro-multi-focus-dataset",
+        (("*-A", "*-B"),),
+        licence="see its page",
+        size="520x520",
+        splits={"test": 20},
+        tree=("lytro-01-A.jpg", "lytro-01-B.jpg"),
+        steps="Unpack the colour pairs. The series of three are folded by tectum fuse --kind focus.",
+        kind="focus",
+    ),
+    **{
+        f"harvard_{scan.lower()}_mri": KnownSet(
+            f"Harvard {scan}-MRI, AANLIB Whole Brain Atlas as divided by Gu et al. 2022",
+            (f"harvard_{scan.lower()}_mri", f"{scan.lower()}-mri", f"{scan.lower()}_mri"),
+            "https://github.com/xianming-gu/Havard-Medical-Image-Fusion-Datasets",
+            ((f"MyDatasets/{scan}-MRI/{{split}}/{scan}", f"MyDatasets/{scan}-MRI/{{split}}/MRI"),),
+            size="256x256",
+            splits={"test": 24},
+            tree=(f"MyDatasets/{scan}-MRI/{{train,test}}/{scan}/NUMBER.png", "and MRI/NUMBER.png beside it"),
+            steps="Unpack the repository; its folder MyDatasets has the parts. They are divided by slice: test slices "
+            "have neighbours of the same patient in train.",
+            kind="medical",
+            sides=((scan, "MRI"), ("b", "a")),
+        )
+        for scan in ("CT", "PET", "SPECT")
+    },
 }
 VOC = KnownSet(
     "VOCdevkit",

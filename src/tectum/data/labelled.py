@@ -39,6 +39,7 @@ class LabelledPairs(Dataset[Pair]):
         labels: of these names; None gives pairs without a target.
         channels: 3 keeps the colours in memory too, for `visible_rgb`.
         memory_gib: how much to keep; what is beyond is read again each time.
+        words: what the two are called in messages; of another kind they are in the places of visible and infrared.
 
     Attributes:
         names: of the pairs, in order.
@@ -57,6 +58,7 @@ class LabelledPairs(Dataset[Pair]):
         *,
         channels: int = 1,
         memory_gib: float = 4.0,
+        words: tuple[str, str] = ("visible", "infrared"),
     ) -> None:
         if channels not in (1, 3):
             raise ValueError(f"channels must be 1 (luminance) or 3 (colour), got {channels}; choose one of them")
@@ -73,7 +75,7 @@ class LabelledPairs(Dataset[Pair]):
         self.names = list(self.files)
         self.kind = None if labels is None else labels.kind
         self.classes: tuple[str, ...] = () if labels is None else labels.classes
-        self.memory_gib = memory_gib
+        self.memory_gib, self.words = memory_gib, words
         self.room = int(memory_gib * 2**30)
         self.cache: dict[int, tuple[Tensor, Tensor, Tensor | None, Any]] = {}
 
@@ -103,7 +105,7 @@ class LabelledPairs(Dataset[Pair]):
                 f"first is {strange[0]}; correct the list"
             )
         files = {name: self.files[name] for name in names}
-        return LabelledPairs(files, self.labels, channels=self.channels, memory_gib=self.memory_gib)
+        return LabelledPairs(files, self.labels, channels=self.channels, memory_gib=self.memory_gib, words=self.words)
 
     def visible_rgb(self, index: int) -> Tensor:
         """The visible image of a pair in colour, (1,3,H,W) in [0,1]; a grey one has three equal channels."""
@@ -120,8 +122,8 @@ class LabelledPairs(Dataset[Pair]):
         a, b = luminance(visible), luminance(infrared).contiguous()  # a view would keep the whole file
         if a.shape != b.shape:
             raise ValueError(
-                f"the images of a pair must share one size, {name} has {a.shape[1]}x{a.shape[0]} (visible) and "
-                f"{b.shape[1]}x{b.shape[0]} (infrared); register or resize them first, or leave the pair out"
+                f"the images of a pair must share one size, {name} has {a.shape[1]}x{a.shape[0]} ({self.words[0]}) and "
+                f"{b.shape[1]}x{b.shape[0]} ({self.words[1]}); register or resize them first, or leave the pair out"
             )
         label = None if self.labels is None else self.labels.read(name, (a.shape[0], a.shape[1]))
         found = a, b, colours(visible) if self.channels == 3 else None, label

@@ -18,15 +18,34 @@ from tectum.data.boxes import BoxFiles, Row, numbered, read_list, voc_objects
 from tectum.data.folders import images
 from tectum.data.labelled import Labels
 from tectum.data.masks import MaskFiles, read_indices
+from tectum.data.scenes import below as below
+from tectum.data.scenes import brighter_first, side_files
 from tectum.data.transforms import IGNORED
+from tectum.kinds import KINDS, Kind
 
-SIDES = (("vi", "ir"), ("vis", "ir"), ("visible", "infrared"))
-LAYOUTS = (
-    *((f"{{split}}/{a}", f"{{split}}/{b}") for a, b in SIDES),
-    *((f"{a}/{{split}}", f"{b}/{{split}}") for a, b in SIDES),
-    *SIDES,
-)
-"""(visible, infrared) below a set's folder; sets with layouts of their own have these too."""
+Layouts = tuple[tuple[str, str], ...]
+
+
+def layouts_of(kind: Kind, sides: Layouts = ()) -> Layouts:
+    """(a, b) below a set's folder; sets with layouts of their own have these too.
+
+    Args:
+        kind: of the pairs.
+        sides: folder names of a and b in place of the kind's.
+
+    >>> layouts_of(KINDS["exposure"])[0], ("{split}/MEF/over", "{split}/MEF/low") in layouts_of(KINDS["exposure"])
+    (('{split}/over', '{split}/under'), True)
+    """
+    sides = sides or kind.sides
+    return (
+        *((f"{{split}}/{a}", f"{{split}}/{b}") for a, b in sides),
+        *((f"{a}/{{split}}", f"{b}/{{split}}") for a, b in sides),
+        *((f"{{split}}/{tag}/{a}", f"{{split}}/{tag}/{b}") for tag in kind.tags for a, b in sides),
+        *sides,
+    )
+
+
+LAYOUTS = layouts_of(KINDS["infrared"])
 LABELS = {
     "masks": ("labels", "label", "masks", "mask", "segmentation_labels", "SegmentationClass"),
     "boxes": ("boxes", "Annotations", "Annotation", "labels", "label"),
@@ -37,7 +56,10 @@ Files = dict[str, Path]
 
 @dataclass(frozen=True)
 class Images:
-    """The images found: by name, and whether the folders themselves are one part of the set."""
+    """The images found: by name, and whether the folders themselves are one part of the set.
+
+    `visible` and `infrared` hold a and b of whatever kind the set is.
+    """
 
     home: Path
     visible: Files
@@ -45,12 +67,26 @@ class Images:
     divided: bool
 
 
-def find_images(home: Path, layouts: Iterable[tuple[str, str]], split: str) -> Images | None:
-    """The images of a part below `home`, in the first layout that is there."""
+def find_images(
+    home: Path, layouts: Iterable[tuple[str, str]], split: str, *, part: str = "", brighter: bool = False
+) -> Images | None:
+    """The images of a part below `home`, in the first layout that is there.
+
+    Args:
+        home: the set's folder.
+        layouts: (a, b), with {split}, or {part} for a set that calls its parts otherwise.
+        split: which part.
+        part: what the set calls it.
+        brighter: files of one folder do not say which is a; it is the brighter one.
+    """
     for layout in layouts:
-        a, b = (below(home, side.format(split=split).split("/")) for side in layout)
+        if "{part}" in layout[0] and not part:
+            continue
+        a, b = (side_files(home, side.format(split=split, part=part)) for side in layout)
         if a is not None and b is not None:
-            return Images(home, images(a), images(b), "{split}" in layout[0])
+            if brighter and "*" in layout[0]:
+                a, b = brighter_first(a, b)
+            return Images(home, a, b, "{split}" in layout[0] or "{part}" in layout[0])
     return None
 
 
@@ -191,13 +227,3 @@ def counted_boxes(files: Mapping[str, Path]) -> tuple[str, ...]:
                 raise ValueError(f"a line must start with a class from 0, {where} has {first!r}; correct it")
             top = max(top, int(first))
     return tuple(sorted(names)) or tuple(str(i) for i in range(top + 1))
-
-
-def below(folder: Path, parts: Sequence[str]) -> Path | None:
-    """The folder `parts` below another, whatever its letter case, or None."""
-    for part in parts:
-        found = [path for path in folder.iterdir() if path.name.lower() == part.lower() and path.is_dir()]
-        if not found:
-            return None
-        folder = min(found, key=lambda path: (path.name != part, path.name))
-    return folder

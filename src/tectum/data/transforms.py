@@ -21,8 +21,17 @@ IGNORED = 255
 """The class of mask pixels that nothing is known about."""
 
 
-def random_crop(pair: Pair, size_px: int, generator: torch.Generator, *, min_share: float = MIN_SHARE) -> Pair:
+def random_crop(
+    pair: Pair, size_px: int, generator: torch.Generator, *, turns: bool = False, min_share: float = MIN_SHARE
+) -> Pair:
     """A square window at a random place, mirrored every other time: (B,1,H,W) -> (B,1,size,size).
+
+    Args:
+        pair: images at least as large as the crop, with what is known about them.
+        size_px: side of the crop.
+        generator: all the chance.
+        turns: also turn it by 0 to 3 quarters: all eight ways a square lies, equally often.
+        min_share: of a box's area that must be left for it to be kept.
 
     Raises:
         ValueError: the image is smaller than the crop, or the mask is of another size than the image.
@@ -37,7 +46,8 @@ def random_crop(pair: Pair, size_px: int, generator: torch.Generator, *, min_sha
     left = int(torch.randint(width - size_px + 1, (1,), generator=generator))
     mirrored = bool(torch.randint(2, (1,), generator=generator))
     window = crop(pair, top, left, size_px, size_px, min_share=min_share)
-    return flip(window) if mirrored else window
+    window = flip(window) if mirrored else window
+    return turn(window, int(torch.randint(4, (1,), generator=generator))) if turns else window
 
 
 def centre_crop(pair: Pair, size_px: int, *, min_share: float = MIN_SHARE) -> Pair:
@@ -95,6 +105,27 @@ def flip(pair: Pair) -> Pair:
         return {**x, "boxes": torch.stack([1 - x2, y1, 1 - x1, y2], -1)}
 
     return carried(pair, lambda x: x.flip(-1), lambda x: x.flip(-1), move)
+
+
+def turn(pair: Pair, quarters: int) -> Pair:
+    """Turned to the left by so many quarters.
+
+    >>> ramp = torch.linspace(0, 1, 3).reshape(1, 1, 1, 3)
+    >>> turn(Pair(ramp, ramp), 1).a.shape, turn(Pair(ramp, ramp), 1).a.flatten().tolist()
+    (torch.Size([1, 1, 3, 1]), [1.0, 0.5, 0.0])
+    """
+
+    def rotate(x: Tensor) -> Tensor:
+        return x.rot90(quarters, (-2, -1))
+
+    def move(x: Boxes) -> Boxes:
+        boxes = x["boxes"]
+        for _ in range(quarters % 4):
+            x1, y1, x2, y2 = boxes.unbind(-1)
+            boxes = torch.stack([y1, 1 - x2, y2, 1 - x1], -1)
+        return {**x, "boxes": boxes}
+
+    return carried(pair, rotate, rotate, move)
 
 
 def resize(pair: Pair, size: tuple[int, int], *, antialias: bool = False, masks: bool = False) -> Pair:

@@ -15,6 +15,7 @@ from torch import nn
 from tectum.balance import Constant
 from tectum.engine.bilevel import Named
 from tectum.engine.learners import Learners
+from tectum.engine.schedule import Schedule
 from tectum.files import write_whole
 from tectum.pair import Pairs
 from tectum.protocols import Balance
@@ -50,8 +51,8 @@ def resume(folder: Path, learners: Learners, pairs: Pairs) -> dict[str, Any]:
         known = saved["state"]["schedule"]
     except Exception as error:  # zipfile, pickle and torch each raise their own
         raise ValueError(f"{path} is damaged ({type(error).__name__}); delete it to start the run again") from error
-    if known != asked:
-        changed = [k for k, v in asked.items() if known.get(k) != v]
+    known = asdict(Schedule()) | known  # runs of before a setting was there had its default
+    if changed := [k for k, v in asked.items() if json.loads(json.dumps(known[k])) != v]:
         raise ValueError(
             f"{folder} holds a run with another {', '.join(changed)}; repeat its settings, or choose a new folder"
         )
@@ -73,6 +74,7 @@ def resume(folder: Path, learners: Learners, pairs: Pairs) -> dict[str, Any]:
             module.load_state_dict(saved[name])
     for name, optimizer in learners.optimizers.items():
         optimizer.load_state_dict(saved["optimizers"][name])
+    learners.average.load(saved.get("average", {}))
     state: dict[str, Any] = balance | saved["state"]  # runs of before there were balances have none
     learners.weigher.load_state_dict(state["balance"])
     return state
@@ -100,6 +102,7 @@ def keep(folder: Path, learners: Learners, state: dict[str, Any]) -> None:
     """Write what is needed to go on from here."""
     content: dict[str, Any] = {name: module.state_dict() for name, module in learners.modules().items()}
     content["optimizers"] = {name: optimizer.state_dict() for name, optimizer in learners.optimizers.items()}
+    content["average"] = learners.average.mean
     content["state"] = state
 
     def write(path: Path) -> None:

@@ -31,9 +31,19 @@ from tectum import __version__
 from tectum.color import to_levels
 from tectum.engine.scorefile import ScoreFile, Values
 from tectum.engine.summary import Scores, Summary, summarise
-from tectum.inference.folders import PairFiles, match, some
+from tectum.inference.folders import Matches, PairFiles, match, some
 from tectum.inference.image import Array, Picture, parse_range, to_array
-from tectum.inference.methods import BASELINES, Folder, Method, baseline, file_identity, read_pair, system
+from tectum.inference.methods import (
+    BASELINES,
+    Folder,
+    Method,
+    baseline,
+    baselines_of,
+    file_identity,
+    read_pair,
+    system,
+)
+from tectum.kinds import find_kind
 from tectum.metrics.conventions import CONVENTIONS, Convention, with_metrics
 from tectum.protocols import resolve, unknown
 
@@ -56,6 +66,7 @@ class Evaluation:
         data: what was scored, in words.
         command: repeats it.
         date: of the evaluation, 2026-11-20.
+        sources: what the two images of a pair are called, in rows and pictures.
     """
 
     scores: Scores
@@ -68,6 +79,7 @@ class Evaluation:
     data: str
     command: str
     date: str
+    sources: tuple[str, str] = ("visible", "infrared")
 
 
 class Evaluator:
@@ -87,6 +99,8 @@ class Evaluator:
         both_colour: the second source may be in colour too (two exposures, two foci); luminances are compared.
         device: where systems run; a fuser given as a module stays where it is.
         data, command: words for the report.
+        kind: of the pairs; `visible` and `infrared` are a and b of it, and rows have the names of its roles.
+        pairs: what belongs together, where folders and names alone do not say it.
 
     Raises:
         ValueError, KeyError, FileNotFoundError: one sentence on what is wrong.
@@ -110,29 +124,34 @@ class Evaluator:
         device: str = "auto",
         data: str = "",
         command: str = "",
+        kind: str = "infrared",
+        pairs: Matches | None = None,
     ) -> None:
         parse_range(visible_range), parse_range(infrared_range)
+        self.kind = find_kind(kind)
         self.reading: dict[str, Any] = {
             "visible_range": visible_range,
             "infrared_range": infrared_range,
-            "both_colour": both_colour,
-        }
+            "both_colour": both_colour or self.kind.mixes,
+        } | ({} if self.kind.name == "infrared" else {"kind": self.kind.name})
         if isinstance(metrics, str):
             metrics = [name.strip() for name in metrics.split(",")]
         self.convention = with_metrics(resolve(CONVENTIONS, convention, kind="convention"), metrics)
         self.metrics = {name: make() for name, make in self.convention.metrics.items()}
         self.out, self.reference, self.command = out, reference, command
         self.data = data or f"{visible} and {infrared}"
-        matches = match(str(visible), str(infrared))
+        matches = match(str(visible), str(infrared), roles=self.kind.roles) if pairs is None else pairs
         self.failures: dict[str, str] = dict(matches.ambiguous)
         self.notes = [
             f"{len(alone)} {role} images have no partner and are left out: {some(alone)}"
             for role, alone in matches.alone.items()
             if alone and names is None
         ]
-        pairs = chosen({pair.name: pair for pair in matches.pairs}, names, self.failures)
+        wanted = chosen({pair.name: pair for pair in matches.pairs}, names, self.failures)
         self.methods = self.collect(methods, baselines, device)
-        self.pairs = self.common(pairs)
+        for method in self.methods:
+            method.mixes = self.kind.mixes
+        self.pairs = self.common(wanted)
         if out is not None and out.resolve() in {folder.resolve() for folder in matches.folders.values()}:
             raise ValueError(f"results must not go among their sources, got {out}; choose another folder")
 
@@ -141,7 +160,7 @@ class Evaluator:
     ) -> list[Method]:
         found: list[Method] = []
         for name, what in methods.items():
-            if name in ("visible", "infrared"):
+            if name in self.kind.roles:
                 raise ValueError(f"'{name}' is the name of a source; call the method something else: other={what}")
             if not name or re.search(r"[/\\\0]", name) or name.startswith("."):
                 raise ValueError(f"a method's name must do for a folder, without slashes, got {name!r}; change it")
@@ -153,13 +172,15 @@ class Evaluator:
                 store = None if self.out is None else self.out / "fused"
                 saved = (self.convention.name, self.convention.saved)
                 found.append(system(name, what, saved=saved, reading=self.reading, device=device, store=store))
+        known = baselines_of(self.kind)
         for name in baselines:
-            if name not in BASELINES:
-                raise ValueError(unknown(name, dict.fromkeys(BASELINES), kind="baseline"))
+            name = dict(zip(BASELINES, known, strict=True)).get(name, name)
+            if name not in known:
+                raise ValueError(unknown(name, dict.fromkeys(known), kind="baseline"))
             if name in methods:
                 self.notes.append(f"{name} is the method of that name, {methods[name]}, not the baseline")
             else:
-                found.append(baseline(name))
+                found.append(baseline(name, self.kind))
         if not found:
             raise ValueError("there is nothing to score; give --fused NAME=FOLDER or --system NAME")
         if self.reference is not None and self.reference not in [method.name for method in found]:
@@ -282,13 +303,14 @@ class Evaluator:
             data=self.data,
             command=self.command,
             date=date.today().isoformat(),
+            sources=self.kind.roles,
         )
 
     def picture(self, image: str, method: str) -> Array:
-        """An image to look at, uint8 (H,W[,3]): a method's, or "visible" or "infrared"."""
+        """An image to look at, uint8 (H,W[,3]): a method's, or a source's ("visible", "infrared")."""
         pair = next(pair for pair in self.pairs if pair.name == image)
         visible, infrared = read_pair(pair, **self.reading)
-        sources: dict[str, Picture] = {"visible": visible, "infrared": infrared}
+        sources: dict[str, Picture] = dict(zip(self.kind.roles, (visible, infrared), strict=True))
         if method in sources:
             return to_array(sources[method].y, sources[method].chroma)
         chosen = next(each for each in self.methods if each.name == method)
@@ -310,6 +332,7 @@ def evaluate(
     infrared_range: str = "auto",
     both_colour: bool = False,
     workers: int | None = None,
+    kind: str = "infrared",
 ) -> Evaluation:
     """Score fused images, or systems, against their sources; the same numbers as `tectum eval`.
 
@@ -327,6 +350,7 @@ def evaluate(
         visible_range, infrared_range: which raw values became black and white, for sources that are not 8-bit.
         both_colour: the second source may be in colour too (two exposures, two foci).
         workers: how many pairs at a time; None takes one for each core.
+        kind: of the pairs: "infrared", "exposure", "focus" or "medical"; `visible` and `infrared` are its a and b.
 
     Raises:
         ValueError, KeyError, FileNotFoundError: one sentence on what is wrong.
@@ -351,6 +375,7 @@ def evaluate(
         visible_range=visible_range,
         infrared_range=infrared_range,
         both_colour=both_colour,
+        kind=kind,
     )
     return evaluator.run(workers=workers, quiet=True)
 

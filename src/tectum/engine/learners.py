@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from tectum.balance import Constant
+from tectum.engine.average import RunningAverage
 from tectum.engine.bilevel import (
     InnerStep,
     Lesson,
@@ -63,6 +64,7 @@ class Learners:
         if self.learned and self.schedule.method == "reverse" and self.ranks.world > 1:
             raise ValueError("several processes learn a loss by method forward or finite, got reverse; change --method")
         adam = torch.optim.Adam
+        self.average = RunningAverage(self.fuser, self.schedule.ema)
         self.kept: dict[tuple[int, int], Tensor] = {}
         self.optimizers: dict[str, torch.optim.Adam] = {"fuser": adam(self.fuser.parameters(), lr=self.schedule.lr)}
         if self.trained:
@@ -118,7 +120,9 @@ class Learners:
         largest = self.schedule.clip or float("inf")
         norm = nn.utils.clip_grad_norm_(self.fuser.parameters(), largest)
         check("norm of the gradient", norm, crops)
+        self.average.begin()
         optimizer.step()
+        self.average.update()
         if whole is not None:
             terms["task"] = self.task_step(self.seen(whole), whole, check)
         return {name: term.detach() for name, term in terms.items()}

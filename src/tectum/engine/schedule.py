@@ -29,6 +29,11 @@ class Schedule:
     """Steps over which the fuser's rate rises from zero."""
     clip: float = 1.0
     """Largest norm of the fuser's gradient; larger ones are scaled down. 0: no limit."""
+    ema: float = 0.0
+    """Decay of the running average of the fuser's weights, which is then validated and kept; 0 keeps the weights
+    themselves. An average over about 1 / (1 - ema) steps."""
+    turns: bool = False
+    """Crops are also turned by quarters: all eight ways a square lies, where otherwise some are mirrored."""
     validate_every: int = 200
     """Fit steps in an epoch; each epoch ends with a validation, a sheet of pictures and a checkpoint."""
     seed: int = 0
@@ -91,6 +96,8 @@ class Schedule:
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"{name} must be 0 or greater and finite, got {value}")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"ema must be 0 (off) or a decay below 1 such as 0.999, got {self.ema}")
         object.__setattr__(self, "task_px", tuple(self.task_px))  # JSON has lists
         if len(self.task_px) != 2 or min(self.task_px) < 32:
             raise ValueError(f"task_px must be a height and a width of at least 32 pixels, got {self.task_px}")

@@ -10,7 +10,7 @@ again ends with the same bits as one that was not.
 
 A run folder holds `recipe.json` (what was asked for), `log.jsonl` (a line per epoch), `last.pt` (all that is needed to
 go on), `best.safetensors` (the fuser of the best validation score), `objective.safetensors` and `task.safetensors`
-(of the same moment) and `samples/`.
+(of the same moment) and `samples/`. With `schedule.ema` the fuser that is validated and kept is its running average.
 """
 
 import json
@@ -101,7 +101,8 @@ def fit(
             means, seen = epoch_means(learners, state["sums"]), measured(learners, aside, device)
             told = weights_told(learners, means) | {f"aside_{name}": value for name, value in seen.items()}
             if ranks.first:
-                line = end_of_epoch(learners, validation, state, folder, device, time.monotonic() - clock, told)
+                with learners.average.shown():
+                    line = end_of_epoch(learners, validation, state, folder, device, time.monotonic() - clock, told)
                 if report is not None:
                     report(line)
             learners.weigher.update(means, seen)
@@ -238,7 +239,8 @@ def crop(pairs: Pairs, at: Sequence[int], schedule: Schedule, ranks: Ranks, seed
     crops = []
     for index in at:
         pair = pairs[index]
-        crops.append(random_crop(Pair(pair.a, pair.b, name=pair.name), schedule.crop_px, generator))
+        pair = Pair(pair.a, pair.b, name=pair.name)
+        crops.append(random_crop(pair, schedule.crop_px, generator, turns=schedule.turns))
     return gathered(crops[ranks.share(len(crops))], schedule)
 
 

@@ -1,4 +1,4 @@
-"""Two folders of images and the folder of their results: what belongs together, what is done, how it was made.
+"""Folders of images and the folder of their results: what belongs together, what is done, how it was made.
 
 Pairs are matched by file name without the extension. A result counts as finished when all its files are under their
 final names (writes are atomic), and `tectum.json` beside the results says with which settings they were made, so that
@@ -19,22 +19,28 @@ from tectum.inference.image import EXTENSIONS
 
 @dataclass(frozen=True)
 class PairFiles:
-    """The two files of one pair and the name they share."""
+    """The two files of one pair and the name they share; `more` where a scene has more exposures or foci."""
 
     name: str
     visible: Path
     infrared: Path
+    more: tuple[Path, ...] = ()
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All of them, in the order given."""
+        return self.visible, self.infrared, *self.more
 
 
 @dataclass(frozen=True)
 class Matches:
-    """What two folders have in common.
+    """What two folders, or more, have in common.
 
     Attributes:
         pairs: files of one name, sorted by it.
-        alone: {"visible" | "infrared": names that the other side lacks}.
+        alone: {role ("visible", "infrared", ..): names that another side lacks}.
         ambiguous: {name: sentence} where one side has two files of that name.
-        folders: {"visible" | "infrared": the folder the images were looked for in}.
+        folders: {role: the folder the images were looked for in}.
     """
 
     pairs: tuple[PairFiles, ...]
@@ -57,43 +63,59 @@ def home(where: str) -> Path:
     return Path(*parts[:fixed])
 
 
-def match(visible: str, infrared: str) -> Matches:
-    """Match the images of two folders (or quoted patterns) by their names without the extension.
+def match(*places: str, roles: Sequence[str] = ("visible", "infrared")) -> Matches:
+    """Match the images of folders (or quoted patterns) by their names without the extension.
 
-    Hidden files, other file types and sub-folders are passed over. Two patterns whose file names have nothing in common
+    Hidden files, other file types and sub-folders are passed over. Patterns whose file names have nothing in common
     ('*_vi.png', '*_ir.png') are matched by what their last * stands for.
 
+    Args:
+        places: two folders or patterns, or more.
+        roles: what the images of each are.
+
     Raises:
-        FileNotFoundError: a folder is missing, holds no images, or the two share no name.
+        FileNotFoundError: a folder is missing, holds no images, or they share no name.
     """
-    found = {"visible": find_images(visible), "infrared": find_images(infrared)}
+    found = {role: find_images(place) for role, place in zip(roles, places, strict=True)}
     names = {role: by_name(files) for role, files in found.items()}
-    if not names["visible"].keys() & names["infrared"].keys():
-        starred = {"visible": by_star(found["visible"], visible), "infrared": by_star(found["infrared"], infrared)}
-        if all(starred.values()) and starred["visible"].keys() & starred["infrared"].keys():
+    if not shared_names(names):
+        starred = {role: by_star(found[role], place) for role, place in zip(roles, places, strict=True)}
+        if all(starred.values()) and shared_names(starred):
             names = starred
-    common = sorted(names["visible"].keys() & names["infrared"].keys())
+    common = shared_names(names)
     if not common:
+        held = [f"{place} ({some(names[role])})" for role, place in zip(roles, places, strict=True)]
         raise FileNotFoundError(
-            f"pairs are matched by file name without its extension, but {visible} ({some(names['visible'])}) and "
-            f"{infrared} ({some(names['infrared'])}) share none; rename the files, or quote two patterns such as "
-            f"'DIR/*_vi.png' 'DIR/*_ir.png'"
+            f"pairs are matched by file name without its extension, but {' and '.join(held)} share none; rename the "
+            f"files, or quote two patterns such as 'DIR/*_{short(roles[0])}.png' 'DIR/*_{short(roles[1])}.png'"
         )
     ambiguous = {}
     for name in common:
-        for files in (names["visible"][name], names["infrared"][name]):
-            if len(files) > 1:
-                ambiguous[name] = f"{len(files)} files of this name ({', '.join(map(str, files))}); keep one"
+        for side in names.values():
+            if len(side[name]) > 1:
+                ambiguous[name] = f"{len(side[name])} files of this name ({', '.join(map(str, side[name]))}); keep one"
     return Matches(
         pairs=tuple(
-            PairFiles(name, names["visible"][name][0], names["infrared"][name][0])
-            for name in common
-            if name not in ambiguous
+            paired(name, [side[name][0] for side in names.values()]) for name in common if name not in ambiguous
         ),
         alone={role: tuple(sorted(names[role].keys() - set(common))) for role in names},
         ambiguous=ambiguous,
-        folders={"visible": home(visible), "infrared": home(infrared)},
+        folders={role: home(place) for role, place in zip(roles, places, strict=True)},
     )
+
+
+def shared_names(sides: Mapping[str, Mapping[str, list[Path]]]) -> list[str]:
+    """The names that every side has, sorted."""
+    first, *others = (side.keys() for side in sides.values())
+    return sorted(set(first).intersection(*others))
+
+
+def paired(name: str, files: Sequence[Path]) -> PairFiles:
+    return PairFiles(name, files[0], files[1], tuple(files[2:]))
+
+
+def short(role: str) -> str:
+    return {"visible": "vi", "infrared": "ir"}.get(role, role)
 
 
 def find_images(where: str) -> list[Path]:

@@ -7,10 +7,13 @@
 
 v is below 1 outside the view of a warped infrared picture (`align`, `rig`) and where the infrared has an alpha channel
 of its own. `FusePipeline` does this for pictures; the Python call `fuse`, single files and folders all go through it.
+
+Of another kind of pair (`tectum.kinds`) the first picture is in the visible's place and the second in the infrared's;
+two exposures or foci mix their chroma, and more than two are folded (`tectum.inference.fold`).
 """
 
-import hashlib
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +25,11 @@ from torch import Tensor, nn
 
 from tectum import weights
 from tectum.color import choose_chroma, ycbcr_to_rgb
+from tectum.inference.fold import fold
 from tectum.inference.image import Picture, picture_from_array, px, read_image, to_array
+from tectum.inference.options import FuseOptions as FuseOptions
+from tectum.inference.options import one_of, settings
+from tectum.inference.remarks import check_num, notes_on, out_of_memory, refuse_sizes, strange_weights
 from tectum.inference.tiling import check_tile, fuse_tensors
 from tectum.weights import find_device
 
@@ -33,37 +40,6 @@ Output = Literal["colour", "grey"]
 FEATHER = 0.02
 """Over this part of the width the fused image gives way to the visible at the border of the infrared's view."""
 
-COLOURED = 2 / 255
-"""Mean |chroma| above which a picture counts as a colour picture: JPEG leaves less in a grey one."""
-
-
-@dataclass(frozen=True)
-class FuseOptions:
-    """How pairs are fused; `tectum fuse --help` and `fuse` explain each field.
-
-    Raises:
-        ValueError: a value that no pair could be fused with.
-    """
-
-    system: str = "tdfusion"
-    weights: str | None = None
-    device: str = "auto"
-    dtype: str = "float32"
-    tile: int | None = None
-    stretch: str = "none"
-    resize: bool = False
-    align: bool = False
-    rig: str | Path | None = None
-    visible_range: str = "auto"
-    infrared_range: str = "auto"
-
-    def __post_init__(self) -> None:
-        _one_of("stretch", self.stretch, ("none", "minmax"))
-        _one_of("dtype", self.dtype, ("float32", "bfloat16"))
-        check_tile(self.tile)
-        if self.resize + self.align + (self.rig is not None) > 1:
-            raise ValueError("resize, align and rig each bring the infrared to the visible's size; give one of them")
-
 
 @dataclass(frozen=True)
 class Fused:
@@ -73,7 +49,8 @@ class Fused:
         y: luminance (1, H, W) in [0,1].
         chroma: (2, H, W) centred on 0, or None when both sources are grey.
         alpha: (1, H, W) in [0,1], or None.
-        visible, infrared: the sources as they were fused; the infrared resized or warped.
+        visible, infrared: the sources as they were fused; the infrared resized or warped. Of more than two, the first
+            two given.
         notes: sentences on what looks wrong with the sources.
     """
 
@@ -86,12 +63,12 @@ class Fused:
 
     def array(self, output: str = "colour", *, bits: int = 8) -> Array:
         """Pixels: (H, W, 3) in colour, (H, W) grey or when no source has colour, (H, W, 4) with alpha."""
-        _one_of("output", output, ("colour", "grey"))
+        one_of("output", output, ("colour", "grey"))
         return to_array(self.y, self.chroma if output == "colour" else None, self.alpha, bits=bits)
 
     def tensor(self, output: str = "colour") -> Tensor:
         """The same as float32 (C, H, W) in [0,1], not rounded."""
-        _one_of("output", output, ("colour", "grey"))
+        one_of("output", output, ("colour", "grey"))
         image = ycbcr_to_rgb(self.y, self.chroma) if output == "colour" and self.chroma is not None else self.y
         if self.alpha is None:
             return image.clone()
@@ -122,36 +99,59 @@ class FusePipeline:
             from tectum.inference.rig import Rig
 
             self.rig = Rig.load(options.rig)
+        self.notes: tuple[str, ...] = ()
         if fuser is None:
-            fuser = weights.load(options.system, options.weights, device=self.device, dtype=options.dtype)
+            fuser = weights.load(options.fuser, options.weights, device=self.device, dtype=options.dtype)
+            self.notes = strange_weights(options)
         check_tile(options.tile, fuser)
         self.fuser = fuser
 
-    def read(self, visible: Source, infrared: Source) -> tuple[Picture, Picture]:
-        """Both pictures with the ranges of the options; the rig's infrared range where none was asked for."""
-        infrared_range = self.options.infrared_range
+    def read(self, *sources: Source) -> tuple[Picture, ...]:
+        """The pictures of one scene with the ranges of the options; the rig's infrared range where none was asked for.
+
+        Raises:
+            ValueError, OSError: one cannot be read, or the kind takes two and there are others.
+        """
+        kind, infrared_range = self.options.role, self.options.infrared_range
+        check_num(kind, len(sources))
         if self.rig is not None and infrared_range == "auto" and self.rig.infrared_range is not None:
             infrared_range = "{},{}".format(*self.rig.infrared_range)
-        return (
-            _picture(visible, "visible", self.options.visible_range),
-            _picture(infrared, "infrared", infrared_range),
+        called = kind.words if len(sources) == 2 else kind.named(len(sources))
+        return tuple(
+            _picture(
+                source,
+                "infrared" if kind.thermal[min(i, 1)] else "visible",
+                infrared_range if i else self.options.visible_range,
+                (called[i], "--infrared-range" if i else "--visible-range"),
+            )
+            for i, source in enumerate(sources)
         )
 
-    def __call__(self, visible: Picture, infrared: Picture) -> Fused:
-        """Fuse one pair.
+    def __call__(self, *pictures: Picture) -> Fused:
+        """Fuse the pictures of one scene: a pair, or more exposures or foci.
 
         Raises:
             ValueError: sizes differ and no option says what to do, the registration failed, or memory ran out.
         """
-        notes = _notes(visible, infrared, resize=self.options.resize)
+        kind = self.options.role
+        check_num(kind, len(pictures))
+        fused, notes = fold(pictures, self.pair, kind.order)
+        y = fused.y
+        if self.options.stretch == "minmax":
+            low, high = y.aminmax()
+            y = (y - low) / (high - low) if high > low else y
+        fused = replace(fused, y=y, notes=self.notes + notes)
+        return fused if len(pictures) == 2 else replace(fused, visible=pictures[0], infrared=pictures[1])
+
+    def pair(self, visible: Picture, infrared: Picture) -> Fused:
+        """Fuse two pictures, without the stretch at the end."""
+        kind = self.options.role
+        notes = notes_on(visible, infrared, kind, resize=self.options.resize)
         infrared, view = self.register(visible, infrared)
         y = self._fuse(visible.y, infrared.y)
         if view is not None:
             y = visible.y + view * (y - visible.y)
-        if self.options.stretch == "minmax":
-            low, high = y.aminmax()
-            y = (y - low) / (high - low) if high > low else y
-        chroma = choose_chroma(visible.chroma, infrared.chroma)
+        chroma = choose_chroma(visible.chroma, infrared.chroma, mix=kind.mixes)
         return Fused(y, chroma, visible.alpha, visible, infrared, notes)
 
     def register(self, visible: Picture, infrared: Picture) -> tuple[Picture, Tensor | None]:
@@ -162,6 +162,7 @@ class FusePipeline:
         if size == other:
             return infrared, infrared.alpha
         if not self.options.resize:
+            refuse_sizes(self.options.role, size, other)
             raise ValueError(
                 f"visible and infrared must share one size, got {px(size)} and {px(other)}; resize or register them: "
                 "--resize (one view, two resolutions), --align (views slightly apart), --rig (a fixed pair of cameras)"
@@ -207,31 +208,21 @@ class FusePipeline:
         try:
             return fuse_tensors(self.fuser, a, b, tile=self.options.tile)[0].cpu().clone()
         except (MemoryError, RuntimeError) as error:
-            if not _out_of_memory(error):
+            if not out_of_memory(error):
                 raise
             raise ValueError(f"{px(a.shape[-2:])} pixels do not fit in memory; add --tile 512, or less") from error
 
     def settings(self) -> dict[str, Any]:
         """What decides the pixels of a result, to tell results of different settings apart. JSON types only."""
-        options = self.options
-        return {
-            "system": options.system,
-            "weights": _weights_identity(options),
-            "dtype": options.dtype,
-            "stretch": options.stretch,
-            "resize": options.resize,
-            "align": options.align,
-            "rig": None if options.rig is None else _digest(options.rig),
-            "visible_range": options.visible_range,
-            "infrared_range": options.infrared_range,
-        }
+        return settings(self.options)
 
 
 def fuse(
-    visible: Source,
-    infrared: Source,
+    visible: Source | Sequence[Source],
+    infrared: Source | None = None,
     *,
-    system: str = "tdfusion",
+    kind: str = "infrared",
+    system: str | None = None,
     weights: str | None = None,
     device: str = "auto",
     dtype: str = "float32",
@@ -249,7 +240,9 @@ def fuse(
 
     Args:
         visible, infrared: each a file, a PIL image, a numpy array (H,W[,C]) or a torch tensor ([B,]C,H,W), RGB or grey.
-        system: a name of `tectum.systems.SYSTEMS`, or `package.module:Class`.
+            Of another kind the first and the second image of the pair; or one list of two or more exposures or foci.
+        kind: "infrared", "exposure", "focus" or "medical": who the two are; see `tectum.kinds`.
+        system: a name of `tectum.systems.SYSTEMS`, or `package.module:Class`; None takes the kind's own.
         weights: a packaged set or a `.safetensors` file; None takes the system's own.
         device: "auto" (CUDA, then MPS, then the CPU), "cpu", "cuda", "cuda:1", "mps".
         dtype: the network's: "float32", or "bfloat16" for speed on hardware that has it.
@@ -260,8 +253,8 @@ def fuse(
         resize: bring the infrared to the visible's size: for one view in two resolutions.
         align: find and apply the transform from the infrared to the visible; refused when it went badly.
         rig: a file of `tectum align`: one transform and one infrared range for every pair of two fixed cameras.
-        visible_range, infrared_range: raw values that become black and white: "auto", "full", "LOW,HIGH" or
-            percentiles "pLOW,pHIGH"; see `tectum.inference.image`.
+        visible_range, infrared_range: raw values that become black and white, in the first image and in the others:
+            "auto", "full", "LOW,HIGH" or percentiles "pLOW,pHIGH"; see `tectum.inference.image`.
 
     Returns:
         An array of uint8 or uint16: (H,W,3) RGB, (H,W) where the result is grey, (H,W,4) where the visible has alpha.
@@ -275,89 +268,61 @@ def fuse(
     >>> night, heat = np.full((4, 6, 3), (60, 20, 20), np.uint8), np.full((4, 6), 128, np.uint8)
     >>> fuse(night, heat, system="average").shape
     (4, 6, 3)
+    >>> fuse([night, heat, night], kind="exposure", system="average").shape
+    (4, 6, 3)
     """
-    _one_of("output", output, ("colour", "grey"))
-    _one_of("bits", bits, (8, 16))
+    one_of("output", output, ("colour", "grey"))
+    one_of("bits", bits, (8, 16))
     options = FuseOptions(
-        system, weights, device, dtype, tile, stretch, resize, align, rig, visible_range, infrared_range
+        system, weights, device, dtype, tile, stretch, resize, align, rig, visible_range, infrared_range, kind
     )
+    sources = _sources(visible, infrared)
+    check_num(options.role, len(sources))
     pipeline = FusePipeline(options)
-    if isinstance(visible, Tensor) and isinstance(infrared, Tensor) and visible.ndim == infrared.ndim == 4:
-        if len(visible) != len(infrared):
-            raise ValueError(f"visible and infrared must hold one batch, got {len(visible)} and {len(infrared)} images")
-        if len(visible) == 0:
-            raise ValueError("visible and infrared must hold at least one image, got empty batches")
-        pairs = zip(visible, infrared, strict=True)
-        fused = [torch.as_tensor(_fuse_one(pipeline, a, b, output, bits)) for a, b in pairs]
+    batches = [source for source in sources if isinstance(source, Tensor) and source.ndim == 4]
+    if len(batches) == len(sources):
+        what = " and ".join(options.role.words) if len(sources) == 2 else "all images"
+        lengths = [len(batch) for batch in batches]
+        if len(set(lengths)) > 1:
+            raise ValueError(f"{what} must hold one batch, got {' and '.join(map(str, lengths))} images")
+        if lengths[0] == 0:
+            raise ValueError(f"{what} must hold at least one image, got empty batches")
+        fused = [torch.as_tensor(_fuse_one(pipeline, scene, output, bits)) for scene in zip(*batches, strict=True)]
         channels = max(len(x) for x in fused)  # one grey picture among coloured ones has 1 instead of 3
         return torch.stack([x if len(x) == channels else x.expand(channels, -1, -1) for x in fused])
-    return _fuse_one(pipeline, visible, infrared, output, bits)
+    return _fuse_one(pipeline, sources, output, bits)
 
 
-def _fuse_one(pipeline: FusePipeline, visible: Source, infrared: Source, output: str, bits: int) -> Array | Tensor:
-    fused = pipeline(*pipeline.read(visible, infrared))
+def _sources(visible: Source | Sequence[Source], infrared: Source | None) -> tuple[Source, ...]:
+    """The images of a scene: two by themselves, or one list."""
+    if isinstance(visible, list | tuple):
+        if infrared is not None:
+            raise ValueError("images must be given as two, or as one list, got a list and another image; put all in it")
+        return tuple(visible)
+    if infrared is None:
+        raise ValueError("two images must be given, got one; add the other")
+    return visible, infrared  # type: ignore[return-value]
+
+
+def _fuse_one(pipeline: FusePipeline, sources: Sequence[Source], output: str, bits: int) -> Array | Tensor:
+    fused = pipeline(*pipeline.read(*sources))
     for note in fused.notes:
         warnings.warn(note, UserWarning, stacklevel=3)
-    if isinstance(visible, Tensor):
-        return fused.tensor(output).to(visible.device)
+    if isinstance(sources[0], Tensor):
+        return fused.tensor(output).to(sources[0].device)
     return fused.array(output, bits=bits)
 
 
-def _picture(source: Source, role: Literal["visible", "infrared"], value_range: str) -> Picture:
+def _picture(source: Source, role: Literal["visible", "infrared"], value_range: str, told: tuple[str, str]) -> Picture:
     try:
         if isinstance(source, str | Path):
-            return read_image(source, role=role, value_range=value_range)
-        return picture_from_array(source, role=role, value_range=value_range)
+            return read_image(source, role=role, value_range=value_range, told=told)
+        return picture_from_array(source, role=role, value_range=value_range, told=told)
     except MemoryError as error:
-        raise ValueError(f"the {role} image does not fit in memory; shrink or cut it first") from error
-
-
-def _notes(visible: Picture, infrared: Picture, *, resize: bool) -> tuple[str, ...]:
-    """What looks wrong with a pair but need not be."""
-    notes = []
-    if not is_coloured(visible) and is_coloured(infrared):
-        notes.append("the infrared image has colour and the visible one has none; are they swapped?")
-    elif is_coloured(infrared):
-        notes.append(
-            "the infrared image is in colour and only its brightness is used, which in a palette of false colours need "
-            "not follow the temperature; export it in grey (white hot) if you can"
-        )
-    (height, width), (other_height, other_width) = visible.y.shape[-2:], infrared.y.shape[-2:]
-    if resize and abs(width * other_height / (height * other_width) - 1) > 0.03:
-        notes.append("visible and infrared differ in proportions, so --resize distorts; is --align or --rig meant?")
-    return tuple(notes)
-
-
-def is_coloured(picture: Picture) -> bool:
-    return picture.chroma is not None and float(picture.chroma.abs().mean()) > COLOURED
+        raise ValueError(f"the {told[0]} image does not fit in memory; shrink or cut it first") from error
 
 
 def _resize(x: Tensor, size: torch.Size, low: float = 0.0) -> Tensor:
     """(C, H, W) to another size, bicubic and anti-aliased, clamped to low..low + 1."""
     resized = nn.functional.interpolate(x[None], size=tuple(size), mode="bicubic", antialias=True, align_corners=False)
     return resized[0].clamp(low, low + 1)
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    return (
-        isinstance(error, MemoryError | torch.OutOfMemoryError)
-        or "not enough memory" in str(error).lower()
-        or ("can't allocate memory" in str(error).lower())
-    )
-
-
-def _one_of(name: str, value: object, known: tuple[object, ...]) -> None:
-    if value not in known:
-        raise ValueError(f"{name} must be one of {', '.join(map(str, known))}, got {value!r}")
-
-
-def _weights_identity(options: FuseOptions) -> str | None:
-    """Name and start of the SHA-256 of the weights that `options` lead to; None for a system without."""
-    name = options.weights or (options.system if options.system in weights.cards() else None)
-    if name is None and ":" not in options.system:
-        name = weights.default_weights(options.system)
-    return None if name is None else f"{Path(name).name} {_digest(weights.find(name)[0])}"
-
-
-def _digest(path: str | Path) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:12]

@@ -36,6 +36,8 @@ from tectum.data.codecs import Array as Array
 from tectum.data.codecs import from_pillow, read_pixels, write_pixels
 
 Role = Literal["visible", "infrared"]
+Told = tuple[str, str]
+"""What messages call an image, and the flag of its range: ("MRI", "--infrared-range")."""
 NEARLY_GREY = 4 / 255
 
 
@@ -104,13 +106,16 @@ def parse_range(text: str) -> ValueRange:
     return ValueRange("percentile" if percentiles[0] else "raw", low, high)
 
 
-def read_image(path: str | Path, *, value_range: str = "auto", role: Role = "visible") -> Picture:
+def read_image(
+    path: str | Path, *, value_range: str = "auto", role: Role = "visible", told: Told | None = None
+) -> Picture:
     """Read an image file.
 
     Args:
         path: a PNG, JPEG, WebP, BMP or TIFF file.
         value_range: which raw values become 0 and 1; see the module's description.
         role: "visible" or "infrared"; decides "auto" and what counts as grey.
+        told: what messages call the image and the flag of its range; None has the role's.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -126,11 +131,15 @@ def read_image(path: str | Path, *, value_range: str = "auto", role: Role = "vis
     ((1, 4, 6), 0.2, None, 8)
     """
     parsed = parse_range(value_range)
-    return _picture(read_pixels(Path(path)), role, parsed, str(path))
+    return _picture(read_pixels(Path(path)), role, parsed, str(path), told)
 
 
 def picture_from_array(
-    x: "Array | Tensor | Image.Image", *, role: Role = "visible", value_range: str = "auto"
+    x: "Array | Tensor | Image.Image",
+    *,
+    role: Role = "visible",
+    value_range: str = "auto",
+    told: Told | None = None,
 ) -> Picture:
     """Take an image that is already in memory.
 
@@ -140,6 +149,7 @@ def picture_from_array(
             "auto" takes as it is in both roles; or a PIL image.
         role: "visible" or "infrared".
         value_range: as in `read_image`.
+        told: as in `read_image`.
 
     Raises:
         ValueError: for other shapes and types, NaN or infinite values, or values that do not fit the range.
@@ -148,8 +158,9 @@ def picture_from_array(
     torch.Size([2, 5, 7])
     """
     parsed = parse_range(value_range)
+    called = role if told is None else told[0]
     if isinstance(x, Image.Image):
-        return _picture(from_pillow(x), role, parsed, f"the {role} PIL image")
+        return _picture(from_pillow(x), role, parsed, f"the {called} PIL image", told)
     if isinstance(x, Tensor):
         shape = tuple(x.shape)
         channels = x[0] if x.ndim == 4 and len(x) == 1 else x
@@ -161,7 +172,8 @@ def picture_from_array(
                 f"of {x.dtype}; permute it, or divide integers by their full scale"
             )
         pixels = channels.detach().cpu().float().permute(1, 2, 0).numpy()
-        return _picture(pixels, role, ValueRange("full") if parsed.kind == "auto" else parsed, f"the {role} tensor")
+        as_it_is = ValueRange("full") if parsed.kind == "auto" else parsed
+        return _picture(pixels, role, as_it_is, f"the {called} tensor", told)
     if not isinstance(x, np.ndarray):
         raise ValueError(f"an image must be a numpy array, a torch tensor or a PIL image, got {type(x).__name__}")
     known = x.dtype.newbyteorder("=") in (np.uint8, np.uint16, np.float32, np.float64)
@@ -170,7 +182,7 @@ def picture_from_array(
             f"an array must be (H,W), (H,W,1), (H,W,3) or (H,W,4) of uint8, uint16, float32 or float64, got {x.shape} "
             f"of {x.dtype}; transpose or convert it first"
         )
-    return _picture(x.astype(x.dtype.newbyteorder("="), copy=False), role, parsed, f"the {role} array")
+    return _picture(x.astype(x.dtype.newbyteorder("="), copy=False), role, parsed, f"the {called} array", told)
 
 
 def to_array(y: Tensor, chroma: Tensor | None = None, alpha: Tensor | None = None, *, bits: int = 8) -> Array:
@@ -254,7 +266,7 @@ def check_output(path: str | Path, *, bits: int = 8) -> None:
         raise FileNotFoundError(f"the folder {path.parent} does not exist; create it first")
 
 
-def _picture(pixels: Array, role: Role, value_range: ValueRange, source: str) -> Picture:
+def _picture(pixels: Array, role: Role, value_range: ValueRange, source: str, told: Told | None = None) -> Picture:
     if role not in ("visible", "infrared"):
         raise ValueError(f"role must be 'visible' or 'infrared', got {role!r}")
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
@@ -265,7 +277,8 @@ def _picture(pixels: Array, role: Role, value_range: ValueRange, source: str) ->
     if len(codes) == 3 and np.array_equal(codes[0], codes[1]) and np.array_equal(codes[1], codes[2]):
         codes = codes[:1]
     raw = torch.from_numpy(codes.astype(np.float32 if bits < 32 else np.float64))
-    low, high = _limits(raw, bits, role, value_range, source)
+    flag = f"--{role}-range" if told is None else told[1]
+    low, high = _limits(raw, bits, role, value_range, source, flag)
     fits = bits < 32 and (low, high) == (0, 2**bits - 1)  # nothing to shift or clip: two passes less
     x = raw.div_(high) if fits else raw.sub_(low).div_(high - low).clamp_(0, 1).float()
     y, chroma = (x, None) if len(x) == 1 else rgb_to_ycbcr(x)
@@ -274,7 +287,7 @@ def _picture(pixels: Array, role: Role, value_range: ValueRange, source: str) ->
     return Picture(y, chroma, None if raw_alpha is None else _alpha(raw_alpha, bits, source), bits, (low, high))
 
 
-def _limits(raw: Tensor, bits: int, role: Role, value_range: ValueRange, source: str) -> tuple[float, float]:
+def _limits(raw: Tensor, bits: int, role: Role, value_range: ValueRange, source: str, flag: str) -> tuple[float, float]:
     kind, low, high = value_range
     if kind == "auto":
         kind, low, high = ("percentile", 0.1, 99.9) if role == "infrared" and bits > 8 else ("full", 0.0, 1.0)
@@ -289,7 +302,7 @@ def _limits(raw: Tensor, bits: int, role: Role, value_range: ValueRange, source:
     if smallest < 0 or largest > 1:
         raise ValueError(
             f"{source} must hold values in [0,1], got {smallest:g}..{largest:g}; "
-            f"say what is black and what is white with --{role}-range={smallest:g},{largest:g} (or =p0.1,p99.9)"
+            f"say what is black and what is white with {flag}={smallest:g},{largest:g} (or =p0.1,p99.9)"
         )
     return 0.0, 1.0
 

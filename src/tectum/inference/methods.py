@@ -21,16 +21,28 @@ import torch
 from torch import Tensor, nn
 
 from tectum import weights
-from tectum.color import to_levels
+from tectum.color import choose_chroma, to_levels
 from tectum.data.codecs import read_pixels
 from tectum.files import write_whole
 from tectum.inference.folders import PairFiles, by_name, by_star, find_images
-from tectum.inference.fuse import FuseOptions, FusePipeline, is_coloured
-from tectum.inference.image import Array, Picture, picture_from_array, px, read_image, to_array, write_image
+from tectum.inference.fuse import FuseOptions, FusePipeline
+from tectum.inference.image import Array, Picture, Role, picture_from_array, px, read_image, to_array, write_image
+from tectum.inference.remarks import is_coloured
+from tectum.kinds import KINDS, Kind
 from tectum.systems import SYSTEMS
 
 BASELINES = ("average", "maximum", "laplacian", "visible", "infrared")
 """The rows every table needs: by some metrics they beat every network. The last two are the sources themselves."""
+
+
+def baselines_of(kind: Kind) -> tuple[str, ...]:
+    """The same with the sources under the names of a kind.
+
+    >>> baselines_of(KINDS["exposure"])
+    ('average', 'maximum', 'laplacian', 'over', 'under')
+    """
+    return (*BASELINES[:3], *kind.roles)
+
 
 Saved = Callable[[Tensor], Tensor]
 """(B,1,H,W) in [0,1] as a network gives it -> as a file holds it."""
@@ -43,12 +55,14 @@ class Method(ABC):
         name: in tables.
         baseline: it has nothing learned and is shown apart.
         system: what `tectum bench` calls it; None for images that are files.
+        mixes: it is shown in the mixed colours of its sources, else in the first one's.
         since: images kept from before this time (nanoseconds) are made again.
     """
 
     name: str
     baseline: bool = False
     system: str | None = None
+    mixes: bool = False
     since: int = 0
 
     def has(self, image: str) -> bool:
@@ -68,8 +82,9 @@ class Method(ABC):
         """
 
     def picture(self, pair: PairFiles, visible: Picture, infrared: Picture) -> Array:
-        """The fused image to look at, uint8 (H,W) or (H,W,3); in the visible's colours."""
-        return to_array(self.luminance(pair, visible, infrared), visible.chroma)
+        """The fused image to look at, uint8 (H,W) or (H,W,3); in the visible's colours, or those of both."""
+        chroma = choose_chroma(visible.chroma, infrared.chroma, mix=True) if self.mixes else visible.chroma
+        return to_array(self.luminance(pair, visible, infrared), chroma)
 
 
 class Folder(Method):
@@ -204,14 +219,15 @@ def system(
     Raises:
         ValueError, KeyError, FileNotFoundError: unknown system or weights.
     """
+    kind = reading.get("kind", "infrared")
     if isinstance(which, nn.Module):
         here = next(which.parameters(), torch.empty(0)).device
-        pipeline = FusePipeline(FuseOptions(device=str(here)), fuser=which)
+        pipeline = FusePipeline(FuseOptions("average", device=str(here), kind=kind), fuser=which)
         settings: dict[str, Any] = {"fuser": f"{type(which).__name__} {uuid.uuid4().hex}"}
         known, store = None, None
     else:
         known, _, file = which.partition("@")
-        pipeline = FusePipeline(FuseOptions(system=known, weights=file or None, device=device))
+        pipeline = FusePipeline(FuseOptions(system=known, weights=file or None, device=device, kind=kind))
         settings = pipeline.settings()
         if ":" in known:
             settings["code"] = file_identity(Path(inspect.getfile(type(pipeline.fuser))))
@@ -232,12 +248,12 @@ def system(
     )
 
 
-def baseline(name: str) -> Made:
-    """One of `BASELINES`, rounded to 8 bits and never stretched."""
-    if name in ("visible", "infrared"):
+def baseline(name: str, kind: Kind = KINDS["infrared"]) -> Made:
+    """One of `baselines_of` a kind, rounded to 8 bits and never stretched."""
+    if name in kind.roles:
         return Made(
             name,
-            lambda visible, infrared: (visible if name == "visible" else infrared).y,
+            lambda visible, infrared: (visible if name == kind.roles[0] else infrared).y,
             settings={"source": name},
             baseline=True,
         )
@@ -252,20 +268,28 @@ def baseline(name: str) -> Made:
 
 
 def read_pair(
-    pair: PairFiles, *, visible_range: str = "auto", infrared_range: str = "auto", both_colour: bool = False
+    pair: PairFiles,
+    *,
+    visible_range: str = "auto",
+    infrared_range: str = "auto",
+    both_colour: bool = False,
+    kind: str = "infrared",
 ) -> tuple[Picture, Picture]:
     """The sources of a pair as a metric may see them.
 
     Raises:
         ValueError, OSError: they cannot be read or compared, in one sentence.
     """
-    visible = read_image(pair.visible, value_range=visible_range)
-    infrared = read_image(pair.infrared, role="infrared", value_range=infrared_range)
+    of = KINDS[kind]
+    roles: list[Role] = ["infrared" if thermal else "visible" for thermal in of.thermal]
+    told = [(of.words[0], "--visible-range"), (of.words[1], "--infrared-range")]
+    visible = read_image(pair.visible, role=roles[0], value_range=visible_range, told=told[0])
+    infrared = read_image(pair.infrared, role=roles[1], value_range=infrared_range, told=told[1])
     size, other = visible.y.shape[1:], infrared.y.shape[1:]
     if size != other:
         raise ValueError(
-            f"visible and infrared must share one size, got {px(size)} and {px(other)}; score against the resized or "
-            "registered sources that were fused"
+            f"{of.words[0]} and {of.words[1]} must share one size, got {px(size)} and {px(other)}; score against "
+            "the resized or registered sources that were fused"
         )
     for role, picture, value_range, file in (
         ("visible", visible, visible_range, pair.visible),
@@ -278,7 +302,7 @@ def read_pair(
             )
     if is_coloured(infrared) and not both_colour:
         raise ValueError(
-            f"an infrared image must be grey, {pair.infrared} is in colour (false colours, or the two folders are "
+            f"an {of.words[1]} image must be grey, {pair.infrared} is in colour (false colours, or the two folders are "
             "exchanged?); export it in grey, exchange --visible and --infrared, or add --both-colour for two exposures "
             "or foci"
         )

@@ -160,7 +160,7 @@ def fuse_folder(
             problems are in the outcome.
     """
     names = [pair.name for pair in matches.pairs]
-    sources = {file.parent.resolve() for pair in matches.pairs for file in (pair.visible, pair.infrared)}
+    sources = {file.parent.resolve() for pair in matches.pairs for file in pair.files}
     if sources & {results.path.resolve(), *(file.parent.resolve() for file in results.files("any").values())}:
         raise ValueError(f"results must not go among their sources, got {results.path}; choose another folder with -o")
     settings = pipeline.settings() | {"output": "both" if len(results.kinds) > 1 else results.kinds[0], "bits": bits}
@@ -175,12 +175,12 @@ def fuse_folder(
         dynamic_ncols=True,
     )
 
-    def read(pair: PairFiles) -> tuple[PairFiles, Picture, Picture]:
-        return pair, *pipeline.read(pair.visible, pair.infrared)
+    def read(pair: PairFiles) -> tuple[PairFiles, tuple[Picture, ...]]:
+        return pair, pipeline.read(*pair.files)
 
-    def work(loaded: tuple[PairFiles, Picture, Picture]) -> Fused:
-        pair, visible, infrared = loaded
-        fused = pipeline(visible, infrared)
+    def work(loaded: tuple[PairFiles, tuple[Picture, ...]]) -> Fused:
+        pair, pictures = loaded
+        fused = pipeline(*pictures)
         for note in fused.notes:
             outcome.notes.setdefault(note, []).append(pair.name)
         return fused

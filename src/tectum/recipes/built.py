@@ -1,5 +1,7 @@
 """From a recipe to networks and data."""
 
+import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from tectum.color import rgb_to_ycbcr
 from tectum.data.datasets import open_set
 from tectum.data.folders import PairFolder, split_names, without
 from tectum.data.synthetic import CLASSES, Scene, render
+from tectum.kinds import KINDS
 from tectum.pair import Pair, Pairs
 from tectum.protocols import Balance, System, resolve
 from tectum.recipes.recipe import BALANCES, Recipe, Target
@@ -39,15 +42,15 @@ def build(recipe: Recipe, data: Path | None) -> Built:
         FileNotFoundError: the folder does not hold the pairs.
     """
     system = resolve(SYSTEMS, recipe.system, kind="system")
-    make = system.learned if recipe.learned else system.objective
-    if make is None:
-        what = "a loss that can be learned" if recipe.learned else "an objective"
-        raise ValueError(f"system '{recipe.system}' has nothing to train; choose one with {what}")
+    make = None if recipe.loss is not None else objective_of(recipe, system)
     balance = balance_of(recipe, system)
     pairs, validation, classes = street(recipe.target) if recipe.data == "street" else opened(recipe, data)
     torch.manual_seed(recipe.schedule.seed)
     fuser = system.fuser()
-    objective = make(**recipe.options) if recipe.loss is None else weights.load_objective(recipe.loss, **recipe.options)
+    if make is None:
+        objective = weights.load_objective(str(recipe.loss), **recipe.options)
+    else:
+        objective = make(**(({"kind": recipe.kind} if takes_kind(make) else {}) | recipe.options))
     task = None if recipe.task is None else resolve(TASKS, recipe.task, kind="task")(classes, **recipe.task_options)
     kind = getattr(task, "kind", recipe.target)
     if task is not None and kind != recipe.target:
@@ -57,6 +60,31 @@ def build(recipe: Recipe, data: Path | None) -> Built:
     if recipe.start is not None:
         fuser.load_state_dict(weights.load(recipe.system, recipe.start).state_dict())
     return Built(fuser, objective, task, pairs, validation, balance)
+
+
+def objective_of(recipe: Recipe, system: System) -> Callable[..., nn.Module]:
+    """What makes the objective: the learned one, the recipe's, the kind's, or the system's own."""
+    own = system.learned if recipe.learned else system.objective
+    if own is None:
+        what = "a loss that can be learned" if recipe.learned else "an objective"
+        raise ValueError(f"system '{recipe.system}' has nothing to train; choose one with {what}")
+    if recipe.learned:
+        return own
+    named = recipe.objective or KINDS[recipe.kind].objective
+    if named is not None:
+        found: dict[str, Callable[..., nn.Module]] = {}
+        return resolve(found, named, kind="objective")
+    if recipe.kind != "infrared" and not takes_kind(own):
+        raise ValueError(
+            f"recipe '{recipe.name}' trains {recipe.kind} pairs and the objective of '{recipe.system}' is for infrared "
+            "ones; name another with --objective module:Class"
+        )
+    return own
+
+
+def takes_kind(make: Callable[..., nn.Module]) -> bool:
+    """Whether an objective can be told the kind of the pairs."""
+    return "kind" in inspect.signature(make).parameters
 
 
 def balance_of(recipe: Recipe, system: System) -> Balance | None:
@@ -73,7 +101,14 @@ def balance_of(recipe: Recipe, system: System) -> Balance | None:
 def opened(recipe: Recipe, data: Path | None) -> tuple[Pairs, Pairs, tuple[str, ...]]:
     """Training pairs, validation pairs and the names of the classes."""
     if data is None:
-        raise ValueError(f"recipe '{recipe.name}' needs a folder of pairs (vi and ir inside); give it with --data")
+        sides = KINDS[recipe.kind].sides[0]
+        raise ValueError(
+            f"recipe '{recipe.name}' needs a folder of pairs ({' and '.join(sides)} inside); give it with --data"
+        )
+    if recipe.kind != "infrared":
+        whole = open_set(recipe.data, data, target=recipe.target, every=recipe.every, kind=recipe.kind)
+        kept = validation_names(recipe, whole.names, data)
+        return whole.subset(without(whole.names, kept)), whole.subset(kept), tuple(whole.classes)
     if recipe.target is None:
         names = PairFolder(data).names
         kept = validation_names(recipe, names, data)

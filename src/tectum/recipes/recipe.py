@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from tectum.engine.schedule import Schedule
 from tectum.files import write_whole
+from tectum.kinds import find_kind
 
 Target = Literal["masks", "boxes"]
 BALANCES = ("none", "frozen", "moving")
@@ -45,8 +46,21 @@ class Recipe:
     """Packaged weights the fuser begins with; None begins at random."""
     schedule: Schedule = field(default_factory=Schedule)
     """Steps, rates, crops, seed."""
+    kind: str = "infrared"
+    """What the pairs are: infrared, exposure, focus or medical; picks the objective where none is learned."""
+    objective: str | None = None
+    """A fixed objective as module:Class in place of the kind's or system's own; one that takes `kind` is told it."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "kind", find_kind(self.kind).name)
+        if self.objective is not None and (self.learned or self.loss is not None):
+            raise ValueError(
+                f"recipe '{self.name}' has a loss that was learned; leave out --objective, or take a fixed recipe"
+            )
+        if self.data == "street" and self.kind != "infrared":
+            raise ValueError(
+                f"recipe '{self.name}' renders infrared scenes, got {self.kind}; take a recipe with --data"
+            )
         if self.loss is not None and self.learned:
             raise ValueError(f"recipe '{self.name}' learns its own loss; leave out --loss, or take a fixed recipe")
 

@@ -70,11 +70,13 @@ class Example:
     panels: tuple[Panel, ...]
 
 
-def examples(scores: Scores, kinds: Mapping[str, Kind], picture: Pictures, num: int) -> Iterator[Example]:
+def examples(
+    scores: Scores, kinds: Mapping[str, Kind], picture: Pictures, num: int, sources: tuple[str, str] = SOURCES
+) -> Iterator[Example]:
     """The images where the methods differ most, the most different one first; one image in memory at a time."""
     found = differ_most(scores, compared(kinds), num)
     for index, spread in found:
-        yield example(scores.images[index], index, spread, kinds, picture, PAGE_BYTES // len(found))
+        yield example(scores.images[index], index, spread, kinds, picture, PAGE_BYTES // len(found), sources)
 
 
 def compared(kinds: Mapping[str, Kind]) -> list[str]:
@@ -107,11 +109,17 @@ def differ_most(scores: Scores, rows: Sequence[str], num: int) -> list[tuple[int
 
 
 def example(
-    image: str, index: int, spread: float, kinds: Mapping[str, Kind], picture: Pictures, most_bytes: int
+    image: str,
+    index: int,
+    spread: float,
+    kinds: Mapping[str, Kind],
+    picture: Pictures,
+    most_bytes: int,
+    sources: tuple[str, str] = SOURCES,
 ) -> Example:
     """Read all pictures of one image and make its panels; what cannot be read says why in its place."""
-    names = [*SOURCES, *(name for name in kinds if name not in SOURCES)]
-    roles = dict.fromkeys(SOURCES, "source") | {name: kind for name, kind in kinds.items() if name not in SOURCES}
+    names = [*sources, *(name for name in kinds if name not in sources)]
+    roles = dict.fromkeys(sources, "source") | {name: kind for name, kind in kinds.items() if name not in sources}
     taken: dict[str, Array] = {}
     problems: dict[str, str] = {}
     for name in names:

@@ -63,7 +63,7 @@ def render(evaluation: Evaluation, picture: Pictures, costs: "Sequence[Cost]", n
     template = environment.from_string((HERE / "page.html.jinja").read_text(encoding="utf-8"))
     look = plots.styles(evaluation.summary.kinds)
     table = cells.columns(evaluation)
-    shown = list(examples(evaluation.scores, evaluation.summary.kinds, picture, num_examples))
+    shown = list(examples(evaluation.scores, evaluation.summary.kinds, picture, num_examples, evaluation.sources))
     return template.render(
         css=(HERE / "page.css").read_text(encoding="utf-8"),
         js=(HERE / "page.js").read_text(encoding="utf-8"),
@@ -91,6 +91,7 @@ def render(evaluation: Evaluation, picture: Pictures, costs: "Sequence[Cost]", n
         examples=shown,
         captions={example.image: captions(evaluation, example, table) for example in shown},
         compared=compared(evaluation.summary.kinds),
+        colours=f"the {evaluation.sources[0]}'s" if evaluation.sources[0] == "visible" else "their sources'",
         columns_of=columns_of,
         differing=any(not math.isnan(example.spread) for example in shown),
         level=f"{100 * LEVEL:g}\u00a0%",

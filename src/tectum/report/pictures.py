@@ -59,7 +59,7 @@ def side_by_side(
     if difference:
         change = np.abs(luminance(fused) - luminance(visible))
         panels.append(_panel(heat(change / DIFFERENCE_SCALE), size))
-        captions.append(f"|fused - visible|, mean {change.mean():.3f}")
+        captions.append(f"|fused - {labels[0]}|, mean {change.mean():.3f}")
     return np.asarray(_sheet(panels, captions, title, scale=difference))
 
 

@@ -1,0 +1,99 @@
+"""One side of the pairs of a set: a folder of images, or files that share a folder with the other side's.
+
+    'imageA'            the images of a folder, by name
+    'imageA/*_A'        001_A.png has the name 001
+    'input/*/*_B'       a folder a scene: its name is the scene's, one of its files ends so
+    'Part1/*/<last>'    a folder a scene with numbered images: the one with the highest number; <first>: the lowest
+
+Letter case does not matter, except in what a name becomes.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from tectum.data.codecs import EXTENSIONS
+from tectum.data.folders import images, luminance, read_8bit
+
+ENDS = ("<first>", "<last>")
+
+
+def side_files(home: Path, side: str) -> dict[str, Path] | None:
+    """The files of a side by name, or None where there is no such folder.
+
+    Raises:
+        ValueError: two files have one name.
+    """
+    *folders, last = side.split("/")
+    if "*" not in side:
+        found = below(home, (*folders, last))
+        return None if found is None else images(found)
+    star = folders.index("*") if "*" in folders else len(folders)
+    top = below(home, folders[:star])
+    if top is None:
+        return None
+    places = [top] if star == len(folders) else scene_folders(top)
+    files: dict[str, Path] = {}
+    for place in places:
+        for name, path in matching(place, last):
+            name = name if star == len(folders) else place.name
+            if name in files:
+                raise ValueError(f"one image per scene must be called {last} in {place}, got {files[name].name} and "
+                                 f"{path.name}; remove one")  # fmt: skip
+            files[name] = path
+    return files or None
+
+
+def scene_folders(top: Path) -> list[Path]:
+    """A folder a scene; those of reference images are none."""
+    return sorted(x for x in top.iterdir() if x.is_dir() and not x.name.lower().startswith("label"))
+
+
+def matching(place: Path, last: str) -> list[tuple[str, Path]]:
+    """(what the star stands for, file) of the images of a folder; for <first> and <last> the one by its number."""
+    there = [x for x in sorted(place.iterdir()) if x.suffix.lower() in EXTENSIONS and not x.name.startswith(".")]
+    if last in ENDS:
+        numbered = sorted((int(x.stem), x) for x in there if x.stem.isdecimal())
+        return [(place.name, numbered[-1 if last == "<last>" else 0][1])] if len(numbered) > 1 else []
+    pattern = re.compile("(.+)".join(map(re.escape, last.split("*"))), re.IGNORECASE)
+    return [(found[1], x) for x in there if (found := pattern.fullmatch(x.stem))]
+
+
+def brighter_first(a: dict[str, Path], b: dict[str, Path]) -> tuple[dict[str, Path], dict[str, Path]]:
+    """Exchange the two files of each scene whose second is the brighter one."""
+    darker = {name for name in a.keys() & b.keys() if mean_level(a[name]) < mean_level(b[name])}
+    return (
+        {name: b[name] if name in darker else path for name, path in a.items()},
+        {name: a[name] if name in darker else path for name, path in b.items()},
+    )
+
+
+def mean_level(path: Path) -> float:
+    """Mean luminance, of an eighth of the size where the file offers it (JPEG).
+
+    Raises:
+        ValueError: no image that can be read.
+    """
+    if path.suffix.lower() in (".jpg", ".jpeg"):
+        try:
+            with Image.open(path) as image:
+                image.draft("L", (max(1, image.width // 8), max(1, image.height // 8)))
+                return float(
+                    sum(i * n for i, n in enumerate(image.convert("L").histogram())) / image.width / image.height
+                )
+        except OSError:
+            pass  # told by the reader below
+    return float(luminance(read_8bit(path)).to(torch.float32).mean())
+
+
+def below(folder: Path, parts: Sequence[str]) -> Path | None:
+    """The folder `parts` below another, whatever its letter case, or None."""
+    for part in parts:
+        found = [path for path in folder.iterdir() if path.name.lower() == part.lower() and path.is_dir()]
+        if not found:
+            return None
+        folder = min(found, key=lambda path: (path.name != part, path.name))
+    return folder
