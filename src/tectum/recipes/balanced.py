@@ -17,7 +17,7 @@ SMALL: dict[str, Any] = {
     "warm_epochs": 0,
     "batch": 4,
     "crop_px": 96,
-    "meta_lr": 6e-3,
+    "meta_lr": 2e-3,
 }
 """Of the small recipes, which begin with the fuser of the fixed loss: as many lessons as steps of the fuser."""
 ALPHA = 0.05
