@@ -179,7 +179,7 @@ def earlier(log: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
     size = sums.shape[-1]
     other = torch.ones(size + 1, size, dtype=torch.bool, device=log.device).triu(0)
     decay = (ends[..., None] - sums[..., None, :]).masked_fill(other, -torch.inf).exp()
-    found = decay.to(kept.dtype) @ kept.movedim(-2, -4).flatten(-2)  # (..,H,chunks+1,NP)
+    found = decay.to(kept.dtype) @ kept.movedim(-2, -4).contiguous().flatten(-2)  # (..,H,chunks+1,NP)
     found = found.unflatten(-1, (kept.shape[-3], kept.shape[-1])).movedim(-4, -2)
     return found[..., :-1, :, :, :], found[..., -1, :, :, :]
 

@@ -137,6 +137,7 @@ class Context(nn.Module):
         self.embed = nn.Conv2d(8 * channels, width, 1)
         self.blocks = nn.ModuleList(Block(width) for _ in range(depth))
         self.norm, self.out = nn.LayerNorm(width), nn.Linear(width, 4 * channels + 2)
+        quiet(self.out)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.permute(0, 2, 3, 1)
@@ -177,8 +178,10 @@ class Block(nn.Module):
         """Octaves of v (B,D,h,w), each with a gain per channel and one per token (B,h,w,BANDS)."""
         strength = 1 + torch.tanh(m.permute(0, 3, 1, 2))
         parts = zip(octaves(v), self.gains, strength.split(1, dim=1), strict=True)
-        found = [band * (gain[:, None, None] * more) for band, gain, more in parts]
-        return torch.stack(found).sum(0)
+        found = torch.zeros_like(v)
+        for band, gain, more in parts:
+            found = found + band * gain[:, None, None] * more
+        return found
 
     def scans(self, v: Tensor, dt: Tensor, read: Tensor) -> Tensor:
         """Along rows and columns, to and fro: (B,h,w,D)."""
@@ -212,14 +215,10 @@ def octaves(x: Tensor) -> list[Tensor]:
     True
     """
     found = []
-    taps = torch.tensor([0.25, 0.5, 0.25], dtype=x.dtype, device=x.device)
+    line = torch.tensor([0.25, 0.5, 0.25], dtype=x.dtype, device=x.device)
+    kernel = torch.outer(line, line).expand(x.shape[1], 1, 3, 3)
     for step in (2**n for n in range(BANDS - 1)):
-        low = x
-        for axis in (2, 3):
-            size = x.shape[axis]
-            at = torch.arange(size, device=x.device)
-            before, after = (low.index_select(axis, (at + d).clamp(0, size - 1)) for d in (-step, step))
-            low = taps[0] * (before + after) + taps[1] * low
+        low = F.conv2d(F.pad(x, (step,) * 4, mode="replicate"), kernel, dilation=step, groups=x.shape[1])
         found.append(x - low)
         x = low
     return [*found, x]
@@ -234,6 +233,7 @@ class Output(nn.Module):
         self.hidden1 = nn.Conv2d(3 * channels, channels, 3, padding=1)
         self.hidden2 = nn.Conv2d(channels, channels, 3, padding=1)
         self.out = nn.Conv2d(channels, 2, 1)
+        quiet(self.out)
 
     def forward(self, a: Tensor, b: Tensor, of_a: Seen, of_b: Seen, context: Tensor) -> Tensor:
         (x_a, bands_a, angles_a), (x_b, bands_b, angles_b) = of_a, of_b
@@ -246,6 +246,14 @@ class Output(nn.Module):
         w, r = (self.out(x) + enlarge(context[:, -2:], 4)).chunk(2, dim=1)
         chosen = 0.01 + 0.98 * (b + torch.sigmoid(w) * (a - b))
         return torch.sigmoid(torch.log(chosen / (1 - chosen)) + r)
+
+
+def quiet(layer: nn.Conv2d | nn.Linear) -> None:
+    """So that an untrained network is near the average of its sources."""
+    assert layer.bias is not None
+    with torch.no_grad():
+        layer.weight.mul_(0.1)
+        layer.bias.zero_()
 
 
 def enlarge(x: Tensor, factor: int) -> Tensor:
