@@ -74,7 +74,7 @@ def scan_from(
     *,
     chunk: int = CHUNK,
 ) -> tuple[Tensor, Tensor]:
-    """As `scan`, from a state (B,N,H,P) (None is zero) that an earlier part of the sequence has left: y and the next.
+    """As `scan`, from a state (B,H,N,P) (None is zero) that an earlier part of the sequence has left: y and the next.
 
     >>> x, dt, b = torch.rand(1, 6, 2, 3), torch.rand(1, 6, 2), torch.rand(1, 6, 4)
     >>> first, state = scan_from(None, x[:, :4], dt[:, :4], -dt[0, 0], b[:, :4], b[:, :4])
@@ -106,58 +106,53 @@ def chunks(
     chunk = chunk if exported else min(chunk, length)
     whole = chunk * BLOCK
     missing = whole * (length // whole + 2) - length if exported else -length % chunk  # 2: more than one block, always
-    written = x * dt[..., None]
-    s = dt.to(torch.promote_types(dtype, torch.float32)) * a
+    s = (dt.to(torch.promote_types(dtype, torch.float32)) * a).transpose(1, 2)
+    written = (x * dt[..., None]).transpose(1, 2)
     if exported or missing:  # tokens that neither write nor let forget
-        written, s = F.pad(written, (0, 0, 0, 0, 0, missing)), F.pad(s, (0, 0, 0, missing))
+        written, s = F.pad(written, (0, 0, 0, missing)), F.pad(s, (0, missing))
         b, c = F.pad(b, (0, 0, 0, missing)), F.pad(c, (0, 0, 0, missing))
-    written, s, b, c = (cut(z, chunk) for z in (written, s, b, c))
-    s = s.cumsum(2)
-    last = s[:, :, -1:]
-    kept = b.transpose(2, 3) @ (written * (last - s).exp().to(dtype)[..., None]).flatten(3)  # (B,chunks,N,HP)
-    before, state = carry(last[:, :, 0], kept.unflatten(3, x.shape[2:]), state)
-    y = (c @ before.flatten(3)).unflatten(3, x.shape[2:]) * s.exp().to(dtype)[..., None]
-    y = y + within(s, b, c, written)
-    y = y.flatten(1, 2)
+    written, s, b, c = cut(written, 2, chunk), cut(s, 2, chunk), cut(b, 1, chunk), cut(c, 1, chunk)
+    s = s.contiguous().cumsum(3)  # (B,H,chunks,Q)
+    last = s[..., -1:]
+    kept = b.transpose(2, 3)[:, None] @ (written * (last - s).exp().to(dtype)[..., None])  # (B,H,chunks,N,P)
+    before, state = carry(last[..., 0], kept, state)
+    y = within(s, b, c, written) + (c[:, None] @ before) * s.exp().to(dtype)[..., None]
+    y = y.flatten(2, 3).transpose(1, 2)
     y = y.index_select(1, torch.arange(length, device=y.device)) if exported else y[:, :length]
     return (y if d is None else y + d[:, None] * x), state
 
 
-def cut(x: Tensor, size: int) -> Tensor:
-    """(B,L,..) -> (B,L/size,size,..); as windows, since an exported graph would want it proved that size divides L."""
-    return x.unfold(1, size, size).movedim(-1, 2)
+def cut(x: Tensor, axis: int, size: int) -> Tensor:
+    """(..,L,..) -> (..,L/size,size,..); as windows, since an exported graph would want proof that size divides L."""
+    return x.unfold(axis, size, size).movedim(-1, axis + 1)
 
 
 def within(s: Tensor, b: Tensor, c: Tensor, written: Tensor) -> Tensor:
-    """What tokens of one chunk tell each other, (B,chunks,Q,H,P)."""
+    """What tokens of one chunk tell each other, (B,H,chunks,Q,P)."""
     asked = c @ b.transpose(2, 3)  # (B,chunks,Q,Q)
     size = asked.shape[2]
-    later = torch.ones(size, size, dtype=torch.bool, device=s.device).triu(1)
-    found = []
-    for h, s_h in enumerate(s.unbind(3)):
-        decay = (s_h[..., None] - s_h[..., None, :]).masked_fill(later, -torch.inf).exp()  # before exp: no inf * 0
-        found.append((decay.to(asked.dtype) * asked) @ written[:, :, :, h])
-    return torch.stack(found, dim=3)
+    later = torch.full((size, size), -torch.inf, dtype=s.dtype, device=s.device).triu(1)
+    decay = (s[..., None] - s[..., None, :] + later).exp()  # before exp: no infinity times 0
+    return (decay.to(asked.dtype) * asked[:, None]) @ written
 
 
 def carry(log: Tensor, kept: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
-    """States before every chunk (B,chunks,N,H,P) and after the last, from log decays (B,chunks,H) and what each keeps."""
+    """States before every chunk (B,H,chunks,N,P) and after the last, from log decays (B,H,chunks) and what each keeps."""
     if torch.compiler.is_compiling():
         before = blocks(log, kept)
         if state is not None:
-            sums = log.cumsum(1) - log
-            before = before + sums.exp().to(kept.dtype)[:, :, None, :, None] * state[:, None]
-        return before, step(before[:, -1], log[:, -1], kept[:, -1])
-    current = torch.zeros_like(kept[:, 0]) if state is None else state
-    found = []
-    for log_k, kept_k in zip(log.unbind(1), kept.unbind(1), strict=True):  # indexing would cost the backward pass L^2
+            before = before + (log.cumsum(2) - log).exp().to(kept.dtype)[..., None, None] * state[:, :, None]
+        return before, step(before[:, :, -1], log[:, :, -1], kept[:, :, -1])
+    current = torch.zeros_like(kept[:, :, 0]) if state is None else state
+    decay, found = log.exp().to(kept.dtype)[..., None, None], []
+    for decay_k, kept_k in zip(decay.unbind(2), kept.unbind(2), strict=True):  # indexing would cost backward L^2
         found.append(current)
-        current = step(current, log_k, kept_k)
-    return torch.stack(found, dim=1), current
+        current = torch.addcmul(kept_k, decay_k, current)
+    return torch.stack(found, dim=2), current
 
 
 def step(state: Tensor, log: Tensor, kept: Tensor) -> Tensor:
-    return log.exp().to(kept.dtype)[:, None, :, None] * state + kept
+    return log.exp().to(kept.dtype)[..., None, None] * state + kept
 
 
 def blocks(log: Tensor, kept: Tensor) -> Tensor:
@@ -165,23 +160,23 @@ def blocks(log: Tensor, kept: Tensor) -> Tensor:
 
     The latter has a number for every two blocks: 1,200 x 1,200 a head for all pixels of 640x480 in one sequence.
     """
-    log, kept = cut(log, BLOCK), cut(kept, BLOCK)
+    shape = kept.shape[3:]
+    log, kept = cut(log, 2, BLOCK), cut(kept.flatten(3), 2, BLOCK)
     inside, total = earlier(log, kept)
-    outside, _ = earlier(log.sum(2), total)
-    decay = (log.cumsum(2) - log).exp().to(kept.dtype)[..., None, :, None]
-    return (inside + decay * outside[:, :, None]).flatten(1, 2)
+    outside, _ = earlier(log.sum(3), total)
+    decay = (log.cumsum(3) - log).exp().to(kept.dtype)[..., None]
+    return (inside + decay * outside[..., None, :]).flatten(2, 3).unflatten(3, shape)
 
 
 def earlier(log: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
-    """For every chunk, (..,chunks,H) and (..,chunks,N,H,P), the sum of what earlier ones keep, and that of all."""
-    sums = log.cumsum(-2).transpose(-1, -2)
+    """For every chunk, (..,chunks) and (..,chunks,K), the sum of what earlier ones keep, and that of all."""
+    sums = log.cumsum(-1)
     ends = F.pad(sums, (1, 0))  # the decay from chunk j to before chunk i: sums_(i-1) - sums_j
     size = sums.shape[-1]
     other = torch.ones(size + 1, size, dtype=torch.bool, device=log.device).triu(0)
     decay = (ends[..., None] - sums[..., None, :]).masked_fill(other, -torch.inf).exp()
-    found = decay.to(kept.dtype) @ kept.movedim(-2, -4).contiguous().flatten(-2)  # (..,H,chunks+1,NP)
-    found = found.unflatten(-1, (kept.shape[-3], kept.shape[-1])).movedim(-4, -2)
-    return found[..., :-1, :, :, :], found[..., -1, :, :, :]
+    found = decay.to(kept.dtype) @ kept
+    return found[..., :-1, :], found[..., -1, :]
 
 
 # ---- the kernel of mamba_ssm -----------------------------------------------------------------------------------------
