@@ -38,7 +38,7 @@ class Wavelet(nn.Module):
 
 
 def recurrence(x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
-    state, found = torch.zeros(*x.shape[:1], *x.shape[2:], b.shape[2]), []
+    state, found = x.new_zeros(*x.shape[:1], *x.shape[2:], b.shape[2]), []
     for t in range(x.shape[1]):
         xt = x[:, t] * dt[:, t, :, None]
         state = torch.exp(dt[:, t] * a)[..., None, None] * state + xt[..., None] * b[:, t, None, None, :]

@@ -45,9 +45,9 @@ def learned_nothing() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("length", [1, 2, 31, 32, 33, 150])
-@pytest.mark.parametrize("chunk", [1, 7, 32, 256])
+@pytest.mark.parametrize("chunk", [1, 7, 32, 256, None])
 @pytest.mark.parametrize("grad", [True, False])
-def test_the_scan_is_the_recurrence(length: int, chunk: int, grad: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_scan_is_the_recurrence(length: int, chunk: int | None, grad: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "TOKENS_AT_ONCE", 64)
     tensors = case(length)
     with torch.set_grad_enabled(grad):
@@ -110,6 +110,7 @@ class Scan(nn.Module):
         return scan(x, dt, a, b, c, d, chunk=4)
 
 
+@pytest.mark.slow
 def test_goes_through_export_with_any_length() -> None:
     batch, length = torch.export.Dim("batch"), torch.export.Dim("length")
     free = {0: batch, 1: length}

@@ -39,7 +39,7 @@ BLOCK = 8
 
 
 def scan(
-    x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor | None = None, *, chunk: int = CHUNK
+    x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor | None = None, *, chunk: int | None = CHUNK
 ) -> Tensor:
     """y (B,L,H,P) of x (B,L,H,P) in O(L chunk), in the dtype of x; sums and exponents are float32 or better.
 
@@ -50,7 +50,8 @@ def scan(
         b: (B,L,N), where in the state a token is written; common to the heads.
         c: (B,L,N), where it is read.
         d: (H,), how much of x goes past the state; None is nothing.
-        chunk: tokens worked on at once; the result does not depend on it.
+        chunk: tokens worked on at once; the result does not depend on it. None takes all, in O(L^2): for short sequences
+            in an exported graph, which is then much simpler.
 
     >>> x, dt, b = torch.ones(1, 3, 1, 1), torch.ones(1, 3, 1), torch.ones(1, 3, 1)
     >>> scan(x, dt, torch.tensor([-0.6931472]), b, b).flatten()  # a = -log 2: half of what was, and 1
@@ -60,7 +61,11 @@ def scan(
         tensors = (x, dt, a, b, c) if d is None else (x, dt, a, b, c, d)
         y: Tensor = Fast.apply(chunk, *tensors)  # type: ignore[no-untyped-call]
         return y
-    return scan_from(None, x, dt, a, b, c, d, chunk=chunk)[0]
+    if chunk is not None:
+        return scan_from(None, x, dt, a, b, c, d, chunk=chunk)[0]
+    s, written = (dt.to(torch.promote_types(x.dtype, torch.float32)) * a).cumsum(1), x * dt[..., None]
+    y = torch.stack([within(p, b, c, q) for p, q in zip(s.unbind(2), written.unbind(2), strict=True)], dim=2)
+    return y if d is None else y + d[:, None] * x
 
 
 def scan_from(
@@ -116,7 +121,7 @@ def chunks(
     last = s[..., -1:]
     kept = b.transpose(2, 3)[:, None] @ (written * (last - s).exp().to(dtype)[..., None])  # (B,H,chunks,N,P)
     before, state = carry(last[..., 0], kept, state)
-    y = within(s, b, c, written) + (c[:, None] @ before) * s.exp().to(dtype)[..., None]
+    y = within(s, b[:, None], c[:, None], written) + (c[:, None] @ before) * s.exp().to(dtype)[..., None]
     y = y.flatten(2, 3).transpose(1, 2)
     y = y.index_select(1, torch.arange(length, device=y.device)) if exported else y[:, :length]
     return (y if d is None else y + d[:, None] * x), state
@@ -128,12 +133,11 @@ def cut(x: Tensor, axis: int, size: int) -> Tensor:
 
 
 def within(s: Tensor, b: Tensor, c: Tensor, written: Tensor) -> Tensor:
-    """What tokens of one chunk tell each other, (B,H,chunks,Q,P)."""
-    asked = c @ b.transpose(2, 3)  # (B,chunks,Q,Q)
-    size = asked.shape[2]
+    """What tokens of one chunk tell each other, (..,Q,P) of s (..,Q), b and c (..,Q,N) and what is written (..,Q,P)."""
+    size = s.shape[-1]
     later = torch.full((size, size), -torch.inf, dtype=s.dtype, device=s.device).triu(1)
     decay = (s[..., None] - s[..., None, :] + later).exp()  # before exp: no infinity times 0
-    return (decay.to(asked.dtype) * asked[:, None]) @ written
+    return (decay.to(b.dtype) * (c @ b.transpose(-1, -2))) @ written
 
 
 def carry(log: Tensor, kept: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -198,7 +202,7 @@ class Fast(torch.autograd.Function):
     """The kernel forwards; backwards again the kernel, or the code above if that is to be differentiated in its turn."""
 
     @staticmethod
-    def forward(ctx: Any, chunk: int, *tensors: Tensor) -> Tensor:
+    def forward(ctx: Any, chunk: int | None, *tensors: Tensor) -> Tensor:
         ctx.chunk = chunk
         ctx.save_for_backward(*tensors)
         return by_kernel(*tensors)
@@ -211,7 +215,7 @@ class Fast(torch.autograd.Function):
             # views, so that the gradient by each is its own even where two are the same tensor
             views = tuple(x.view_as(x) if again else x for x in tensors)
             needed = [x for x, wanted in zip(views, ctx.needs_input_grad[1:], strict=True) if wanted]
-            y = scan_from(None, *views, chunk=ctx.chunk)[0] if again else by_kernel(*views)
+            y = scan_from(None, *views, chunk=ctx.chunk or CHUNK)[0] if again else by_kernel(*views)
             found = iter(torch.autograd.grad(y, needed, grad, create_graph=again))
         return None, *(next(found) if wanted else None for wanted in ctx.needs_input_grad[1:])
 

@@ -10,9 +10,9 @@ Blocks do not overlap. So the whole is undone exactly when the 2x2 matrix of the
     x' = x  for every x   <=>   S^T A = I                    reconstruction_loss = |S^T A - I|^2 / 4
 
 `LearnedWavelet` has free taps, the same everywhere, and starts as Haar; what it loses in training is reported, and may
-be penalised. `rotate` has a rotation for every block and axis, A = S = [cos t, sin t; sin t, -cos t], from an angle t
-that a network may choose for each place: an orthonormal transform, undone exactly whatever is chosen. t = pi/4 is Haar;
-t = 0 and pi/2 are a choice of pixels.
+be penalised. `rotate` has a rotation for every block and axis, A = S = [cos t, sin t; sin t, -cos t], t = pi/4 - atan p,
+from a tilt p that a network may choose for each place: an orthonormal transform, undone exactly whatever is chosen.
+p = 0 is Haar, p = 1 and -1 are a choice of pixels. cos t and sin t are (1 + p) and (1 - p) over sqrt(2 + 2 p^2).
 
 Sides that are odd get their last row or column twice; the inverse of a size cuts it off again.
 
@@ -20,13 +20,10 @@ Reference: the approximate wavelet transform (AdaWAT) of Task-Generalized Adapti
 Image Fusion, Wang et al., 2025, https://arxiv.org/abs/2508.15505
 """
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-HAAR = math.pi / 4
 Bands = tuple[Tensor, Tensor, Tensor, Tensor]
 """LL, LH (an edge between rows), HL (between columns) and HH."""
 
@@ -74,29 +71,40 @@ class LearnedWavelet(nn.Module):
 
 
 def rotate(x: Tensor, rows: Tensor, columns: Tensor) -> Bands:
-    """The bands of x (B,C,H,W), with angles (B,C or 1,H/2,W/2) in radians for each block: along columns, then rows.
+    """The bands of x (B,C,H,W), with tilts (B,C or 1,H/2,W/2) for each block: down the rows, then along the columns.
 
-    >>> bands = rotate(torch.ones(1, 1, 2, 2), *[torch.full((1, 1, 1, 1), HAAR)] * 2)
+    >>> bands = rotate(torch.ones(1, 1, 2, 2), *[torch.zeros(1, 1, 1, 1)] * 2)
     >>> [round(float(band), 6) for band in bands]
     [2.0, 0.0, 0.0, 0.0]
     """
     ee, eo, oe, oo = polyphase(even(x))
-    cos, sin = rows.cos(), rows.sin()
+    cos, sin = taps(rows)
     l_e, h_e = cos * ee + sin * oe, sin * ee - cos * oe
     l_o, h_o = cos * eo + sin * oo, sin * eo - cos * oo
-    cos, sin = columns.cos(), columns.sin()
+    cos, sin = taps(columns)
     return cos * l_e + sin * l_o, cos * h_e + sin * h_o, sin * l_e - cos * l_o, sin * h_e - cos * h_o
 
 
 def rotate_back(bands: Bands, rows: Tensor, columns: Tensor, size: tuple[int, int] | None = None) -> Tensor:
     """What `rotate` made these bands of, cut to `size` (None: twice the bands')."""
     ll, lh, hl, hh = bands
-    cos, sin = columns.cos(), columns.sin()
+    cos, sin = taps(columns)
     l_e, l_o = cos * ll + sin * hl, sin * ll - cos * hl
     h_e, h_o = cos * lh + sin * hh, sin * lh - cos * hh
-    cos, sin = rows.cos(), rows.sin()
+    cos, sin = taps(rows)
     phases = cos * l_e + sin * h_e, cos * l_o + sin * h_o, sin * l_e - cos * h_e, sin * l_o - cos * h_o
     return cropped(from_polyphase(phases), size)
+
+
+def taps(tilt: Tensor) -> tuple[Tensor, Tensor]:
+    """cos t and sin t.
+
+    >>> [round(float(x), 4) for x in taps(torch.tensor(0.0))], [float(x) for x in taps(torch.tensor(1.0))]
+    ([0.7071, 0.7071], [1.0, 0.0])
+    """
+    scale = (2 + 2 * tilt.square()).rsqrt()
+    along = tilt * scale
+    return scale + along, scale - along
 
 
 def even(x: Tensor) -> Tensor:

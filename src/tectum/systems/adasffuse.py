@@ -1,12 +1,12 @@
 """AdaSFFuse: wavelets that answer to the image, fused band by band by what scans of the whole picture have seen.
 
-Each source k is taken apart by a siamese encoder and a wavelet whose angles t depend on it, block by block; the bands
+Each source k is taken apart by a siamese encoder and a wavelet whose tilts p depend on it, block by block; the bands
 of the sources are mixed by gates that hear what happens here, and what the scans know of everywhere else:
 
-    [L_k; H_k] = rotate(E(k) , t_k),   t_k = pi/4 (1 + tanh(W mean E(k)))               at half the resolution
-    u   = W [mean L_a; mean L_b; mean |H_a|; mean |H_b|],   c = S^3(u)                  at a quarter
-    g   = sigmoid(G [|H_a|; |H_b|; L_a; L_b] + up(c)),   X = g X_a + (1 - g) X_b        X = L, H; also t
-    w, r = conv[ rotate^-1(L, H, t); E(a); E(b) ] + up(c)
+    [L_k; H_k] = rotate(E(k), p_k),   p_k = W mean E(k)                                at half the resolution
+    u   = W [mean L_a; mean L_b; mean |H_a|; mean |H_b|],   c = S^2(u)                  at a quarter
+    g   = sigmoid(G [|H_a|; |H_b|; L_a; L_b] + up(c)),   X = g X_a + (1 - g) X_b        X = L, H, p
+    w, r = conv[ rotate^-1(L, H, p); E(a); E(b) ] + up(c)
     f   = sigmoid( logit( sigmoid(w) a + (1 - sigmoid(w)) b ) + r )
 
 so that a weight for every pixel chooses between the sources at full resolution, and r puts right what no choice can. A
@@ -49,6 +49,8 @@ from tectum.systems.tdfusion import Variant, checked
 
 Kind = Literal["infrared", "exposure", "focus", "medical"]
 KINDS: tuple[Kind, ...] = ("infrared", "exposure", "focus", "medical")
+CHUNK = 16
+"""Tokens of a line scanned at once; an exported graph takes the line, and memory as its length."""
 STRIPE_PX = 40_000
 HALO_PX = 8
 """Around a stripe, in whole quarters: two convolutions on the bands of tokens a pixel away."""
@@ -102,7 +104,7 @@ class AdaSFFuse(nn.Module):
 
 
 Seen = tuple[Tensor, Bands, tuple[Tensor, Tensor]]
-"""Of a source: its features (B,C,H,W), their bands (B,C,H/2,W/2), and the angles that made them."""
+"""Of a source: its features (B,C,H,W), their bands (B,C,H/2,W/2), and the tilts that made them."""
 
 
 class Encoder(nn.Module):
@@ -112,7 +114,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.embed = nn.Conv2d(1, channels, 3, padding=1)
         self.role = nn.Parameter(torch.linspace(-0.1, 0.1, 2)[:, None].repeat(1, channels))
-        self.angles = nn.Conv2d(channels, 2 * channels, 1)
+        self.tilts = nn.Conv2d(channels, 2 * channels, 1)
 
     def forward(self, a: Tensor, b: Tensor) -> tuple[Seen, Seen]:
         return self.one(a, 0), self.one(b, 1)
@@ -121,7 +123,7 @@ class Encoder(nn.Module):
         assert self.embed.bias is not None
         x = F.conv2d(channels_last(k), self.embed.weight, self.embed.bias + self.role[role], padding=1)
         x = F.leaky_relu(x, 0.2)
-        rows, columns = (torch.pi / 4 * (1 + torch.tanh(self.angles(F.avg_pool2d(x, 2))))).chunk(2, dim=1)
+        rows, columns = self.tilts(F.avg_pool2d(x, 2)).chunk(2, dim=1)
         return x, rotate(x, rows, columns), (rows, columns)
 
 
@@ -132,7 +134,7 @@ def activity(bands: Bands) -> list[Tensor]:
 class Context(nn.Module):
     """What is global: tokens (B,64,h,w) -> (B,66,h,w), 64 logits of bands, and one each of w and r."""
 
-    def __init__(self, channels: int = 16, width: int = 64, depth: int = 3) -> None:
+    def __init__(self, channels: int = 16, width: int = 64, depth: int = 2) -> None:
         super().__init__()
         self.embed = nn.Conv2d(8 * channels, width, 1)
         self.blocks = nn.ModuleList(Block(width) for _ in range(depth))
@@ -197,7 +199,8 @@ class Block(nn.Module):
         x, to, fro, b, c = (z.flatten(0, 1) for z in (v, to, fro, b, c))
         x = x.unflatten(2, (self.heads, -1))
         x, dt, b, c = (torch.cat([z, back.flip(1)]) for z, back in ((x, x), (to, fro), (b, b), (c, c)))
-        y, back = scan(x, dt, -self.a_log.exp(), b, c, chunk=16).flatten(2).chunk(2)
+        chunk = None if torch.compiler.is_compiling() else CHUNK
+        y, back = scan(x, dt, -self.a_log.exp(), b, c, chunk=chunk).flatten(2).chunk(2)
         return (y + back.flip(1)).unflatten(0, (batch, lines))
 
 
@@ -236,11 +239,11 @@ class Output(nn.Module):
         quiet(self.out)
 
     def forward(self, a: Tensor, b: Tensor, of_a: Seen, of_b: Seen, context: Tensor) -> Tensor:
-        (x_a, bands_a, angles_a), (x_b, bands_b, angles_b) = of_a, of_b
+        (x_a, bands_a, tilts_a), (x_b, bands_b, tilts_b) = of_a, of_b
         local = torch.cat([bands_a[0], bands_b[0], *activity(bands_a), *activity(bands_b)], 1)
         gates = torch.sigmoid(self.gates(local) + enlarge(context[:, :-2], 2)).chunk(4, dim=1)
         ll, lh, hl, hh = (q + g * (p - q) for g, p, q in zip(gates, bands_a, bands_b, strict=True))
-        rows, columns = (q + gates[0] * (p - q) for p, q in zip(angles_a, angles_b, strict=True))
+        rows, columns = (q + gates[0] * (p - q) for p, q in zip(tilts_a, tilts_b, strict=True))
         x = torch.cat([rotate_back((ll, lh, hl, hh), rows, columns), x_a, x_b], 1)
         x = F.leaky_relu(self.hidden2(F.leaky_relu(self.hidden1(channels_last(x)), 0.2)), 0.2)
         w, r = (self.out(x) + enlarge(context[:, -2:], 4)).chunk(2, dim=1)
