@@ -24,9 +24,7 @@ class Wavelet(nn.Module):
         x = F.pad(x, (0, x.shape[3] % 2, 0, x.shape[2] % 2), mode="replicate")
         low, high = self.low, self.high
         bands = [(low, low), (high, low), (low, high), (high, high)]
-        found = [
-            F.conv2d(x, torch.outer(*k).expand(channels, 1, 2, 2), stride=2, groups=channels) for k in bands
-        ]
+        found = [F.conv2d(x, torch.outer(*k).expand(channels, 1, 2, 2), stride=2, groups=channels) for k in bands]
         return torch.cat(found[1:], 1), found[0]
 
     def inverse(self, high: Tensor, low: Tensor) -> Tensor:

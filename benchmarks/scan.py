@@ -87,7 +87,9 @@ def main() -> None:
     if arguments.step:
         times = step()
         ratio = times["published"] / times["repaired"]
-        print(f"\ntraining step, CPU-seconds: published {times['published']:.2f}, repaired {times['repaired']:.2f} ({ratio:.1f}x)")
+        print(
+            f"\ntraining step, CPU-seconds: published {times['published']:.2f}, repaired {times['repaired']:.2f} ({ratio:.1f}x)"
+        )
 
 
 if __name__ == "__main__":

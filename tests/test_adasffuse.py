@@ -1,4 +1,4 @@
-"""AdaSFFuse: as published it is the published network with its defects, and repaired it keeps what its abstract says."""
+"""AdaSFFuse: as published it is the published network with its defects, and repaired it keeps its abstract's word."""
 
 import importlib.util
 from collections.abc import Callable
@@ -64,7 +64,12 @@ def test_parameters_of_the_published_network() -> None:
     assert count(net) == sum(sizes.values()) == 1_351_825
     assert (count(net.high[0]), count(net.low[0])) == (476_754, 61_382)
     block = net.low[0]
-    assert [count(x) for x in (block.fc1, block.fc2, block.mixer.local, block.mixer.norm)] == [16_640, 8_256, 2_560, 256]
+    assert [count(x) for x in (block.fc1, block.fc2, block.mixer.local, block.mixer.norm)] == [
+        16_640,
+        8_256,
+        2_560,
+        256,
+    ]
 
 
 def test_the_repaired_network_is_an_eighth() -> None:
@@ -182,7 +187,9 @@ def test_the_published_scan_goes_one_way(perturb: Perturb) -> None:
     torch.manual_seed(0)
     mixer: Any = perturb(Mixer(64))
     v, turned = torch.randn(1, 15, 13, 256, requires_grad=True), torch.zeros(1, 13, 13, 256)
-    mixer.mix(v, turned, torch.ones(1, 13, 13, 128), torch.full((1, 13, 13, 2), 0.01), None)[0][0, 6, 6].sum().backward()
+    mixer.mix(v, turned, torch.ones(1, 13, 13, 128), torch.full((1, 13, 13, 2), 0.01), None)[0][
+        0, 6, 6
+    ].sum().backward()
     heard = v.grad.abs().amax((0, 3))[1:-1] > 0  # type: ignore[union-attr]
     assert heard[:6].all() and not heard[8:].any(), "all above, and one row below by the convolution"
 
@@ -245,9 +252,7 @@ def test_it_can_choose_a_source_pixel_by_pixel(images: Images, choice: int) -> N
         torch.testing.assert_close(fuser(a, b), expected, rtol=0, atol=1e-3)
 
 
-def test_stripes_are_exact_and_need_their_halo(
-    repaired: Any, images: Images, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stripes_are_exact_and_need_their_halo(repaired: Any, images: Images, monkeypatch: pytest.MonkeyPatch) -> None:
     a, b = images(60, 38)
     expected = repaired(a, b).detach()
     monkeypatch.setattr(adasffuse, "STRIPE_PX", 8 * 38)
@@ -314,9 +319,7 @@ def test_the_published_objective(kind: Any, images: Images) -> None:
     steep_f, steep_a, steep_b = (sobel(x, padding="zeros").abs().sum(1) for x in (fused, a, b))
     target = torch.maximum(a, b) if kind in ("infrared", "medical") else (a + b) / 2
     alpha = 0.5 if kind in ("exposure", "medical") else float(steep_a.mean() / (steep_a.mean() + steep_b.mean()))
-    similar = [
-        sum(ssim_by_hand(k[i, 0], fused[i, 0]) for i in range(2)) / 2 for k in (a, b)
-    ]
+    similar = [sum(ssim_by_hand(k[i, 0], fused[i, 0]) for i in range(2)) / 2 for k in (a, b)]
     scales = (20, 100, 50) if kind == "medical" else (20, 20, 10)
     assert {name: float(x) for name, x in found.items()} == pytest.approx(
         {

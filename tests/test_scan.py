@@ -47,7 +47,9 @@ def learned_nothing() -> Iterator[None]:
 @pytest.mark.parametrize("length", [1, 2, 31, 32, 33, 150])
 @pytest.mark.parametrize("chunk", [1, 7, 32, 256, None])
 @pytest.mark.parametrize("grad", [True, False])
-def test_the_scan_is_the_recurrence(length: int, chunk: int | None, grad: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_scan_is_the_recurrence(
+    length: int, chunk: int | None, grad: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "TOKENS_AT_ONCE", 64)
     tensors = case(length)
     with torch.set_grad_enabled(grad):
@@ -89,7 +91,8 @@ def test_a_chunk_of_nothing_is_refused() -> None:
 def test_gradients_are_those_of_the_recurrence(taken: int) -> None:
     tensors = [x.requires_grad_() for x in case(45)]
     grads = [
-        torch.autograd.grad(f(*tensors).sin().sum(), tensors[taken])[0] for f in (lambda *t: scan(*t, chunk=8), recurrence)
+        torch.autograd.grad(f(*tensors).sin().sum(), tensors[taken])[0]
+        for f in (lambda *t: scan(*t, chunk=8), recurrence)
     ]
     torch.testing.assert_close(grads[0], grads[1], rtol=1e-10, atol=1e-10)
 

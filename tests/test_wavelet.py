@@ -34,7 +34,9 @@ def test_bands_are_sums_over_blocks(images: Images) -> None:
         wavelet.high.copy_(torch.tensor([0.8, -0.5]))
     expected = by_hand(x[0, 0], {"l": [0.3, 0.9], "h": [0.8, -0.5]})
     for band, name in zip(wavelet(x), expected, strict=True):
-        torch.testing.assert_close(band[0, 0].detach(), torch.tensor(expected[name], dtype=torch.float64), rtol=0, atol=1e-7)
+        torch.testing.assert_close(
+            band[0, 0].detach(), torch.tensor(expected[name], dtype=torch.float64), rtol=0, atol=1e-7
+        )
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -10,8 +10,8 @@ Blocks do not overlap. So the whole is undone exactly when the 2x2 matrix of the
     x' = x  for every x   <=>   S^T A = I                    reconstruction_loss = |S^T A - I|^2 / 4
 
 `LearnedWavelet` has free taps, the same everywhere, and starts as Haar; what it loses in training is reported, and may
-be penalised. `rotate` has a rotation for every block and axis, A = S = [cos t, sin t; sin t, -cos t], t = pi/4 - atan p,
-from a tilt p that a network may choose for each place: an orthonormal transform, undone exactly whatever is chosen.
+be penalised. `rotate` has a rotation for every block and axis, A = S = [cos t, sin t; sin t, -cos t], where
+t = pi/4 - atan p, from a tilt p that a network may choose for each place: an orthonormal transform, undone exactly whatever is chosen.
 p = 0 is Haar, p = 1 and -1 are a choice of pixels. cos t and sin t are (1 + p) and (1 - p) over sqrt(2 + 2 p^2).
 
 Sides that are odd get their last row or column twice; the inverse of a size cuts it off again.

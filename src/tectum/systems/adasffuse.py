@@ -82,7 +82,10 @@ class AdaSFFuse(nn.Module):
         x, y = (F.pad(k, (0, right, 0, down), mode="replicate") for k in (a, b))
         tokens = [self.look(x[:, :, rows], y[:, :, rows])[:, :, quarter(core)] for rows, core in stripes(x)]
         context = self.context(torch.cat(tokens, 2))
-        parts = [self.fuse(x[:, :, rows], y[:, :, rows], context[:, :, quarter(rows)])[:, :, core] for rows, core in stripes(x)]
+        parts = [
+            self.fuse(x[:, :, rows], y[:, :, rows], context[:, :, quarter(rows)])[:, :, core]
+            for rows, core in stripes(x)
+        ]
         return torch.cat(parts, 2)[:, :, : a.shape[2], : a.shape[3]]
 
     def look(self, a: Tensor, b: Tensor) -> Tensor:

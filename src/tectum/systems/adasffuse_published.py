@@ -160,7 +160,7 @@ class Mixer(nn.Module):
 
     def mix(self, v: Tensor, turned: Tensor, z: Tensor, dt: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
         """Of rows (B,h,w,..), v with one more above and below; from a state and to the next."""
-        batch, height, width, _ = z.shape
+        height, width = z.shape[1:3]
         near = F.conv2d(v.permute(0, 3, 1, 2), self.local.weight, self.local.bias, padding=(0, 1), groups=self.seen)
         near = F.silu(near.permute(0, 2, 3, 1))
         v = near + self.gain[:, 0] * v[:, 1:-1] - self.gain[:, 1] * turned
