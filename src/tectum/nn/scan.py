@@ -133,7 +133,7 @@ def cut(x: Tensor, axis: int, size: int) -> Tensor:
 
 
 def within(s: Tensor, b: Tensor, c: Tensor, written: Tensor) -> Tensor:
-    """What tokens of one chunk tell each other, (..,Q,P) of s (..,Q), b and c (..,Q,N) and what is written (..,Q,P)."""
+    """What tokens of one chunk tell each other, (..,Q,P); s is (..,Q), b and c (..,Q,N), written (..,Q,P)."""
     size = s.shape[-1]
     later = torch.full((size, size), -torch.inf, dtype=s.dtype, device=s.device).triu(1)
     decay = (s[..., None] - s[..., None, :] + later).exp()  # before exp: no infinity times 0
@@ -141,7 +141,7 @@ def within(s: Tensor, b: Tensor, c: Tensor, written: Tensor) -> Tensor:
 
 
 def carry(log: Tensor, kept: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
-    """States before every chunk (B,H,chunks,N,P) and after the last, from log decays (B,H,chunks) and what each keeps."""
+    """States before every chunk (B,H,chunks,N,P) and after the last; log decays are (B,H,chunks)."""
     if torch.compiler.is_compiling():
         before = blocks(log, kept)
         if state is not None:
@@ -160,7 +160,7 @@ def step(state: Tensor, log: Tensor, kept: Tensor) -> Tensor:
 
 
 def blocks(log: Tensor, kept: Tensor) -> Tensor:
-    """States before every chunk without a loop: by a matrix in each BLOCK of chunks, and one for the blocks' own states.
+    """States before every chunk without a loop: by a matrix in each BLOCK of chunks, and one for the blocks.
 
     The latter has a number for every two blocks: 1,200 x 1,200 a head for all pixels of 640x480 in one sequence.
     """

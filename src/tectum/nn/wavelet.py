@@ -11,10 +11,10 @@ Blocks do not overlap. So the whole is undone exactly when the 2x2 matrix of the
 
 `LearnedWavelet` has free taps, the same everywhere, and starts as Haar; what it loses in training is reported, and may
 be penalised. `rotate` has a rotation for every block and axis, A = S = [cos t, sin t; sin t, -cos t], where
-t = pi/4 - atan p, from a tilt p that a network may choose for each place: an orthonormal transform, undone exactly whatever is chosen.
+t = pi/4 - atan p, from a tilt p that a network may choose for each place: orthonormal, undone exactly whatever it is.
 p = 0 is Haar, p = 1 and -1 are a choice of pixels. cos t and sin t are (1 + p) and (1 - p) over sqrt(2 + 2 p^2).
 
-Sides that are odd get their last row or column twice; the inverse of a size cuts it off again.
+Sides that are odd get their last row or column twice (`even`); the inverse of a size cuts it off again.
 
 Reference: the approximate wavelet transform (AdaWAT) of Task-Generalized Adaptive Cross-Domain Learning for Multimodal
 Image Fusion, Wang et al., 2025, https://arxiv.org/abs/2508.15505
@@ -71,13 +71,13 @@ class LearnedWavelet(nn.Module):
 
 
 def rotate(x: Tensor, rows: Tensor, columns: Tensor) -> Bands:
-    """The bands of x (B,C,H,W), with tilts (B,C or 1,H/2,W/2) for each block: down the rows, then along the columns.
+    """The bands of x (B,C,H,W), sides even, with tilts (B,C or 1,H/2,W/2) for each block: down the rows, then along the columns.
 
     >>> bands = rotate(torch.ones(1, 1, 2, 2), *[torch.zeros(1, 1, 1, 1)] * 2)
     >>> [round(float(band), 6) for band in bands]
     [2.0, 0.0, 0.0, 0.0]
     """
-    ee, eo, oe, oo = polyphase(even(x))
+    ee, eo, oe, oo = polyphase(x)
     cos, sin = taps(rows)
     l_e, h_e = cos * ee + sin * oe, sin * ee - cos * oe
     l_o, h_o = cos * eo + sin * oo, sin * eo - cos * oo
@@ -119,6 +119,9 @@ def cropped(x: Tensor, size: tuple[int, int] | None) -> Tensor:
 
 def polyphase(x: Tensor) -> Bands:
     """The four pixels of each 2x2 block, row by row: (B,C,2h,2w) -> (B,C,h,w) four times."""
+    if torch.compiler.is_compiling():  # slices of an unknown size would have to be proved equally long
+        ee, eo, oe, oo = F.pixel_unshuffle(x, 2).unflatten(1, (x.shape[1], 4)).unbind(2)
+        return ee, eo, oe, oo
     return x[:, :, ::2, ::2], x[:, :, ::2, 1::2], x[:, :, 1::2, ::2], x[:, :, 1::2, 1::2]
 
 

@@ -78,7 +78,7 @@ class AdaSFFuse(nn.Module):
         if self.variant == "published":
             fused: Tensor = self.published(a, b)
             return fused
-        down, right = (-size % 4 for size in a.shape[2:])
+        down, right = (4 * ((size + 3) // 4) - size for size in a.shape[2:])
         x, y = (F.pad(k, (0, right, 0, down), mode="replicate") for k in (a, b))
         tokens = [self.look(x[:, :, rows], y[:, :, rows])[:, :, quarter(core)] for rows, core in stripes(x)]
         context = self.context(torch.cat(tokens, 2))
@@ -200,11 +200,11 @@ class Block(nn.Module):
         """Along the third axis of (B,lines,length,..), each line by itself; the way back is the way of the reverse."""
         batch, lines = v.shape[:2]
         x, to, fro, b, c = (z.flatten(0, 1) for z in (v, to, fro, b, c))
-        x = x.unflatten(2, (self.heads, -1))
-        x, dt, b, c = (torch.cat([z, back.flip(1)]) for z, back in ((x, x), (to, fro), (b, b), (c, c)))
+        x, a = x.unflatten(2, (self.heads, -1)), -self.a_log.exp()
         chunk = None if torch.compiler.is_compiling() else CHUNK
-        y, back = scan(x, dt, -self.a_log.exp(), b, c, chunk=chunk).flatten(2).chunk(2)
-        return (y + back.flip(1)).unflatten(0, (batch, lines))
+        y = scan(x, to, a, b, c, chunk=chunk)
+        y = y + scan(*(z.flip(1) for z in (x, fro)), a, *(z.flip(1) for z in (b, c)), chunk=chunk).flip(1)
+        return y.flatten(2).unflatten(0, (batch, lines))
 
 
 BANDS = 4
