@@ -1,8 +1,9 @@
 """AdaSFFuse's network written literally from its published description: the reference for speed and exactness.
 
 Nothing is shared between steps, nothing folded: the wavelet by strided convolutions, the filter by the transform of all
-channels, the scan as its recurrence (`sequential`) or in chunks, all at once. `AdaSFFuse(variant="published")` must equal
-it (parameter names are the same) and both variants are timed against it. The output is linear, odd sizes come back even.
+channels, the scan as its recurrence (`sequential`) or in chunks, all at once. `AdaSFFuse(variant="published")` must
+equal it (parameter names are the same) and both variants are timed against it. The output is linear, odd sizes come
+back even.
 """
 
 import torch
@@ -28,8 +29,8 @@ class Wavelet(nn.Module):
         return torch.cat(found[1:], 1), found[0]
 
     def inverse(self, high: Tensor, low: Tensor) -> Tensor:
-        channels, l, h = low.shape[1], self.low_back, self.high_back
-        kernels = torch.stack([torch.outer(*k) for k in ((l, l), (h, l), (l, h), (h, h))])
+        channels, lo, hi = low.shape[1], self.low_back, self.high_back
+        kernels = torch.stack([torch.outer(*k) for k in ((lo, lo), (hi, lo), (lo, hi), (hi, hi))])
         interleaved = torch.stack([low, *high.chunk(3, 1)], 2).flatten(1, 2)
         kernels = kernels.repeat(channels, 1, 1)[:, None]
         return F.conv_transpose2d(interleaved, kernels, stride=2, groups=channels)

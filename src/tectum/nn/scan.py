@@ -50,8 +50,8 @@ def scan(
         b: (B,L,N), where in the state a token is written; common to the heads.
         c: (B,L,N), where it is read.
         d: (H,), how much of x goes past the state; None is nothing.
-        chunk: tokens worked on at once; the result does not depend on it. None takes all, in O(L^2): for short sequences
-            in an exported graph, which is then much simpler.
+        chunk: tokens worked on at once; the result does not depend on it. None takes all, in O(L^2): for short
+            sequences in an exported graph, which is then much simpler.
 
     >>> x, dt, b = torch.ones(1, 3, 1, 1), torch.ones(1, 3, 1), torch.ones(1, 3, 1)
     >>> scan(x, dt, torch.tensor([-0.6931472]), b, b).flatten()  # a = -log 2: half of what was, and 1
@@ -199,7 +199,7 @@ def kernel() -> Callable[..., Any] | None:
 
 
 class Fast(torch.autograd.Function):
-    """The kernel forwards; backwards again the kernel, or the code above if that is to be differentiated in its turn."""
+    """The kernel forwards; backwards the kernel again, or the code above if that is to be differentiated in turn."""
 
     @staticmethod
     def forward(ctx: Any, chunk: int | None, *tensors: Tensor) -> Tensor:

@@ -71,7 +71,7 @@ class LearnedWavelet(nn.Module):
 
 
 def rotate(x: Tensor, rows: Tensor, columns: Tensor) -> Bands:
-    """The bands of x (B,C,H,W), sides even, with tilts (B,C or 1,H/2,W/2) for each block: down the rows, then along the columns.
+    """The bands of x (B,C,H,W), sides even, with tilts (B,C or 1,H/2,W/2) by block: down the rows, then along columns.
 
     >>> bands = rotate(torch.ones(1, 1, 2, 2), *[torch.zeros(1, 1, 1, 1)] * 2)
     >>> [round(float(band), 6) for band in bands]
