@@ -87,9 +87,8 @@ def main() -> None:
     if arguments.step:
         times = step()
         ratio = times["published"] / times["repaired"]
-        print(
-            f"\ntraining step, CPU-seconds: published {times['published']:.2f}, repaired {times['repaired']:.2f} ({ratio:.1f}x)"
-        )
+        found = ", ".join(f"{name} {seconds:.2f}" for name, seconds in times.items())
+        print(f"\ntraining step, CPU-seconds: {found} ({ratio:.1f}x)")
 
 
 if __name__ == "__main__":

@@ -78,7 +78,7 @@ class AdaSFFuse(nn.Module):
         if self.variant == "published":
             fused: Tensor = self.published(a, b)
             return fused
-        down, right = (4 * ((size + 3) // 4) - size for size in a.shape[2:])
+        down, right = (4 * ((size + 3) // 4 + 1) - size for size in a.shape[2:])  # two tokens a side or more
         x, y = (F.pad(k, (0, right, 0, down), mode="replicate") for k in (a, b))
         tokens = [self.look(x[:, :, rows], y[:, :, rows])[:, :, quarter(core)] for rows, core in stripes(x)]
         context = self.context(torch.cat(tokens, 2))
