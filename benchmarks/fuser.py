@@ -1,6 +1,6 @@
 """Time and memory of a fuser against the same network written literally, side by side in one run.
 
-    python benchmarks/fuser.py [--system tdfusion|tomiff|sfofusion] [--threads 2] [--rounds 5] [--json FILE]
+    python benchmarks/fuser.py [--system tdfusion|tomiff|sfofusion|adasffuse] [--threads 2] [--rounds 5] [--json FILE]
 
 Every variant runs in processes of its own (so that none inherits another's allocator), the variants take turns within
 a round, and a process counts the calls after its first. Both networks hold the same numbers; the table says how far
@@ -121,14 +121,20 @@ def literal():  # type: ignore[no-untyped-def]
 
 def two_networks(system: str):  # type: ignore[no-untyped-def]
     """A system's literal network, the same as tectum runs it, and the repaired one."""
+    from tectum.systems.adasffuse import AdaSFFuse
     from tectum.systems.sfofusion import SFOFusion
     from tectum.systems.tomiff import TOMIFF
 
     sys.path.insert(0, str(Path(__file__).parent))
+    from literal_adasffuse import LiteralAdaSFFuse
     from literal_sfofusion import LiteralSFOFusion
     from literal_tomiff import LiteralTOMIFF
 
-    Literal, Fuser = (LiteralTOMIFF, TOMIFF) if system == "tomiff" else (LiteralSFOFusion, SFOFusion)
+    Literal, Fuser = {
+        "adasffuse": (LiteralAdaSFFuse, AdaSFFuse),
+        "sfofusion": (LiteralSFOFusion, SFOFusion),
+        "tomiff": (LiteralTOMIFF, TOMIFF),
+    }[system]
     literal, published = Literal().eval(), Fuser(variant="published").eval()
     getattr(published, "published", published).load_state_dict(literal.state_dict())
     return literal, published, Fuser().eval()
@@ -153,7 +159,7 @@ def limits() -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--system", choices=["tdfusion", "tomiff", "sfofusion"], default="tdfusion")
+    parser.add_argument("--system", choices=["tdfusion", "tomiff", "sfofusion", "adasffuse"], default="tdfusion")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--calls", type=int, default=3)

@@ -1,6 +1,7 @@
 """Terms that say how far a fused image is from its sources: (B,1,H,W) images in [0,1] -> scalars."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from tectum.nn.filters import Padding, sobel
@@ -29,3 +30,38 @@ def gradient_loss(fused: Tensor, a: Tensor, b: Tensor, *, padding: Padding = "re
     of_a, of_b = sobel(a, padding=padding), sobel(b, padding=padding)
     target = torch.where(of_a.abs() > of_b.abs(), of_a, of_b)
     return 2 * (sobel(fused, padding=padding) - target).abs().mean()
+
+
+def magnitude_loss(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """mean| S f - max(S a, S b) |, S the sum of the absolute Sobel derivatives, which see zeros beyond the border.
+
+    An edge may be replaced by its inverse; `gradient_loss` does not let it.
+
+    >>> x = torch.rand(1, 1, 8, 8)
+    >>> float(magnitude_loss(1 - x, x, x)) < float(gradient_loss(1 - x, x, x))
+    True
+    """
+    of_f, of_a, of_b = (sobel(x, padding="zeros").abs().sum(1) for x in (fused, a, b))
+    return (of_f - torch.maximum(of_a, of_b)).abs().mean()
+
+
+def ssim_map(x: Tensor, y: Tensor, *, padding: Padding = "replicate") -> Tensor:
+    """Structural similarity around every pixel, at most 1, higher is more alike: (B,1,H,W) twice -> (B,1,H,W).
+
+    Variant: Gaussian windows of 11x11 with sigma 1.5, C1 = 0.01^2, C2 = 0.03^2 (Wang et al., 2004). Beyond the border
+    there is the border's pixel again, or, with "zeros", black, as in the released losses of most fusion methods.
+
+    >>> x = torch.rand(1, 1, 8, 8)
+    >>> round(float(ssim_map(x, x).mean()), 5)
+    1.0
+    """
+    line = torch.exp(-(torch.arange(-5, 6, dtype=x.dtype, device=x.device) ** 2) / 4.5)
+    line = line / line.sum()
+    maps = torch.cat([x, y, x * x, y * y, x * y])
+    maps = F.pad(maps, (5, 5, 5, 5), mode="constant" if padding == "zeros" else "replicate")
+    maps = F.conv2d(F.conv2d(maps, line[None, None, :, None]), line[None, None, None, :])
+    mean_x, mean_y, xx, yy, xy = maps.chunk(5)
+    both = mean_x * mean_y
+    squares = mean_x.square() + mean_y.square()
+    structure = (2 * (xy - both) + 9e-4) / (xx + yy - squares + 9e-4)
+    return structure * (2 * both + 1e-4) / (squares + 1e-4)

@@ -2,12 +2,14 @@
 
 from tectum.balance import Pace, Tradeoff
 from tectum.protocols import System
+from tectum.systems.adasffuse import AdaSFFuse, AdaSFFuseLoss
 from tectum.systems.baselines import Average, LaplacianPyramid, Maximum
 from tectum.systems.sfofusion import SFOFusion, SFOFusionLoss
 from tectum.systems.tdfusion import TDFusion, TDFusionLoss, learned_loss
 from tectum.systems.tomiff import TOMIFF, TOMIFFLoss
 
 SYSTEMS: dict[str, System] = {
+    "adasffuse": System(fuser=AdaSFFuse, objective=AdaSFFuseLoss),
     "average": System(fuser=Average),
     "laplacian": System(fuser=LaplacianPyramid),
     "maximum": System(fuser=Maximum),

@@ -1,0 +1,236 @@
+"""The selective state-space scan of Mamba-2 in plain PyTorch: a recurrence that is worked as products of matrices.
+
+Every head h of a sequence keeps a state H (N,P) that forgets at a rate of its own and at each token's own pace:
+
+    H_t = exp(dt_t a) H_(t-1) + B_t (dt_t x_t)^T,    y_t = C_t H_t + d x_t                         a < 0
+
+Token by token that is L small steps. With s_i the sum of dt a up to token i of a chunk of Q tokens, and H the state
+before the chunk, the whole chunk is (exactly, for any Q)
+
+    y_i  = sum_(j<=i) exp(s_i - s_j) (C_i . B_j) dt_j x_j  +  exp(s_i) C_i H                 three products
+    H   <- exp(s_Q) H + sum_j exp(s_Q - s_j) B_j (dt_j x_j)^T                                  one
+
+so that time and memory are linear in L. C B^T is common to the heads. All exponents are <= 0. Where nothing is learned
+the chunks are taken a few at a time and memory is what the output needs.
+
+On a GPU, and where the package `mamba_ssm` (2 or later) is installed, its kernel computes the same. Forward mode, and
+the gradient of a gradient, which the kernel has not, are always computed here.
+
+Reference: Transformers are SSMs: Generalized Models and Efficient Algorithms Through Structured State Space Duality,
+Dao and Gu, ICML 2024, https://arxiv.org/abs/2405.21060
+"""
+
+import functools
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd import forward_ad
+
+CHUNK = 32
+"""Tokens in a chunk. On a CPU 32 to 64 are the fastest; a GPU's kernel likes 256."""
+TOKENS_AT_ONCE = 4096
+"""Where nothing is learned: a few MB of temporaries stay in a processor's cache."""
+BLOCK = 8
+"""States carried at once in an exported graph, whose loops may not depend on the length."""
+
+
+def scan(
+    x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor | None = None, *, chunk: int | None = CHUNK
+) -> Tensor:
+    """y (B,L,H,P) of x (B,L,H,P) in O(L chunk), in the dtype of x; sums and exponents are float32 or better.
+
+    Args:
+        x: what is written into the states, for each of H heads P numbers a token.
+        dt: (B,L,H), how much a token counts, not negative.
+        a: (H,), negative: how fast a head forgets.
+        b: (B,L,N), where in the state a token is written; common to the heads.
+        c: (B,L,N), where it is read.
+        d: (H,), how much of x goes past the state; None is nothing.
+        chunk: tokens worked on at once; the result does not depend on it. None takes all, in O(L^2): for short
+            sequences in an exported graph, which is then much simpler.
+
+    >>> x, dt, b = torch.ones(1, 3, 1, 1), torch.ones(1, 3, 1), torch.ones(1, 3, 1)
+    >>> scan(x, dt, torch.tensor([-0.6931472]), b, b).flatten()  # a = -log 2: half of what was, and 1
+    tensor([1.0000, 1.5000, 1.7500])
+    """
+    if x.is_cuda and not forward_mode(x, dt, a, b, c) and not torch.compiler.is_compiling() and kernel() is not None:
+        tensors = (x, dt, a, b, c) if d is None else (x, dt, a, b, c, d)
+        y: Tensor = Fast.apply(chunk, *tensors)  # type: ignore[no-untyped-call]
+        return y
+    if chunk is not None:
+        return scan_from(None, x, dt, a, b, c, d, chunk=chunk)[0]
+    s, written = (dt.to(torch.promote_types(x.dtype, torch.float32)) * a).cumsum(1), x * dt[..., None]
+    y = torch.stack([within(p, b, c, q) for p, q in zip(s.unbind(2), written.unbind(2), strict=True)], dim=2)
+    return y if d is None else y + d[:, None] * x
+
+
+def scan_from(
+    state: Tensor | None,
+    x: Tensor,
+    dt: Tensor,
+    a: Tensor,
+    b: Tensor,
+    c: Tensor,
+    d: Tensor | None = None,
+    *,
+    chunk: int = CHUNK,
+) -> tuple[Tensor, Tensor]:
+    """As `scan`, from a state (B,H,N,P) (None is zero) that an earlier part of the sequence has left: y and the next.
+
+    >>> x, dt, b = torch.rand(1, 6, 2, 3), torch.rand(1, 6, 2), torch.rand(1, 6, 4)
+    >>> first, state = scan_from(None, x[:, :4], dt[:, :4], -dt[0, 0], b[:, :4], b[:, :4])
+    >>> second, _ = scan_from(state, x[:, 4:], dt[:, 4:], -dt[0, 0], b[:, 4:], b[:, 4:])
+    >>> torch.allclose(torch.cat([first, second], 1), scan(x, dt, -dt[0, 0], b, b), atol=1e-6)
+    True
+    """
+    if chunk < 1:
+        raise ValueError(f"chunk must be at least 1, got {chunk}")
+    if torch.compiler.is_compiling() or torch.is_grad_enabled() or forward_mode(x, dt, a, b, c):
+        return chunks(state, x, dt, a, b, c, d, chunk)
+    step = max(1, TOKENS_AT_ONCE // (chunk * x.shape[0])) * chunk
+    if x.shape[1] <= step:
+        return chunks(state, x, dt, a, b, c, d, chunk)
+    y = torch.empty_like(x)
+    for start in range(0, x.shape[1], step):
+        part = slice(start, start + step)
+        y[:, part], state = chunks(state, x[:, part], dt[:, part], a, b[:, part], c[:, part], d, chunk)
+    assert state is not None
+    return y, state
+
+
+def chunks(
+    state: Tensor | None, x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor | None, chunk: int
+) -> tuple[Tensor, Tensor]:
+    """The equations above, for all chunks of a sequence side by side."""
+    exported = torch.compiler.is_compiling()
+    length, dtype = x.shape[1], x.dtype
+    chunk = chunk if exported else min(chunk, length)
+    whole = chunk * BLOCK
+    missing = whole * (length // whole + 2) - length if exported else -length % chunk  # 2: more than one block, always
+    s = (dt.to(torch.promote_types(dtype, torch.float32)) * a).transpose(1, 2)
+    written = (x * dt[..., None]).transpose(1, 2)
+    if exported or missing:  # tokens that neither write nor let forget
+        written, s = F.pad(written, (0, 0, 0, missing)), F.pad(s, (0, missing))
+        b, c = F.pad(b, (0, 0, 0, missing)), F.pad(c, (0, 0, 0, missing))
+    written, s, b, c = cut(written, 2, chunk), cut(s, 2, chunk), cut(b, 1, chunk), cut(c, 1, chunk)
+    s = s.contiguous().cumsum(3)  # (B,H,chunks,Q)
+    last = s[..., -1:]
+    kept = b.transpose(2, 3)[:, None] @ (written * (last - s).exp().to(dtype)[..., None])  # (B,H,chunks,N,P)
+    before, state = carry(last[..., 0], kept, state)
+    y = within(s, b[:, None], c[:, None], written) + (c[:, None] @ before) * s.exp().to(dtype)[..., None]
+    y = y.flatten(2, 3).transpose(1, 2)
+    y = y.index_select(1, torch.arange(length, device=y.device)) if exported else y[:, :length]
+    return (y if d is None else y + d[:, None] * x), state
+
+
+def cut(x: Tensor, axis: int, size: int) -> Tensor:
+    """(..,L,..) -> (..,L/size,size,..); as windows, since an exported graph would want proof that size divides L."""
+    return x.unfold(axis, size, size).movedim(-1, axis + 1)
+
+
+def within(s: Tensor, b: Tensor, c: Tensor, written: Tensor) -> Tensor:
+    """What tokens of one chunk tell each other, (..,Q,P); s is (..,Q), b and c (..,Q,N), written (..,Q,P)."""
+    size = s.shape[-1]
+    later = torch.full((size, size), -torch.inf, dtype=s.dtype, device=s.device).triu(1)
+    decay = (s[..., None] - s[..., None, :] + later).exp()  # before exp: no infinity times 0
+    return (decay.to(b.dtype) * (c @ b.transpose(-1, -2))) @ written
+
+
+def carry(log: Tensor, kept: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+    """States before every chunk (B,H,chunks,N,P) and after the last; log decays are (B,H,chunks)."""
+    if torch.compiler.is_compiling():
+        before = blocks(log, kept)
+        if state is not None:
+            before = before + (log.cumsum(2) - log).exp().to(kept.dtype)[..., None, None] * state[:, :, None]
+        return before, step(before[:, :, -1], log[:, :, -1], kept[:, :, -1])
+    current = torch.zeros_like(kept[:, :, 0]) if state is None else state
+    decay, found = log.exp().to(kept.dtype)[..., None, None], []
+    for decay_k, kept_k in zip(decay.unbind(2), kept.unbind(2), strict=True):  # indexing would cost backward L^2
+        found.append(current)
+        current = torch.addcmul(kept_k, decay_k, current)
+    return torch.stack(found, dim=2), current
+
+
+def step(state: Tensor, log: Tensor, kept: Tensor) -> Tensor:
+    return log.exp().to(kept.dtype)[..., None, None] * state + kept
+
+
+def blocks(log: Tensor, kept: Tensor) -> Tensor:
+    """States before every chunk without a loop: by a matrix in each BLOCK of chunks, and one for the blocks.
+
+    The latter has a number for every two blocks: 1,200 x 1,200 a head for all pixels of 640x480 in one sequence.
+    """
+    shape = kept.shape[3:]
+    log, kept = cut(log, 2, BLOCK), cut(kept.flatten(3), 2, BLOCK)
+    inside, total = earlier(log, kept)
+    outside, _ = earlier(log.sum(3), total)
+    decay = (log.cumsum(3) - log).exp().to(kept.dtype)[..., None]
+    return (inside + decay * outside[..., None, :]).flatten(2, 3).unflatten(3, shape)
+
+
+def earlier(log: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
+    """For every chunk, (..,chunks) and (..,chunks,K), the sum of what earlier ones keep, and that of all."""
+    sums = log.cumsum(-1)
+    ends = F.pad(sums, (1, 0))  # the decay from chunk j to before chunk i: sums_(i-1) - sums_j
+    size = sums.shape[-1]
+    other = torch.ones(size + 1, size, dtype=torch.bool, device=log.device).triu(0)
+    decay = (ends[..., None] - sums[..., None, :]).masked_fill(other, -torch.inf).exp()
+    found = decay.to(kept.dtype) @ kept
+    return found[..., :-1, :], found[..., -1, :]
+
+
+# ---- the kernel of mamba_ssm -----------------------------------------------------------------------------------------
+
+
+@functools.cache
+def kernel() -> Callable[..., Any] | None:
+    """`mamba_chunk_scan_combined`, or None where it cannot be imported."""
+    try:
+        found: Callable[..., Any] = importlib.import_module(
+            "mamba_ssm.ops.triton.ssd_combined"
+        ).mamba_chunk_scan_combined
+    except (ImportError, AttributeError):  # not installed, or a version before 2
+        return None
+    return found
+
+
+class Fast(torch.autograd.Function):
+    """The kernel forwards; backwards the kernel again, or the code above if that is to be differentiated in turn."""
+
+    @staticmethod
+    def forward(ctx: Any, chunk: int | None, *tensors: Tensor) -> Tensor:
+        ctx.chunk = chunk
+        ctx.save_for_backward(*tensors)
+        return by_kernel(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        again = torch.is_grad_enabled()
+        with torch.enable_grad():
+            tensors = ctx.saved_tensors if again else tuple(x.detach().requires_grad_() for x in ctx.saved_tensors)
+            # views, so that the gradient by each is its own even where two are the same tensor
+            views = tuple(x.view_as(x) if again else x for x in tensors)
+            needed = [x for x, wanted in zip(views, ctx.needs_input_grad[1:], strict=True) if wanted]
+            y = scan_from(None, *views, chunk=ctx.chunk or CHUNK)[0] if again else by_kernel(*views)
+            found = iter(torch.autograd.grad(y, needed, grad, create_graph=again))
+        return None, *(next(found) if wanted else None for wanted in ctx.needs_input_grad[1:])
+
+
+def by_kernel(x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor | None = None) -> Tensor:
+    run = kernel()
+    assert run is not None
+    y: Tensor = run(x, dt, a, b[:, :, None], c[:, :, None], 256, D=d)
+    return y
+
+
+def forward_mode(*tensors: Tensor) -> bool:
+    """Whether a derivative is being carried along: by `torch.func`, or by a dual tensor."""
+    if torch.compiler.is_compiling():
+        return False
+    if any(torch._C._functorch.is_functorch_wrapped_tensor(x) for x in tensors):
+        return True
+    return any(forward_ad.unpack_dual(x).tangent is not None for x in tensors)

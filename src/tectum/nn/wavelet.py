@@ -1,0 +1,135 @@
+"""A wavelet transform of two taps that is learned, and its inverse; and one whose taps answer to what they look at.
+
+One level of the transform takes blocks of 2x2 pixels apart into four bands, by an outer product of two filters, l (low)
+and h (high), the synthesis by l' and h' puts them together again:
+
+    LL = l l^T,  LH = h l^T,  HL = l h^T,  HH = h h^T  of a block (rows first),    x' = l' l'^T LL + h' l'^T LH + ...
+
+Blocks do not overlap. So the whole is undone exactly when the 2x2 matrix of the taps is, A = [l; h], S = [l'; h']:
+
+    x' = x  for every x   <=>   S^T A = I                    reconstruction_loss = |S^T A - I|^2 / 4
+
+`LearnedWavelet` has free taps, the same everywhere, and starts as Haar; what it loses in training is reported, and may
+be penalised. `rotate` has a rotation for every block and axis, A = S = [cos t, sin t; sin t, -cos t], where
+t = pi/4 - atan p, from a tilt p that a network may choose for each place: orthonormal, undone exactly whatever it is.
+p = 0 is Haar, p = 1 and -1 are a choice of pixels. cos t and sin t are (1 + p) and (1 - p) over sqrt(2 + 2 p^2).
+
+Sides that are odd get their last row or column twice (`even`); the inverse of a size cuts it off again.
+
+Reference: the approximate wavelet transform (AdaWAT) of Task-Generalized Adaptive Cross-Domain Learning for Multimodal
+Image Fusion, Wang et al., 2025, https://arxiv.org/abs/2508.15505
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Bands = tuple[Tensor, Tensor, Tensor, Tensor]
+"""LL, LH (an edge between rows), HL (between columns) and HH."""
+
+
+class LearnedWavelet(nn.Module):
+    """Four learned filters of two taps, for all channels: analysis (B,C,H,W) -> four bands (B,C,ceil(H/2),ceil(W/2)).
+
+    >>> wavelet, x = LearnedWavelet(), torch.rand(1, 2, 5, 7)
+    >>> bands = wavelet(x)
+    >>> bands[0].shape, torch.allclose(wavelet.inverse(bands, (5, 7)), x, atol=1e-6)
+    (torch.Size([1, 2, 3, 4]), True)
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        low, high = torch.tensor([0.5, 0.5]).sqrt(), torch.tensor([0.5, 0.5]).sqrt() * torch.tensor([1.0, -1.0])
+        self.low, self.high = nn.Parameter(low.clone()), nn.Parameter(high.clone())
+        self.low_back, self.high_back = nn.Parameter(low.clone()), nn.Parameter(high.clone())
+
+    def forward(self, x: Tensor) -> Bands:
+        kernels = outer(self.low, self.high)
+        ee, eo, oe, oo = polyphase(even(x))
+        ll, lh, hl, hh = (k[0, 0] * ee + k[0, 1] * eo + k[1, 0] * oe + k[1, 1] * oo for k in kernels)
+        return ll, lh, hl, hh
+
+    def inverse(self, bands: Bands, size: tuple[int, int] | None = None) -> Tensor:
+        """The synthesis, cut to `size` (None: twice the bands')."""
+        kernels = outer(self.low_back, self.high_back)
+        phases = [
+            sum((k[i, j] * band for k, band in zip(kernels, bands, strict=True)), start=torch.zeros_like(bands[0]))
+            for i in (0, 1)
+            for j in (0, 1)
+        ]
+        return cropped(from_polyphase((phases[0], phases[1], phases[2], phases[3])), size)
+
+    def reconstruction_loss(self) -> Tensor:
+        """|S^T A - I|^2 / 4: 0 where the inverse undoes the transform of every image; a scalar that can be a penalty.
+
+        >>> round(float(LearnedWavelet().reconstruction_loss().detach()), 6)
+        0.0
+        """
+        analysis, synthesis = torch.stack([self.low, self.high]), torch.stack([self.low_back, self.high_back])
+        identity = torch.eye(2, dtype=analysis.dtype, device=analysis.device)
+        return (synthesis.T @ analysis - identity).square().mean()
+
+
+def rotate(x: Tensor, rows: Tensor, columns: Tensor) -> Bands:
+    """The bands of x (B,C,H,W), sides even, with tilts (B,C or 1,H/2,W/2) by block: down the rows, then along columns.
+
+    >>> bands = rotate(torch.ones(1, 1, 2, 2), *[torch.zeros(1, 1, 1, 1)] * 2)
+    >>> [round(float(band), 6) for band in bands]
+    [2.0, 0.0, 0.0, 0.0]
+    """
+    ee, eo, oe, oo = polyphase(x)
+    cos, sin = taps(rows)
+    l_e, h_e = cos * ee + sin * oe, sin * ee - cos * oe
+    l_o, h_o = cos * eo + sin * oo, sin * eo - cos * oo
+    cos, sin = taps(columns)
+    return cos * l_e + sin * l_o, cos * h_e + sin * h_o, sin * l_e - cos * l_o, sin * h_e - cos * h_o
+
+
+def rotate_back(bands: Bands, rows: Tensor, columns: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+    """What `rotate` made these bands of, cut to `size` (None: twice the bands')."""
+    ll, lh, hl, hh = bands
+    cos, sin = taps(columns)
+    l_e, l_o = cos * ll + sin * hl, sin * ll - cos * hl
+    h_e, h_o = cos * lh + sin * hh, sin * lh - cos * hh
+    cos, sin = taps(rows)
+    phases = cos * l_e + sin * h_e, cos * l_o + sin * h_o, sin * l_e - cos * h_e, sin * l_o - cos * h_o
+    return cropped(from_polyphase(phases), size)
+
+
+def taps(tilt: Tensor) -> tuple[Tensor, Tensor]:
+    """cos t and sin t.
+
+    >>> [round(float(x), 4) for x in taps(torch.tensor(0.0))], [float(x) for x in taps(torch.tensor(1.0))]
+    ([0.7071, 0.7071], [1.0, 0.0])
+    """
+    scale = (2 + 2 * tilt.square()).rsqrt()
+    along = tilt * scale
+    return scale + along, scale - along
+
+
+def even(x: Tensor) -> Tensor:
+    """x with its last row and column repeated where a side is odd."""
+    down, right = x.shape[2] % 2, x.shape[3] % 2
+    return F.pad(x, (0, right, 0, down), mode="replicate")
+
+
+def cropped(x: Tensor, size: tuple[int, int] | None) -> Tensor:
+    return x if size is None else x[:, :, : size[0], : size[1]]
+
+
+def polyphase(x: Tensor) -> Bands:
+    """The four pixels of each 2x2 block, row by row: (B,C,2h,2w) -> (B,C,h,w) four times."""
+    if torch.compiler.is_compiling():  # slices of an unknown size would have to be proved equally long
+        ee, eo, oe, oo = F.pixel_unshuffle(x, 2).unflatten(1, (x.shape[1], 4)).unbind(2)
+        return ee, eo, oe, oo
+    return x[:, :, ::2, ::2], x[:, :, ::2, 1::2], x[:, :, 1::2, ::2], x[:, :, 1::2, 1::2]
+
+
+def from_polyphase(phases: Bands) -> Tensor:
+    """The reverse: (B,C,h,w) four times -> (B,C,2h,2w)."""
+    return F.pixel_shuffle(torch.stack(phases, dim=2).flatten(1, 2), 2)
+
+
+def outer(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The kernels of LL, LH, HL and HH, (2,2) each; the first factor runs down the rows."""
+    return torch.outer(low, low), torch.outer(high, low), torch.outer(low, high), torch.outer(high, high)

@@ -1,0 +1,199 @@
+"""AdaSFFuse's network as it was released, layer by layer, with its defects: what `variant="repaired"` repairs.
+
+1,351,825 parameters. With E a convolution, W a learned wavelet and S a block of spatial and frequency parts (below):
+
+    [Lo_k; Hi_k] = enhance(W E(k)),   Lo = Lo_a + Lo_b,   Hi = Hi_a + Hi_b             at half the resolution
+    f = conv(S^4( W^-1( S^2 Lo, S^2 Hi ) ))
+
+A block S of width D, on the pixels as one sequence, row after row:
+
+    x <- x + M(LN x),   x <- x + MLP(LN x)
+    [z; v; dt] = W_in u,   v <- SiLU(depthwise(v)) + g v - g' hilbert(v),   [x; B; C] = v
+    M(u) = W_out( LN(scan(x, softplus(dt), B, C)) z )
+
+Defects, all kept (`tests/test_adasffuse.py` asserts each):
+    - both sources are treated alike and summed at once: f(a, b) = f(b, a)
+    - the wavelet has 8 numbers, the same for every image, and does not invert once they have moved
+    - the frequency filter has one complex number per channel: all frequencies get the same, g x - g' hilbert(x)
+    - the scan goes one way only, so that nothing is known of the rows below; the gate z has no activation
+    - three bands are stacked and convolved in groups of three, which takes three channels of one band (and, at two
+      borders, of two) where one channel's three bands are meant
+    - `unused` (128 parameters) is never called
+
+hilbert is linear in the tokens and the same for all channels, so it is taken of the D channels of u instead of the 4D
+of v. Where nothing is learned a block is worked in stripes of rows, with the state of the scan carried along.
+
+Reference: Task-Generalized Adaptive Cross-Domain Learning for Multimodal Image Fusion, Wang et al., 2025,
+https://arxiv.org/abs/2508.15505
+Differs from the release: the output, linear there, is cut to [0,1]; odd sizes are cut back to the size given; the scan
+needs no GPU. Written from a description of its layers, not from the code.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tectum.nn.filters import channels_last
+from tectum.nn.scan import scan, scan_from
+from tectum.nn.wavelet import LearnedWavelet
+
+HEAD, STATES = 64, 64
+TOKENS = 4096
+"""In a stripe: its temporaries, a few MB, stay in the cache."""
+CHANNELS = 16
+"""Transformed at once."""
+
+
+class PublishedAdaSFFuse(nn.Module):
+    """(B,1,H,W), (B,1,H,W) -> (B,1,H,W) in [0,1]."""
+
+    def __init__(self, channels: int = 64) -> None:
+        super().__init__()
+        self.embed, self.wavelet = nn.Conv2d(1, channels, 3, padding=1), LearnedWavelet()
+        self.enhance_high = nn.Conv2d(3 * channels, 3 * channels, 3, padding=1, groups=channels)
+        self.enhance_low = nn.Conv2d(channels, channels, 3, padding=3, dilation=3, groups=channels)
+        self.high = nn.ModuleList(Block(3 * channels) for _ in range(2))
+        self.low = nn.ModuleList(Block(channels) for _ in range(2))
+        self.whole = nn.ModuleList(Block(channels) for _ in range(4))
+        self.output1, self.output2 = nn.Conv2d(channels, 32, 3, padding=1), nn.Conv2d(32, 16, 3, padding=1)
+        self.output3 = nn.Conv2d(16, 1, 3, padding=1)
+        self.unused = nn.LayerNorm(channels)
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        (high, low), (other_high, other_low) = self.bands(a), self.bands(b)
+        high, low = high + other_high, low + other_low
+        del other_high, other_low
+        high, low = through(self.high, high), through(self.low, low)
+        lh, hl, hh = high.chunk(3, dim=1)
+        x = channels_last(self.wavelet.inverse((low, lh, hl, hh)))
+        del high, low, lh, hl, hh
+        x = through(self.whole, x)
+        x = F.leaky_relu(self.output2(F.leaky_relu(self.output1(x), 0.2)), 0.2)
+        return self.output3(x)[:, :, : a.shape[2], : a.shape[3]].clamp(0, 1)
+
+    def bands(self, k: Tensor) -> tuple[Tensor, Tensor]:
+        """Hi (B,3C,h,w) and Lo (B,C,h,w) of a source."""
+        low, *high = self.wavelet(F.leaky_relu(channels_last(self.embed(k)), 0.2))
+        high = F.gelu(self.enhance_high(torch.cat(high, dim=1)))
+        return high, F.gelu(self.enhance_low(low))
+
+
+def through(blocks: nn.ModuleList, x: Tensor) -> Tensor:
+    """(B,C,h,w) through blocks, which see (B,h,w,C)."""
+    x = x.permute(0, 2, 3, 1).contiguous()
+    for block in blocks:
+        x = block(x)
+    return x.permute(0, 3, 1, 2)
+
+
+class Block(nn.Module):
+    """S: (B,h,w,D) -> (B,h,w,D); 61,382 parameters at D = 64, 476,754 at 192."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm1, self.mixer, self.norm2 = nn.LayerNorm(width), Mixer(width), nn.LayerNorm(width)
+        self.fc1, self.fc2, self.dropout = nn.Linear(width, 4 * width), nn.Linear(2 * width, width), nn.Dropout(0.4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            return self.in_stripes(x.clone())
+        u, mixer = self.norm1(x), self.mixer
+        v, z, dt = mixer.project(u)
+        turned = F.linear(hilbert(u), mixer.split()[0])
+        x = x + mixer.mix(F.pad(v, (0, 0, 0, 0, 1, 1)), turned, z, dt, None)[0]
+        return x + self.mlp(x)
+
+    def mlp(self, x: Tensor) -> Tensor:
+        gate, y = self.fc1(self.norm2(x)).chunk(2, dim=-1)
+        out: Tensor = self.fc2(self.dropout(F.silu(gate) * y))
+        return out
+
+    def in_stripes(self, x: Tensor) -> Tensor:
+        """The same in place. The convolution needs a row from below a stripe, not yet changed, and one from above."""
+        batch, height, width, _ = x.shape
+        turned, mixer = hilbert(self.norm1(x)), self.mixer
+        weight = mixer.split()[0]
+        rows, state = max(1, TOKENS // (width * batch)), None
+        edge = x.new_zeros(batch, 1, width, len(weight))
+        known = torch.cat([edge, F.linear(self.norm1(x[:, :1]), weight)], 1)
+        for top in range(0, height, rows):
+            end = min(top + rows, height)
+            stripe = x[:, top:end]
+            below = F.linear(self.norm1(x[:, top + 1 : end + 1]), weight)
+            v = torch.cat([known, below] if end < height else [known, below, edge], 1)
+            known = v[:, -2:]
+            _, z, dt = mixer.project(self.norm1(stripe), seen=False)
+            y, state = mixer.mix(v, F.linear(turned[:, top:end], weight), z, dt, state)
+            stripe += y
+            stripe += self.mlp(stripe)
+        return x
+
+
+class Mixer(nn.Module):
+    """M, of width D, with 2D / 64 heads."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.inner, self.heads = 2 * width, 2 * width // HEAD
+        self.seen = self.inner + 2 * STATES
+        self.project_in = nn.Linear(width, self.inner + self.seen + self.heads, bias=False)
+        self.local = nn.Conv2d(self.seen, self.seen, 3, padding=1, groups=self.seen)
+        self.gain = nn.Parameter(torch.empty(self.seen, 2))
+        self.norm, self.project_out = nn.LayerNorm(self.inner), nn.Linear(self.inner, width, bias=False)
+        pace = torch.exp(torch.empty(self.heads).uniform_(math.log(1e-3), math.log(0.1))).clamp_min(1e-4)
+        self.dt_bias = nn.Parameter(pace + torch.log(-torch.expm1(-pace)))
+        self.a_log = nn.Parameter(torch.empty(self.heads).uniform_(1, 16).log())
+        self.past = nn.Parameter(torch.ones(self.heads))
+        nn.init.trunc_normal_(self.gain, std=0.02)
+
+    def split(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The rows of `project_in` that make v, z and dt."""
+        z, v, dt = self.project_in.weight.split([self.inner, self.seen, self.heads])
+        return v, z, dt
+
+    def project(self, u: Tensor, *, seen: bool = True) -> tuple[Tensor, Tensor, Tensor]:
+        """v (empty if it is not `seen`), z and dt of tokens (B,h,w,D)."""
+        v, z, dt = self.split()
+        return F.linear(u, v if seen else v[:0]), F.linear(u, z), F.softplus(F.linear(u, dt) + self.dt_bias)
+
+    def mix(self, v: Tensor, turned: Tensor, z: Tensor, dt: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Of rows (B,h,w,..), v with one more above and below; from a state and to the next."""
+        height, width = z.shape[1:3]
+        near = F.conv2d(v.permute(0, 3, 1, 2), self.local.weight, self.local.bias, padding=(0, 1), groups=self.seen)
+        near = F.silu(near.permute(0, 2, 3, 1))
+        v = near + self.gain[:, 0] * v[:, 1:-1] - self.gain[:, 1] * turned
+        x, b, c = v.flatten(1, 2).split([self.inner, STATES, STATES], dim=-1)
+        x, dt, a = x.unflatten(2, (self.heads, HEAD)), dt.flatten(1, 2), -self.a_log.exp()
+        if x.is_cuda and state is None:
+            y, state = scan(x, dt, a, b, c, self.past), b
+        else:
+            y, state = scan_from(state, x, dt, a, b, c, self.past)
+        y = self.norm(y.flatten(2)).unflatten(1, (height, width)) * z
+        return self.project_out(y), state
+
+
+def hilbert(u: Tensor) -> Tensor:
+    """The Hilbert transform along the raster of every channel of (B,h,w,D): -i on every positive frequency.
+
+    >>> wave = torch.arange(8.0) * torch.pi / 4
+    >>> torch.allclose(hilbert(wave.cos().reshape(1, 2, 4, 1)).flatten(), wave.sin(), atol=1e-6)
+    True
+    """
+    tokens = u.flatten(1, 2)
+    length = tokens.shape[1]
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return turned(tokens.transpose(1, 2), length).transpose(1, 2).to(u.dtype).reshape(u.shape)
+    out = torch.empty_like(tokens)
+    for start in range(0, tokens.shape[2], CHANNELS):
+        some = tokens[..., start : start + CHANNELS].transpose(1, 2).contiguous()
+        out[..., start : start + CHANNELS] = turned(some, length).transpose(1, 2)
+    return out.view(u.shape)
+
+
+def turned(x: Tensor, length: int) -> Tensor:
+    z = torch.fft.rfft(x.to(torch.promote_types(x.dtype, torch.float32)))
+    frequency = torch.arange(z.shape[-1], device=x.device)
+    turns = (frequency > 0) & (2 * frequency < length)  # neither the mean nor the fastest wave can be turned
+    return torch.fft.irfft(torch.complex(z.imag * turns, -z.real * turns), n=length)
