@@ -89,7 +89,8 @@ def overview() -> str:
     """What `tectum --help` says: the verbs with the first line of their docstrings."""
     verbs = "\n".join(f"  {name:8} {(verb.__doc__ or '').splitlines()[0]}" for name, verb in VERBS.items())
     return (
-        f"tectum {__version__}: fuse two images of one scene into one picture: infrared and visible, exposures, foci, medical.\n\n"
+        f"tectum {__version__}: fuse two images of one scene into one picture: infrared and visible, exposures, foci, "
+        "medical.\n\n"
         "usage: tectum VERB ...      tectum VERB --help      tectum --version\n\n"
         f"{verbs}\n\n"
         "examples:\n"

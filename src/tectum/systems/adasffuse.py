@@ -203,7 +203,8 @@ class Block(nn.Module):
         x, a = x.unflatten(2, (self.heads, -1)), -self.a_log.exp()
         chunk = None if torch.compiler.is_compiling() else CHUNK
         y = scan(x, to, a, b, c, chunk=chunk)
-        y = y + scan(*(z.flip(1) for z in (x, fro)), a, *(z.flip(1) for z in (b, c)), chunk=chunk).flip(1)
+        x, fro, b, c = (z.flip(1) for z in (x, fro, b, c))
+        y = y + scan(x, fro, a, b, c, chunk=chunk).flip(1)
         return y.flatten(2).unflatten(0, (batch, lines))
 
 
