@@ -57,6 +57,7 @@ class Kind:
 
 
 NUMBERS = ("first", "second", "third")
+OBJECTIVE = "tectum.systems.adasffuse:AdaSFFuseLoss"
 
 KINDS: dict[str, Kind] = {
     "infrared": Kind(
@@ -77,6 +78,7 @@ KINDS: dict[str, Kind] = {
         mixes=True,
         many=True,
         order="brightness",
+        objective=OBJECTIVE,
     ),
     "focus": Kind(
         "focus",
@@ -86,6 +88,7 @@ KINDS: dict[str, Kind] = {
         tags=("MFF",),
         mixes=True,
         many=True,
+        objective=OBJECTIVE,
     ),
     "medical": Kind(
         "medical",
@@ -94,6 +97,7 @@ KINDS: dict[str, Kind] = {
         sides=(("CT", "MRI"), ("PET", "MRI"), ("SPECT", "MRI"), ("b", "a")),
         tags=("MIF",),
         thermal=(True, True),
+        objective=OBJECTIVE,
     ),
 }
 

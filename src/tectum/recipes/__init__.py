@@ -1,11 +1,12 @@
 """Complete training runs as functions: a recipe is a frozen value, a variant calls another and replaces fields.
 
-`tdfusion.py` and `balanced.py` (TOMIFF, SFOFusion) have them, `recipe.py` says what a recipe is, `built.py` makes
-networks and data of one.
+`tdfusion.py`, `balanced.py` (TOMIFF, SFOFusion) and `adasffuse.py` have them, `recipe.py` says what a recipe is,
+`built.py` makes networks and data of one.
 """
 
 from collections.abc import Callable
 
+from tectum.recipes.adasffuse import adasffuse_exposure, adasffuse_focus, adasffuse_infrared, adasffuse_medical
 from tectum.recipes.balanced import (
     sfofusion_fixed_msrs,
     sfofusion_fmb,
@@ -56,6 +57,10 @@ from tectum.systems import SYSTEMS as SYSTEMS
 RECIPES: dict[str, Callable[[], Recipe]] = {
     make().name: make
     for make in (
+        adasffuse_exposure,
+        adasffuse_focus,
+        adasffuse_infrared,
+        adasffuse_medical,
         sfofusion_fixed_msrs,
         sfofusion_fmb,
         sfofusion_llvip,
