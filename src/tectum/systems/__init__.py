@@ -21,5 +21,7 @@ SYSTEMS: dict[str, System] = {
         weights="sfofusion-fixed-msrs",
     ),
     "tdfusion": System(fuser=TDFusion, objective=TDFusionLoss, learned=learned_loss, weights="tdfusion-fixed-msrs"),
-    "tomiff": System(fuser=TOMIFF, objective=TDFusionLoss, learned=TOMIFFLoss, balance=Pace),
+    "tomiff": System(
+        fuser=TOMIFF, objective=TDFusionLoss, learned=TOMIFFLoss, balance=Pace, weights="tomiff-fixed-msrs"
+    ),
 }
