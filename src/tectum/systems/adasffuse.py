@@ -43,7 +43,7 @@ from torch import Tensor, nn
 from tectum.losses import gradient_loss, magnitude_loss, ssim_map
 from tectum.nn.filters import box_mean, channels_last, sobel
 from tectum.nn.scan import scan
-from tectum.nn.wavelet import Bands, rotate, rotate_back
+from tectum.nn.wavelet import Bands, polyphase, rotate, rotate_back
 from tectum.systems.adasffuse_published import PublishedAdaSFFuse
 from tectum.systems.tdfusion import Variant, checked
 
@@ -91,8 +91,8 @@ class AdaSFFuse(nn.Module):
     def look(self, a: Tensor, b: Tensor) -> Tensor:
         """u, what the scans are given, (B,64,H/4,W/4)."""
         (_, bands_a, _), (_, bands_b, _) = self.encoder(a, b)
-        means = [F.avg_pool2d(z, 2) for z in (bands_a[0], bands_b[0], *activity(bands_a), *activity(bands_b))]
-        out: Tensor = self.context.embed(torch.cat(means, 1))
+        seen = torch.cat([bands_a[0], bands_b[0], *activity(bands_a), *activity(bands_b)], 1)
+        out: Tensor = self.context.embed(halved(seen))
         return out
 
     def fuse(self, a: Tensor, b: Tensor, context: Tensor) -> Tensor:
@@ -126,7 +126,7 @@ class Encoder(nn.Module):
         assert self.embed.bias is not None
         x = F.conv2d(channels_last(k), self.embed.weight, self.embed.bias + self.role[role], padding=1)
         x = F.leaky_relu(x, 0.2)
-        rows, columns = self.tilts(F.avg_pool2d(x, 2)).chunk(2, dim=1)
+        rows, columns = self.tilts(halved(x)).chunk(2, dim=1)
         return x, rotate(x, rows, columns), (rows, columns)
 
 
@@ -245,12 +245,12 @@ class Output(nn.Module):
     def forward(self, a: Tensor, b: Tensor, of_a: Seen, of_b: Seen, context: Tensor) -> Tensor:
         (x_a, bands_a, tilts_a), (x_b, bands_b, tilts_b) = of_a, of_b
         local = torch.cat([bands_a[0], bands_b[0], *activity(bands_a), *activity(bands_b)], 1)
-        gates = torch.sigmoid(self.gates(local) + enlarge(context[:, :-2], 2)).chunk(4, dim=1)
+        gates = torch.sigmoid(self.gates(local) + enlarge(context[:, :-2], bands_a[0])).chunk(4, dim=1)
         ll, lh, hl, hh = (q + g * (p - q) for g, p, q in zip(gates, bands_a, bands_b, strict=True))
         rows, columns = (q + gates[0] * (p - q) for p, q in zip(tilts_a, tilts_b, strict=True))
         x = torch.cat([rotate_back((ll, lh, hl, hh), rows, columns), x_a, x_b], 1)
         x = F.leaky_relu(self.hidden2(F.leaky_relu(self.hidden1(channels_last(x)), 0.2)), 0.2)
-        w, r = (self.out(x) + enlarge(context[:, -2:], 4)).chunk(2, dim=1)
+        w, r = (self.out(x) + enlarge(context[:, -2:], a)).chunk(2, dim=1)
         chosen = 0.01 + 0.98 * (b + torch.sigmoid(w) * (a - b))
         return torch.sigmoid(torch.log(chosen / (1 - chosen)) + r)
 
@@ -263,8 +263,15 @@ def quiet(layer: nn.Conv2d | nn.Linear) -> None:
         layer.bias.zero_()
 
 
-def enlarge(x: Tensor, factor: int) -> Tensor:
-    return F.interpolate(x, scale_factor=float(factor), mode="bilinear", align_corners=False)
+def enlarge(x: Tensor, like: Tensor) -> Tensor:
+    return F.interpolate(x, like.shape[2:], mode="bilinear", align_corners=False)
+
+
+def halved(x: Tensor) -> Tensor:
+    """The mean of each block of 2x2; an exported graph is to see the same length as in `polyphase`."""
+    if torch.compiler.is_compiling():
+        return torch.stack(polyphase(x)).mean(0)
+    return F.avg_pool2d(x, 2)
 
 
 def quarter(rows: slice) -> slice:
