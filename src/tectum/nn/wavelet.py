@@ -119,11 +119,8 @@ def cropped(x: Tensor, size: tuple[int, int] | None) -> Tensor:
 
 def polyphase(x: Tensor) -> Bands:
     """The four pixels of each 2x2 block, row by row: (B,C,2h,2w) -> (B,C,h,w) four times."""
-    if torch.compiler.is_compiling():  # slices of an unknown size would have to be proved equally long
-        kernel = torch.eye(4, dtype=x.dtype, device=x.device).reshape(4, 1, 2, 2).repeat(x.shape[1], 1, 1, 1)
-        ee, eo, oe, oo = F.conv2d(x, kernel, stride=2, groups=x.shape[1]).unflatten(1, (x.shape[1], 4)).unbind(2)
-        return ee, eo, oe, oo
-    return x[:, :, ::2, ::2], x[:, :, ::2, 1::2], x[:, :, 1::2, ::2], x[:, :, 1::2, 1::2]
+    # ends at -1, so that the symbolic lengths of an exported graph are the same for both
+    return x[:, :, :-1:2, :-1:2], x[:, :, :-1:2, 1::2], x[:, :, 1::2, :-1:2], x[:, :, 1::2, 1::2]
 
 
 def from_polyphase(phases: Bands) -> Tensor:
