@@ -43,7 +43,7 @@ from torch import Tensor, nn
 from tectum.losses import gradient_loss, magnitude_loss, ssim_map
 from tectum.nn.filters import box_mean, channels_last, sobel
 from tectum.nn.scan import scan
-from tectum.nn.wavelet import Bands, from_polyphase, polyphase, rotate, rotate_back
+from tectum.nn.wavelet import Bands, polyphase, rotate, rotate_back
 from tectum.systems.adasffuse_published import PublishedAdaSFFuse
 from tectum.systems.tdfusion import Variant, checked
 
@@ -245,12 +245,12 @@ class Output(nn.Module):
     def forward(self, a: Tensor, b: Tensor, of_a: Seen, of_b: Seen, context: Tensor) -> Tensor:
         (x_a, bands_a, tilts_a), (x_b, bands_b, tilts_b) = of_a, of_b
         local = torch.cat([bands_a[0], bands_b[0], *activity(bands_a), *activity(bands_b)], 1)
-        gates = torch.sigmoid(self.gates(local) + enlarge(context[:, :-2], 2)).chunk(4, dim=1)
+        gates = torch.sigmoid(self.gates(local) + enlarge(context[:, :-2], bands_a[0])).chunk(4, dim=1)
         ll, lh, hl, hh = (q + g * (p - q) for g, p, q in zip(gates, bands_a, bands_b, strict=True))
         rows, columns = (q + gates[0] * (p - q) for p, q in zip(tilts_a, tilts_b, strict=True))
         x = torch.cat([rotate_back((ll, lh, hl, hh), rows, columns), x_a, x_b], 1)
         x = F.leaky_relu(self.hidden2(F.leaky_relu(self.hidden1(channels_last(x)), 0.2)), 0.2)
-        w, r = (self.out(x) + enlarge(context[:, -2:], 4)).chunk(2, dim=1)
+        w, r = (self.out(x) + enlarge(context[:, -2:], a)).chunk(2, dim=1)
         chosen = 0.01 + 0.98 * (b + torch.sigmoid(w) * (a - b))
         return torch.sigmoid(torch.log(chosen / (1 - chosen)) + r)
 
@@ -263,22 +263,8 @@ def quiet(layer: nn.Conv2d | nn.Linear) -> None:
         layer.bias.zero_()
 
 
-def enlarge(x: Tensor, factor: int) -> Tensor:
-    """2 or 4 times as large, in steps of two, each bilinear."""
-    for _ in range(factor // 2):
-        x = doubled(x)
-    return x
-
-
-def doubled(x: Tensor) -> Tensor:
-    """(B,C,h,w) -> (B,C,2h,2w), bilinear; an exported graph is to see that the sides are whole multiples."""
-    if not torch.compiler.is_compiling():
-        return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
-    x = F.pad(x, (1, 1, 1, 1), mode="replicate")
-    rows = [0.25 * x[:, :, :-2] + 0.75 * x[:, :, 1:-1], 0.75 * x[:, :, 1:-1] + 0.25 * x[:, :, 2:]]
-    ee, oe = (0.25 * y[..., :-2] + 0.75 * y[..., 1:-1] for y in rows)
-    eo, oo = (0.75 * y[..., 1:-1] + 0.25 * y[..., 2:] for y in rows)
-    return from_polyphase((ee, eo, oe, oo))
+def enlarge(x: Tensor, like: Tensor) -> Tensor:
+    return F.interpolate(x, like.shape[2:], mode="bilinear", align_corners=False)
 
 
 def halved(x: Tensor) -> Tensor:
