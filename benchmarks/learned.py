@@ -48,7 +48,7 @@ ALL_SETS = SETS | {"m3fd": None, "llvip": None}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("scores", "systems", "maps", "ablations", "figure"))
-    parser.add_argument("--sets", nargs="*", default=list(ALL_SETS))
+    parser.add_argument("--sets", nargs="*", help="all five, or of `systems` the three that its page has")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--write", action="store_true", help="put the tables into docs/results.md")
     given = parser.parse_args()
@@ -67,7 +67,7 @@ def main() -> None:
     else:
         rows, mark = (BY_SYSTEM, "systems") if given.what == "systems" else (NAMES, "learned")
         packaged = {title: f"{cards()[name]['system']}@{name}" for title, name in rows.items() if name in cards()}
-        for name in given.sets:
+        for name in given.sets or (SETS if given.what == "systems" else ALL_SETS):
             found = scored(name, packaged, mark)
             show(f"{mark} {name}", table(found, PUBLISHED.get((name, "tdfusion"), {})), write=given.write)
 

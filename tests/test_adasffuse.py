@@ -215,7 +215,7 @@ def test_wavelet_tilts_answer_to_the_image(repaired: Any, images: Images) -> Non
 
 @pytest.mark.parametrize(("waves", "band"), [(16, 0), (8, 1), (4, 2), (1, 3)])
 def test_the_filter_tells_frequencies_apart(waves: int, band: int) -> None:
-    """Each band answers its own wave the most, and a gain on it changes nothing else much."""
+    """Each band answers its own wave the most."""
     line = torch.cos(2 * torch.pi * waves * (torch.arange(64) + 0.5) / 64)
     x = (line[:, None] * line)[None, None]
     power = [float(z.square().mean()) for z in octaves(x)]
@@ -246,9 +246,16 @@ def test_it_can_choose_a_source_pixel_by_pixel(images: Images, choice: int) -> N
     with torch.no_grad():
         for parameter in fuser.output.parameters():
             parameter.zero_()
-        fuser.output.out.bias.copy_(torch.tensor([8.0 * choice, 0]))
         fuser.context.out.weight.zero_()
-        expected = 0.01 + 0.98 * (a if choice > 0 else b)
+
+        def checkered(_: nn.Module, __: Any, out: Tensor) -> Tensor:
+            rows, columns = (torch.arange(size) for size in out.shape[2:])
+            w = torch.where((rows[:, None] + columns) % 2 == (choice > 0), 8.0, -8.0)[None, None]
+            return torch.cat([w, torch.zeros_like(w)], 1)
+
+        fuser.output.out.register_forward_hook(checkered)
+        even = (torch.arange(24)[:, None] + torch.arange(24)) % 2 == (choice > 0)
+        expected = 0.01 + 0.98 * torch.where(even, a, b)
         torch.testing.assert_close(fuser(a, b), expected, rtol=0, atol=1e-3)
 
 
@@ -382,6 +389,6 @@ def test_similarity_at_the_border(images: Images) -> None:
     """Black around both images is alike, and hides what is not."""
     a, b = images(16, 16)
     zeros, repeated = (ssim_map(a, b, padding=p)[0, 0, 0, 0] for p in ("zeros", "replicate"))  # type: ignore[arg-type]
-    assert zeros != repeated
+    assert zeros > repeated
     torch.testing.assert_close(ssim_map(a, b), ssim_map(b, a))
     assert ssim_map(a, a).min() > 1 - 1e-4 and ssim_map(a, b).max() <= 1

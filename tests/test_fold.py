@@ -108,5 +108,9 @@ def test_fold_of_alpha_and_grey() -> None:
     fused = pipeline(Picture(y[0], alpha=half), Picture(y[1]), Picture(y[2]))
     assert fused.chroma is None and fused.alpha is not None and torch.equal(fused.alpha, half)
     assert torch.allclose(fused.y, torch.full((1, 3, 4), 0.45))
+    exposures = FusePipeline(FuseOptions("average", kind="exposure"))
+    fused = exposures(Picture(y[0]), Picture(y[2] + 0.3, alpha=half), Picture(y[2] + 0.2))  # 0.9 and 0.2, then 0.8
+    assert fused.alpha is not None and torch.equal(fused.alpha, half)
+    assert torch.allclose(fused.y, torch.full((1, 3, 4), 0.675)), "what has been fused hides nothing"
     seen = pipeline(Picture(y[0]), Picture(y[1], alpha=half)).y  # b shows half of what it has
     assert torch.allclose(seen, torch.full((1, 3, 4), 0.25))

@@ -62,7 +62,8 @@ def test_every_kind_is_built_from_its_part_of_the_tree(tree: Path, kind: str) ->
         assert sides_are_right(built.pairs) and sides_are_right(built.validation)  # type: ignore[arg-type]
 
 
-def test_an_objective_of_the_system_that_takes_the_kind_is_told_it(tree: Path) -> None:
+def test_an_objective_of_the_system_that_takes_the_kind_is_told_it(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(KINDS, "focus", replace(KINDS["focus"], objective=None))
     built = recipes.build(replace(own("MFF"), system="told", objective=None), tree)
     assert isinstance(built.objective, OfKind) and built.objective.kind == "focus"
     assert isinstance(recipes.build(replace(own("infrared"), objective=None), tree).objective, TDFusionLoss)
@@ -78,6 +79,15 @@ def test_an_objective_for_infrared_is_not_taken_for_another_kind(tree: Path, mon
     monkeypatch.setitem(KINDS, "focus", replace(KINDS["focus"], objective=None))
     with pytest.raises(ValueError, match="trains focus pairs and the objective of 'small' is for infrared ones"):
         recipes.build(replace(own(), objective=None), tree)
+
+
+def test_what_does_not_go_with_a_kind_is_said(tree: Path) -> None:
+    with pytest.raises(ValueError, match="takes kind, variant, got alpha; leave out --alpha"):
+        recipes.build(replace(recipes.RECIPES["adasffuse-focus"](), options={"alpha": 0.1}), tree)
+    with pytest.raises(ValueError, match="taught on infrared pairs, got --kind focus"):
+        recipes.build(replace(recipes.RECIPES["tdfusion-refit"](), kind="focus"), tree)
+    built = recipes.build(replace(recipes.RECIPES["tomiff-fixed-msrs"](), kind="focus"), tree)
+    assert len(built.pairs) > len(built.validation) > 0, "a list of infrared pairs is no list of these"
 
 
 def test_train_and_repeat_by_the_command(tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

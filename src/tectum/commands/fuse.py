@@ -48,8 +48,8 @@ class Fuse:
     """What the images are: infrared, exposure, focus or medical (or IVF, MEF, MFF, MIF)."""
 
     system: Annotated[str | None, optional("NAME")] = None
-    """Which fuser: tdfusion, average, maximum, laplacian, or your own as package.module:Class; the kind's own without
-    it (infrared: tdfusion)."""
+    """Which fuser: tdfusion, tomiff, sfofusion, adasffuse, average, maximum, laplacian, or your own as
+    package.module:Class; the kind's own without it (infrared: tdfusion)."""
 
     weights: Annotated[str | None, optional("NAME|FILE")] = None
     """Packaged weights or a .safetensors file; the system's own without it."""

@@ -21,8 +21,8 @@ class Train:
     """Train a fuser by a recipe, on a fixed loss or on one learned from a task; the same command continues a run.
 
     RUN holds recipe.json, log.jsonl (a line per epoch), samples/ (visible, infrared, fused; with a learned loss its
-    weight maps, the pull of the task, prediction and label), last.pt (all that is needed to go on), best.safetensors,
-    which `tectum fuse --weights RUN/best.safetensors` takes, and objective.safetensors and task.safetensors beside it.
+    weight maps, the pull of the task, prediction and label), last.pt (all that is needed to go on), best.safetensors
+    (for `tectum fuse --system NAME --weights RUN/best.safetensors`), objective.safetensors and task.safetensors.
     """
 
     recipe: Annotated[Positional[str], arg(metavar="RECIPE")]

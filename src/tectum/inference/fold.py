@@ -32,7 +32,7 @@ R = TypeVar("R", bound=Result)
 
 
 def fold(pictures: Sequence[Picture], pair: Callable[[Picture, Picture], R], order: str) -> tuple[R, tuple[str, ...]]:
-    """The last result, and the notes of all of them once each.
+    """The last result, with the alpha of the first, and the notes of all of them once each.
 
     Args:
         pictures: two or more.
@@ -41,13 +41,13 @@ def fold(pictures: Sequence[Picture], pair: Callable[[Picture, Picture], R], ord
     """
     first, second, *rest = in_order(pictures, order)
     fused = pair(first, second)
-    notes = dict.fromkeys(fused.notes)
+    alpha, notes = fused.alpha, dict.fromkeys(fused.notes)
     for later in rest:
-        so_far = replace(first, y=fused.y, chroma=fused.chroma, alpha=fused.alpha)
+        so_far = replace(first, y=fused.y, chroma=fused.chroma, alpha=None)  # of all of the view, whatever is shown
         swapped = order == "brightness" and brightness(later) > brightness(so_far)
         fused = pair(later, so_far) if swapped else pair(so_far, later)
         notes |= dict.fromkeys(fused.notes)
-    return fused, tuple(notes)
+    return (replace(fused, alpha=alpha) if rest else fused), tuple(notes)  # type: ignore[type-var]
 
 
 def in_order(pictures: Sequence[Picture], order: str) -> list[Picture]:

@@ -210,7 +210,8 @@ class FusePipeline:
         except (MemoryError, RuntimeError) as error:
             if not out_of_memory(error):
                 raise
-            raise ValueError(f"{px(a.shape[-2:])} pixels do not fit in memory; add --tile 512, or less") from error
+            way = "add --tile 512, or less" if hasattr(self.fuser, "stages") else "shrink the images"
+            raise ValueError(f"{px(a.shape[-2:])} pixels do not fit in memory; {way}") from error
 
     def settings(self) -> dict[str, Any]:
         """What decides the pixels of a result, to tell results of different settings apart. JSON types only."""

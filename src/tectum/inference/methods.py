@@ -303,8 +303,8 @@ def read_pair(
     if is_coloured(infrared) and not both_colour:
         raise ValueError(
             f"an {of.words[1]} image must be grey, {pair.infrared} is in colour (false colours, or the two folders are "
-            "exchanged?); export it in grey, exchange --visible and --infrared, or add --both-colour for two exposures "
-            "or foci"
+            "exchanged?); export it in grey, exchange the two"
+            + (", or add --both-colour for two exposures or foci" if of.name == "infrared" else "")
         )
     return visible, infrared
 

@@ -78,6 +78,8 @@ def chosen(kind: Kind, weights: str | None) -> tuple[str, str | None]:
     card = None if weights is None else packaged.cards().get(weights)
     if card is not None:
         return str(card["system"]), weights
+    if kind.system is None and weights is not None:
+        raise ValueError(f"weights of your own for {kind.name} pairs need their system; add --system NAME")
     if kind.system is None:
         raise ValueError(
             f"no weights for {kind.name} pairs are packaged yet; name a system that needs none (--system average, "

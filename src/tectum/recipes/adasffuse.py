@@ -5,7 +5,7 @@ from tectum.recipes.recipe import Recipe
 
 
 def adasffuse(kind: str) -> Recipe:
-    """Crops of 128 pixels in all eight ways they can lie, averaged weights.
+    """Crops of 128 pixels in all eight ways they can lie (always here), averaged weights.
 
     The published runs take 50,000 to 96,000 steps of 8 to 16 such crops (their rates are not published); with a rate of
     1e-3 falling along a cosine the repaired network converges in a few thousand.

@@ -43,7 +43,7 @@ def balanced(recipe: Recipe, system: str, **changes: Any) -> Recipe:
 
 
 def small(recipe: Recipe) -> Recipe:
-    """The same on a CPU within the hour, from the fuser of the fixed loss."""
+    """The same on a CPU, from the fuser of the fixed loss: half an hour where the task brings weights of its own."""
     return replace(recipe, start=f"{recipe.system}-fixed-msrs", options=recipe.options | {"alpha": ALPHA})
 
 
@@ -68,7 +68,7 @@ def tomiff_llvip() -> Recipe:
 
 
 def tomiff_msrs_small() -> Recipe:
-    """TOMIFF on a CPU within the hour, from the fuser of the fixed loss."""
+    """TOMIFF on a CPU, from the fuser of the fixed loss."""
     return small(as_tomiff(tdfusion.tdfusion_msrs_small(), **SMALL))
 
 
@@ -105,7 +105,7 @@ def sfofusion_llvip() -> Recipe:
 
 
 def sfofusion_msrs_small() -> Recipe:
-    """SFOFusion on a CPU within the hour, from the fuser of the fixed loss."""
+    """SFOFusion on a CPU, from the fuser of the fixed loss."""
     return small(as_sfofusion(tdfusion.tdfusion_msrs_small(), **SMALL))
 
 

@@ -42,6 +42,7 @@ def build(recipe: Recipe, data: Path | None) -> Built:
         FileNotFoundError: the folder does not hold the pairs.
     """
     system = resolve(SYSTEMS, recipe.system, kind="system")
+    refuse_other_kinds(recipe)
     make = None if recipe.loss is not None else objective_of(recipe, system)
     balance = balance_of(recipe, system)
     pairs, validation, classes = street(recipe.target) if recipe.data == "street" else opened(recipe, data)
@@ -50,6 +51,7 @@ def build(recipe: Recipe, data: Path | None) -> Built:
     if make is None:
         objective = weights.load_objective(str(recipe.loss), **recipe.options)
     else:
+        refuse_options(make, recipe)
         objective = make(**(({"kind": recipe.kind} if takes_kind(make) else {}) | recipe.options))
     task = None if recipe.task is None else resolve(TASKS, recipe.task, kind="task")(classes, **recipe.task_options)
     kind = getattr(task, "kind", recipe.target)
@@ -60,6 +62,16 @@ def build(recipe: Recipe, data: Path | None) -> Built:
     if recipe.start is not None:
         fuser.load_state_dict(weights.load(recipe.system, recipe.start).state_dict())
     return Built(fuser, objective, task, pairs, validation, balance)
+
+
+def refuse_other_kinds(recipe: Recipe) -> None:
+    """A packaged loss is for the kind of pairs it was taught on."""
+    taught = weights.cards().get(recipe.loss or "", {}).get("kind", "infrared")
+    if recipe.loss is not None and taught != recipe.kind:
+        raise ValueError(
+            f"the loss of '{recipe.loss}' was taught on {taught} pairs, got --kind {recipe.kind}; leave out --loss, or "
+            "take a recipe on a fixed objective"
+        )
 
 
 def objective_of(recipe: Recipe, system: System) -> Callable[..., nn.Module]:
@@ -80,6 +92,18 @@ def objective_of(recipe: Recipe, system: System) -> Callable[..., nn.Module]:
             "ones; name another with --objective module:Class"
         )
     return own
+
+
+def refuse_options(make: Callable[..., nn.Module], recipe: Recipe) -> None:
+    """One sentence where an objective is given what it does not take."""
+    known = inspect.signature(make).parameters.values()
+    names = {p.name for p in known}
+    lost = [name for name in recipe.options if name not in names]
+    if lost and not any(p.kind is p.VAR_KEYWORD for p in known):
+        raise ValueError(
+            f"the objective of recipe '{recipe.name}' takes {', '.join(sorted(names)) or 'no options'}, got {lost[0]}; "
+            f"leave out --{lost[0]}"
+        )
 
 
 def takes_kind(make: Callable[..., nn.Module]) -> bool:
@@ -122,7 +146,8 @@ def validation_names(recipe: Recipe, names: list[str], data: Path) -> list[str]:
     """The recipe's list; every sixth pair where there is none, or where the data is another part of its set."""
     if len(names) < 2:
         raise ValueError(f"training needs at least two pairs, one of them for validation, got {len(names)} in {data}")
-    listed = [] if recipe.validation is None else split_names(recipe.validation)
+    packaged = recipe.validation is not None and recipe.kind == "infrared"  # such lists are of infrared sets
+    listed = split_names(str(recipe.validation)) if packaged else []
     if recipe.data != "folder" and not set(listed) & set(names):
         listed = []
     return listed or names[::6]
