@@ -1,6 +1,6 @@
 """Put the best weights of a run into the package, with their card.
 
-    python benchmarks/package.py RUN NAME --data MSRS
+    python benchmarks/package.py RUN NAME --data MSRS [--trained-on SENTENCE]
 
 The card says what the weights were trained on, by which recipe, how long, and what came out: of a fixed loss the
 training objective on the validation and the test pairs (lower is better), beside the average and the maximum of the
@@ -17,11 +17,13 @@ import torch
 from torch import nn
 
 from tectum import recipes, weights
-from tectum.data.folders import PairFolder, split_names
+from tectum.data.folders import PairFolder
 from tectum.engine.trainer import merit
 from tectum.inference.tiling import fuse_tensors
 from tectum.pair import Pairs
 from tectum.systems import SYSTEMS
+
+MSRS = "MSRS: 181 labelled pairs of a re-split of its official test split; 40 more chose the checkpoint"
 
 
 def main() -> None:
@@ -29,9 +31,12 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("name")
     parser.add_argument("--data", type=Path, required=True, help="folder of the set, with train and test inside")
+    parser.add_argument("--trained-on", default=MSRS, help="what the card says of the data")
     parser.add_argument("--note", default="")
     arguments = parser.parse_args()
     recipe = recipes.read(arguments.run / "recipe.json")
+    if recipe.kind != "infrared" and recipe.validation is None and arguments.trained_on == MSRS:
+        parser.error(f"weights for {recipe.kind} pairs were not trained on MSRS; say on what with --trained-on")
     system = SYSTEMS[recipe.system]
     assert system.objective is not None
     lines = [json.loads(line) for line in (arguments.run / "log.jsonl").read_text().splitlines()]
@@ -39,17 +44,16 @@ def main() -> None:
     state = weights.read(arguments.run / "best.safetensors")
     fuser = system.fuser()
     weights.fill(fuser, state, arguments.run)
-    sets = (
-        {}
-        if recipe.learned or recipe.loss is not None
-        else {  # what a learned loss leaves is judged by the task
-            "validation": PairFolder(arguments.data, split_names(recipe.validation or "msrs-validation")),
-            "test": PairFolder(arguments.data / "test"),
-        }
-    )
+    sets: dict[str, Pairs] = {}
+    objective: nn.Module = system.objective()
+    if not recipe.learned and recipe.loss is None:  # what a learned loss leaves is judged by the task
+        built = recipes.build(recipe, arguments.data)
+        objective, sets = built.objective, {"validation": built.validation}
+        if recipe.kind == "infrared":
+            sets["test"] = PairFolder(arguments.data / "test")
     rows = {recipe.system: fuser.eval(), "average": SYSTEMS["average"].fuser(), "maximum": SYSTEMS["maximum"].fuser()}
     scores = {
-        f"{where} objective of {name} ({len(pairs)} pairs)": round(mean_loss(row, system.objective(), pairs), 4)
+        f"{where} objective of {name} ({len(pairs)} pairs)": round(mean_loss(row, objective, pairs), 4)
         for where, pairs in sets.items()
         for name, row in rows.items()
     }
@@ -59,12 +63,13 @@ def main() -> None:
     start = "" if recipe.start is None else f", from {recipe.start}"
     start += "" if recipe.loss is None else f", on the loss of {recipe.loss}"
     cards = weights.cards()
+    kind = {} if recipe.kind == "infrared" else {"kind": recipe.kind}
     taught = None if recipe.loss is None else cards[recipe.loss]["objective"]
-    cards[arguments.name] = {
+    cards[arguments.name] = kind | {
         "system": recipe.system,
         "file": file,
         "sha256": weights.save(state, weights.FOLDER / file),
-        "data": "MSRS: 181 labelled pairs of a re-split of its official test split; 40 more chose the checkpoint",
+        "data": arguments.trained_on,
         "recipe": f"{recipe.name}: {best['step']} of {recipe.schedule.steps} steps, seed {recipe.schedule.seed}{start}"
         + (f"; {arguments.note}" if arguments.note else ""),
         "seconds": lines[-1]["seconds"],

@@ -1,7 +1,7 @@
 """What the parts of TOMIFF and SFOFusion bring: each claim of their abstracts, taken out.
 
-    python benchmarks/parts.py fuser --data MSRS [--seeds 2] [--write]     real pairs, the fixed objective
-    python benchmarks/parts.py loss [--seeds 3] [--write]                  synthetic streets, a segmenter's score
+    python benchmarks/parts.py fuser --data MSRS [--seeds 2]     real pairs, the fixed objective
+    python benchmarks/parts.py loss [--seeds 3]                  synthetic streets, a segmenter's score
 
 A part of the fuser is judged by the fixed objective (w = 1/2) that every variant is trained on from a random start,
 with the same steps and seeds, on 10 of the 40 validation pairs: lower is better. A part of the loss is judged as
@@ -22,7 +22,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import tectum
-from results import put
 from tectum import balance
 from tectum.data.folders import PairFolder, split_names
 from tectum.data.synthetic import render
@@ -277,14 +276,14 @@ def main() -> None:
     parser.add_argument("which", choices=["fuser", "loss"])
     parser.add_argument("--data", type=Path, help="folder of MSRS, for fuser")
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--write", action="store_true", help="put the table into docs/results.md")
     given = parser.parse_args()
     if given.which == "fuser" and given.data is None:
         parser.error("fuser needs --data, the folder of MSRS")
     torch.set_num_threads(1)
-    lines = fuser_parts(given.data, given.seeds) if given.which == "fuser" else loss_parts(given.seeds)
-    if given.write:
-        put("results.md", f"parts {given.which}", "\n".join(lines))
+    if given.which == "fuser":
+        fuser_parts(given.data, given.seeds)
+    else:
+        loss_parts(given.seeds)
 
 
 if __name__ == "__main__":

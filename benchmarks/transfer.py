@@ -1,6 +1,6 @@
 """Is a loss that one task has taught good for another? Synthetic streets, at the size of examples/learn_a_loss.py.
 
-    python benchmarks/transfer.py [--seeds 2] [--write]
+    python benchmarks/transfer.py [--seeds 2]
 
 A loss is learned from a segmenter or from a detector, with the fuser it trains; the task's own loss never reaches that
 fuser, so that what is carried over is the loss alone. Then fresh segmenters and fresh detectors, alike but for their
@@ -23,7 +23,6 @@ from torch import Tensor, nn
 
 import tectum
 from parts import four_scalars, half, lgl
-from results import put
 from tectum.data.synthetic import CLASSES, render
 from tectum.metrics.task import DetectionScore
 from tectum.pair import Pair
@@ -146,7 +145,6 @@ def score(fuser: nn.Module, task: str, scenes: dict[str, list[Pair]], seed: int)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--write", action="store_true", help="put the table into docs/results.md")
     given = parser.parse_args()
     torch.set_num_threads(1)
     drawn = [render(seed, example.SIZE) for seed in range(64)]
@@ -166,8 +164,6 @@ def main() -> None:
         cells = [f"{statistics.mean(v):.1f} | {', '.join(f'{x:.1f}' for x in v)}" for v in found.values()]
         lines.append(f"| {title} | {' | '.join(cells)} |")
         print(lines[-1], flush=True)
-    if given.write:
-        put("results.md", "transfer", "\n".join(lines))
 
 
 if __name__ == "__main__":
