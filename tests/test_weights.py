@@ -129,8 +129,12 @@ def test_a_set_of_another_system_is_refused(packaged: Path) -> None:
 @pytest.mark.parametrize(
     ("system", "name", "says"),
     [
-        ("tdfuson", None, r"unknown system 'tdfuson'; did you mean 'tdfusion'\? available: average, laplacian, max"),
-        ("xyz", None, "unknown system 'xyz'; available: average"),
+        (
+            "tdfuson",
+            None,
+            r"unknown system 'tdfuson'; did you mean 'tdfusion'\? available: adasffuse, average, laplacian, max",
+        ),
+        ("xyz", None, "unknown system 'xyz'; available: adasffuse, average"),
         ("tdfusion", "tiny-nihgt", "unknown weights 'tiny-nihgt'; did you mean 'tiny-night'.*or give a .safetensors"),
         ("no.such.module:Fuser", None, "'no.such.module:Fuser' must be importable"),
         ("torch.nn:NoSuchThing", None, "'torch.nn:NoSuchThing' must be importable"),
