@@ -237,6 +237,12 @@ LOSSES: dict[str, tuple[Callable[[], TDFusionLoss], Callable[[], Any], bool]] = 
 }
 
 
+def schedule_of(seed: int, *, learned: bool, scalars: bool) -> Schedule:
+    """The example's; four numbers are learned at ten times the rate of a network's."""
+    schedule = replace(example.SCHEDULE, seed=seed, meta_steps=example.SCHEDULE.meta_steps if learned else 0)
+    return replace(schedule, meta_lr=3e-2) if scalars else schedule
+
+
 def loss_parts(seeds: int) -> list[str]:
     """The table of the losses' parts."""
     scenes = [paired(render(seed, example.SIZE), f"street-{seed}", "masks") for seed in range(64)]
@@ -245,9 +251,7 @@ def loss_parts(seeds: int) -> list[str]:
     for name, (objective, loop, learned) in LOSSES.items():
         found, aways = [], []
         for seed in range(seeds):
-            schedule = replace(example.SCHEDULE, seed=seed, meta_steps=example.SCHEDULE.meta_steps if learned else 0)
-            if name.startswith("TOMIFF") and objective is four_scalars:
-                schedule = replace(schedule, meta_lr=3e-2)  # four numbers, ten times the rate of a network's
+            schedule = schedule_of(seed, learned=learned, scalars=objective is four_scalars)
             torch.manual_seed(seed)
             fuser, segmenter = example.Fuser(), example.Segmenter()
             with tempfile.TemporaryDirectory() as run:

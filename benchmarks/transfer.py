@@ -13,7 +13,6 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +21,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import tectum
-from parts import four_scalars, half, lgl
+from parts import four_scalars, half, lgl, schedule_of
 from tectum.data.synthetic import CLASSES, render
 from tectum.metrics.task import DetectionScore
 from tectum.pair import Pair
 from tectum.recipes import paired
 from tectum.systems.tdfusion import TDFusionLoss
+from tectum.systems.tomiff import TOMIFFLoss
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 import learn_a_loss as example
@@ -108,9 +108,7 @@ def trained(
     objective: TDFusionLoss, task: str, scenes: dict[str, list[Pair]], seed: int, *, learned: bool
 ) -> nn.Module:
     """The fuser that a loss leaves which `task` has taught, or a fixed one."""
-    schedule = replace(example.SCHEDULE, seed=seed, meta_steps=example.SCHEDULE.meta_steps if learned else 0)
-    if objective.generator is not None and sum(p.numel() for p in objective.parameters()) == 4:
-        schedule = replace(schedule, meta_lr=3e-2)  # four numbers, ten times the rate of a network's
+    schedule = schedule_of(seed, learned=learned, scalars=isinstance(objective, TOMIFFLoss))
     torch.manual_seed(seed)
     fuser, net = example.Fuser(), TASKS[task][0]()
     pairs = scenes[TASKS[task][1]]

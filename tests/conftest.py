@@ -61,14 +61,23 @@ def perturb() -> Callable[..., nn.Module]:
 
 
 @pytest.fixture(scope="session")
-def literal() -> ModuleType:
+def benchmark_module() -> Callable[[str], ModuleType]:
+    """A file of benchmarks/ by its name, imported."""
+
+    def load(name: str) -> ModuleType:
+        spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def literal(benchmark_module: Callable[[str], ModuleType]) -> ModuleType:
     """benchmarks/literal.py: the same network, written as its description reads."""
-    path = ROOT / "benchmarks" / "literal.py"
-    spec = importlib.util.spec_from_file_location("literal", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return benchmark_module("literal")
 
 
 @pytest.fixture(scope="session")

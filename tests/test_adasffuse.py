@@ -1,8 +1,6 @@
 """AdaSFFuse: as published it is the published network with its defects, and repaired it keeps its abstract's word."""
 
-import importlib.util
 from collections.abc import Callable
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -13,10 +11,11 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from tectum.inference.tiling import fuse_tensors
+from tectum.kinds import KINDS
 from tectum.losses import ssim_map
 from tectum.nn.filters import sobel
 from tectum.systems import SYSTEMS, adasffuse, adasffuse_published
-from tectum.systems.adasffuse import BANDS, KINDS, AdaSFFuse, AdaSFFuseLoss, octaves
+from tectum.systems.adasffuse import BANDS, AdaSFFuse, AdaSFFuseLoss, octaves
 from tectum.systems.adasffuse_published import Mixer, hilbert
 
 Images = Callable[..., tuple[Tensor, ...]]
@@ -43,13 +42,8 @@ def published(perturb: Perturb) -> Any:
 
 
 @pytest.fixture(scope="module")
-def literal() -> ModuleType:
-    path = Path(__file__).parents[1] / "benchmarks" / "literal_adasffuse.py"
-    spec = importlib.util.spec_from_file_location("literal_adasffuse", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def literal(benchmark_module: Callable[[str], ModuleType]) -> ModuleType:
+    return benchmark_module("literal_adasffuse")
 
 
 # ---- sizes -----------------------------------------------------------------------------------------------------------

@@ -1,10 +1,8 @@
 """The core metrics equal float64 loops written from their formulas, and keep the laws these imply."""
 
-import importlib.util
 import math
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -206,14 +204,9 @@ def test_loops(name: str, whole_levels: bool, images: Images) -> None:
 
 
 @pytest.fixture(scope="module")
-def literal() -> ModuleType:
+def literal(benchmark_module: Callable[[str], ModuleType]) -> ModuleType:
     pytest.importorskip("scipy")
-    path = Path(__file__).parents[1] / "benchmarks" / "literal_metrics.py"
-    spec = importlib.util.spec_from_file_location("literal_metrics", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return benchmark_module("literal_metrics")
 
 
 def test_the_literal_evaluator_agrees(literal: ModuleType, three: tuple[Tensor, ...]) -> None:

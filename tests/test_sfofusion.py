@@ -1,9 +1,7 @@
 """SFOFusion: the released network with its defects, and the repaired one with what its abstract promises."""
 
-import importlib.util
 import math
 from collections.abc import Callable
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -27,14 +25,9 @@ Perturb = Callable[..., nn.Module]
 
 
 @pytest.fixture(scope="module")
-def literal_sfofusion() -> ModuleType:
+def literal_sfofusion(benchmark_module: Callable[[str], ModuleType]) -> ModuleType:
     """benchmarks/literal_sfofusion.py: the released network, written as its description reads."""
-    path = Path(__file__).parents[1] / "benchmarks" / "literal_sfofusion.py"
-    spec = importlib.util.spec_from_file_location("literal_sfofusion", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return benchmark_module("literal_sfofusion")
 
 
 @pytest.fixture

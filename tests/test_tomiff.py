@@ -1,9 +1,7 @@
 """TOMIFF: as published it is the published network with its defects, and repaired it keeps what its abstract says."""
 
-import importlib.util
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -101,13 +99,10 @@ def test_the_system() -> None:
 
 
 @pytest.mark.parametrize("size", [(37, 52), (16, 24), (63, 65)])
-def test_the_published_variant_is_the_published_network(published: Any, images: Images, size: tuple[int, int]) -> None:
-    path = Path(__file__).parents[1] / "benchmarks" / "literal_tomiff.py"
-    spec = importlib.util.spec_from_file_location("literal_tomiff", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    literal = module.LiteralTOMIFF().eval()
+def test_the_published_variant_is_the_published_network(
+    published: Any, images: Images, size: tuple[int, int], benchmark_module: Callable[[str], Any]
+) -> None:
+    literal = benchmark_module("literal_tomiff").LiteralTOMIFF().eval()
     literal.load_state_dict(published.state_dict())
     a, b = images(*size, batch=2)
     with torch.no_grad():

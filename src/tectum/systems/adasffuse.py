@@ -34,21 +34,21 @@ Differs from the release (`variant="published"`, `tectum.systems.adasffuse_publi
 """
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tectum.kinds import KINDS
 from tectum.losses import gradient_loss, magnitude_loss, ssim_map
 from tectum.nn.filters import box_mean, channels_last, sobel
 from tectum.nn.scan import scan
+from tectum.nn.stripes import row_windows
 from tectum.nn.wavelet import Bands, polyphase, rotate, rotate_back
 from tectum.systems.adasffuse_published import PublishedAdaSFFuse
 from tectum.systems.tdfusion import Variant, checked
 
-Kind = Literal["infrared", "exposure", "focus", "medical"]
-KINDS: tuple[Kind, ...] = ("infrared", "exposure", "focus", "medical")
 CHUNK = 16
 """Tokens of a line scanned at once; an exported graph takes the line, and memory as its length."""
 STRIPE_PX = 40_000
@@ -279,15 +279,8 @@ def quarter(rows: slice) -> slice:
 
 
 def stripes(x: Tensor) -> Iterator[tuple[slice, slice]]:
-    """Rows to be given, and which of the rows returned are right; all of them where something is learned."""
-    if torch.compiler.is_compiling() or torch.is_grad_enabled() or x.device.type != "cpu":
-        yield slice(None), slice(None)
-        return
-    height, width = x.shape[2:]
-    step = max(8, STRIPE_PX // width // 4 * 4)
-    for top in range(0, height, step):
-        start, end = max(0, top - HALO_PX), min(height, top + step)
-        yield slice(start, min(height, end + HALO_PX)), slice(top - start, end - start)
+    """Stripes of about STRIPE_PX pixels, whole quarters."""
+    return row_windows(x, rows=lambda: max(8, STRIPE_PX // x.shape[3] // 4 * 4), halo=HALO_PX)
 
 
 # ---- the objective ---------------------------------------------------------------------------------------------------
@@ -317,7 +310,7 @@ class AdaSFFuseLoss(nn.Module):
     [0.0, 0.0, 0.0]
     """
 
-    def __init__(self, kind: Kind = "infrared", *, variant: Variant = "repaired") -> None:
+    def __init__(self, kind: str = "infrared", *, variant: Variant = "repaired") -> None:
         super().__init__()
         if kind not in KINDS:
             raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")

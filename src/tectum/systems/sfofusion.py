@@ -53,6 +53,7 @@ from tectum.nn.spectrum import (
     spectrum,
     turn,
 )
+from tectum.nn.stripes import row_windows
 from tectum.systems.sfofusion_published import PublishedSFOFusion
 from tectum.systems.tdfusion import TDFusionLoss, Variant, checked
 
@@ -384,14 +385,8 @@ def conv(channels_in: int, channels_out: int) -> nn.Conv2d:
 
 
 def stripes(x: Tensor, halo: int) -> Iterator[tuple[slice, slice]]:
-    """Rows to work at a time, halo included, and which of them count: all, unless on a CPU and without derivatives."""
-    if torch.compiler.is_compiling() or torch.is_grad_enabled() or x.device.type != "cpu":
-        yield slice(None), slice(None)
-        return
-    height, rows = x.shape[2], max(4 * halo, STRIPE_PX // x.shape[3] // len(x))
-    for top in range(0, height, rows):
-        first, bottom = max(0, top - halo), min(top + rows, height)
-        yield slice(first, min(bottom + halo, height)), slice(top - first, bottom - first)
+    """Stripes of about STRIPE_PX pixels of the batch."""
+    return row_windows(x, rows=lambda: max(4 * halo, STRIPE_PX // x.shape[3] // len(x)), halo=halo)
 
 
 def halves(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,24 @@
+"""Rows of an image worked one after another, where all that a pixel of the result looks at is near it."""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+
+def row_windows(x: Tensor, *, rows: Callable[[], int], halo: int) -> Iterator[tuple[slice, slice]]:
+    """Rows to work at a time, halo included, and which of them count: all, unless on a CPU and without derivatives.
+
+    How many `rows` is asked for only where there are stripes: sizes in an exported graph are not to be reckoned with.
+
+    >>> with torch.no_grad():
+    ...     [(i.start, i.stop, j.start, j.stop) for i, j in row_windows(torch.zeros(5, 1), rows=lambda: 3, halo=1)]
+    [(0, 4, 0, 3), (2, 5, 1, 3)]
+    """
+    if torch.compiler.is_compiling() or torch.is_grad_enabled() or x.device.type != "cpu":
+        yield slice(None), slice(None)
+        return
+    height, step = x.shape[-2], rows()
+    for top in range(0, height, step):
+        first, bottom = max(0, top - halo), min(top + step, height)
+        yield slice(first, min(bottom + halo, height)), slice(top - first, bottom - first)
