@@ -38,10 +38,12 @@ TWO_NETWORKS = {
 }
 """Of the systems whose default is another network than the published one: numbers are random, time is not."""
 
+KEPT = {"literal, memory kept": "the same, and the allocator told not to give memory back"}
+
 
 def variants(system: str) -> dict[str, str]:
     """The rows of a system's table."""
-    return VARIANTS if system == "tdfusion" else TWO_NETWORKS
+    return {"tdfusion": VARIANTS, "adasffuse": TWO_NETWORKS | KEPT}.get(system, TWO_NETWORKS)
 
 
 def child(system: str, variant: str, threads: int, calls: int) -> None:
@@ -81,6 +83,7 @@ def scene():  # type: ignore[no-untyped-def]
 def networks(system: str, variant: str):  # type: ignore[no-untyped-def]
     """The literal network as the reference, or None where none applies, and the variant as a function."""
     import tectum
+    from tectum.engine.memory import keep_memory
     from tectum.inference.tiling import fuse_tensors
 
     if variant == "average":
@@ -91,8 +94,13 @@ def networks(system: str, variant: str):  # type: ignore[no-untyped-def]
         net, published, repaired = two_networks(system)
         if variant == "literal":
             return None, net
+        if variant == "literal, memory kept":
+            keep_memory()
+            return None, net
         fuser = published if variant == "published" else repaired
-        return (net if fuser is published else None), lambda a, b: fuse_tensors(fuser, a, b)
+        return ((lambda a, b: net(a, b).clamp(0, 1)) if fuser is published else None), lambda a, b: fuse_tensors(
+            fuser, a, b
+        )
     if variant == "literal":
         return None, literal()
     fuser = tectum.load("tdfusion", dtype="bfloat16" if variant == "bfloat16" else "float32")

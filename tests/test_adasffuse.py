@@ -14,6 +14,7 @@ from tectum.inference.tiling import fuse_tensors
 from tectum.kinds import KINDS
 from tectum.losses import ssim_map
 from tectum.nn.filters import sobel
+from tectum.nn.pyramid import blend
 from tectum.systems import SYSTEMS, adasffuse, adasffuse_published
 from tectum.systems.adasffuse import BANDS, AdaSFFuse, AdaSFFuseLoss, octaves
 from tectum.systems.adasffuse_published import Mixer, hilbert
@@ -362,14 +363,24 @@ def test_of_two_foci_the_sharp_image_is_wanted(images: Images) -> None:
 
 def test_of_two_exposures_the_better_exposed_is_wanted(images: Images) -> None:
     """Left all white in a, right all black in b: grey veils are the published target."""
-    (x,) = images(64, 64, count=1)
+    (x,) = images(64, 256, count=1)
     x = 0.3 + 0.4 * x
-    left = torch.arange(64) < 32
+    left = torch.arange(256) < 128
     a, b = torch.where(left, torch.ones_like(x), x), torch.where(left, x, torch.zeros_like(x))
     objective = AdaSFFuseLoss("exposure")
-    assert objective(x, a, b)["intensity"] < 0.3 * objective((a + b) / 2, a, b)["intensity"]
-    share = objective.target_share(a, b)
-    assert share is not None and share[..., :16].max() < 0.15 and share[..., 48:].min() > 0.85
+    target = objective.target(a, b, objective.detail_share(a, b))
+    torch.testing.assert_close(target, objective.target(b, a, objective.detail_share(b, a)))
+    wrong = [(y - x).abs()[..., (torch.arange(256) - 128).abs() > 64].mean() for y in (target, (a + b) / 2)]
+    assert wrong[0] < 0.1 * wrong[1]
+    assert loss("exposure", "repaired", target, a, b) < 0.7 * loss("exposure", "repaired", (a + b) / 2, a, b)
+
+
+def test_a_blend_has_no_halo_where_its_weight_jumps() -> None:
+    """Two exposures of a flat wall, the weight 0 and 1 side by side: a monotonous ramp, not a jump, nothing beyond."""
+    share = (torch.arange(128.0) < 64).float().expand(1, 1, 64, 128)
+    row = blend(torch.full_like(share, 0.8), torch.full_like(share, 0.3), share)[0, 0, 32]
+    assert row.min() >= 0.3 - 1e-6 and row.max() <= 0.8 + 1e-6
+    assert (row.diff() <= 1e-6).all() and row.diff().abs().max() < 0.05
 
 
 def test_an_inverted_edge_is_not_the_same(images: Images) -> None:

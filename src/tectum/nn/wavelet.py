@@ -44,20 +44,25 @@ class LearnedWavelet(nn.Module):
         self.low_back, self.high_back = nn.Parameter(low.clone()), nn.Parameter(high.clone())
 
     def forward(self, x: Tensor) -> Bands:
-        kernels = outer(self.low, self.high)
         ee, eo, oe, oo = polyphase(even(x))
-        ll, lh, hl, hh = (k[0, 0] * ee + k[0, 1] * eo + k[1, 0] * oe + k[1, 1] * oo for k in kernels)
-        return ll, lh, hl, hh
+        low_e, low_o = weighed(self.low, ee, oe), weighed(self.low, eo, oo)
+        high_e, high_o = weighed(self.high, ee, oe), weighed(self.high, eo, oo)
+        return (
+            weighed(self.low, low_e, low_o),
+            weighed(self.low, high_e, high_o),
+            weighed(self.high, low_e, low_o),
+            weighed(self.high, high_e, high_o),
+        )
 
     def inverse(self, bands: Bands, size: tuple[int, int] | None = None) -> Tensor:
         """The synthesis, cut to `size` (None: twice the bands')."""
-        kernels = outer(self.low_back, self.high_back)
-        phases = [
-            sum((k[i, j] * band for k, band in zip(kernels, bands, strict=True)), start=torch.zeros_like(bands[0]))
-            for i in (0, 1)
-            for j in (0, 1)
-        ]
-        return cropped(from_polyphase((phases[0], phases[1], phases[2], phases[3])), size)
+        ll, lh, hl, hh = bands
+        back = torch.stack([self.low_back, self.high_back], dim=1)  # a row for the even pixel, one for the odd
+        low_e, low_o = weighed(back[0], ll, hl), weighed(back[1], ll, hl)
+        high_e, high_o = weighed(back[0], lh, hh), weighed(back[1], lh, hh)
+        ee, oe = weighed(back[0], low_e, high_e), weighed(back[1], low_e, high_e)
+        eo, oo = weighed(back[0], low_o, high_o), weighed(back[1], low_o, high_o)
+        return cropped(from_polyphase((ee, eo, oe, oo)), size)
 
     def reconstruction_loss(self) -> Tensor:
         """|S^T A - I|^2 / 4: 0 where the inverse undoes the transform of every image; a scalar that can be a penalty.
@@ -128,6 +133,5 @@ def from_polyphase(phases: Bands) -> Tensor:
     return F.pixel_shuffle(torch.stack(phases, dim=2).flatten(1, 2), 2)
 
 
-def outer(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The kernels of LL, LH, HL and HH, (2,2) each; the first factor runs down the rows."""
-    return torch.outer(low, low), torch.outer(high, low), torch.outer(low, high), torch.outer(high, high)
+def weighed(weights: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    return torch.addcmul(first * weights[0], second, weights[1])

@@ -42,7 +42,8 @@ from torch import Tensor, nn
 
 from tectum.kinds import KINDS
 from tectum.losses import gradient_loss, magnitude_loss, ssim_map
-from tectum.nn.filters import box_mean, channels_last, sobel
+from tectum.nn.filters import box_mean, channels_last, laplacian, sobel
+from tectum.nn.pyramid import blend
 from tectum.nn.scan import scan
 from tectum.nn.stripes import row_windows
 from tectum.nn.wavelet import Bands, polyphase, rotate, rotate_back
@@ -294,7 +295,7 @@ class AdaSFFuseLoss(nn.Module):
     | kind | published T, and weights of the SSIMs | repaired |
     |---|---|---|
     | infrared | max(a, b), by mean gradient of the batch | max(a, b), by gradient around each pixel |
-    | exposure | (a + b) / 2, halves: a grey veil | both by how well exposed they are around each pixel |
+    | exposure | (a + b) / 2, halves: a grey veil | both by exposure and contrast, blended scale by scale |
     | focus | (a + b) / 2, by mean gradient: blurred | the sharper source around each pixel, in all three terms |
     | medical | max(a, b), halves | max(a, b), by gradient around each pixel |
 
@@ -335,8 +336,8 @@ class AdaSFFuseLoss(nn.Module):
         }
 
     def repaired(self, fused: Tensor, a: Tensor, b: Tensor) -> dict[str, Tensor]:
-        share, steeper = self.target_share(a, b), self.detail_share(a, b)
-        target = torch.maximum(a, b) if share is None else b + share * (a - b)
+        steeper = self.detail_share(a, b)
+        target = self.target(a, b, steeper)
         if self.kind == "focus":
             gradient = 2 * (sobel(fused) - torch.where(steeper > 0.5, sobel(a), sobel(b))).abs().mean()
         else:
@@ -344,14 +345,14 @@ class AdaSFFuseLoss(nn.Module):
         similar = steeper * ssim_map(a, fused) + (1 - steeper) * ssim_map(b, fused)
         return {"intensity": (fused - target).abs().mean(), "gradient": gradient, "ssim": (1 - similar).mean()}
 
-    def target_share(self, a: Tensor, b: Tensor) -> Tensor | None:
-        """How much of a the target has, (B,1,H,W) in [0,1]; None where it is the maximum."""
+    def target(self, a: Tensor, b: Tensor, steeper: Tensor) -> Tensor:
+        """T, (B,1,H,W) in [0,1]."""
         if self.kind == "focus":
-            return self.detail_share(a, b)
+            return b + steeper * (a - b)
         if self.kind == "exposure":
-            well_a, well_b = (torch.exp(-12.5 * (box_mean(k, 8) - 0.5).square()) + 1e-3 for k in (a, b))
-            return box_mean(well_a / (well_a + well_b), 4)
-        return None
+            good_a, good_b = (torch.exp(-12.5 * (k - 0.5).square()) * (laplacian(k).abs() + 0.01) for k in (a, b))
+            return blend(a, b, (good_a + 1e-5) / (good_a + good_b + 2e-5))
+        return torch.maximum(a, b)
 
     def detail_share(self, a: Tensor, b: Tensor) -> Tensor:
         """How much of the detail around a pixel is a's, (B,1,H,W) in [0,1]; of two foci nearly 0 or 1, but for 1/2."""

@@ -40,7 +40,7 @@ from tectum.nn.scan import scan, scan_from
 from tectum.nn.wavelet import LearnedWavelet
 
 HEAD, STATES = 64, 64
-TOKENS = 4096
+NUMBERS = 2**17
 """In a stripe: its temporaries, a few MB, stay in the cache."""
 CHANNELS = 16
 """Transformed at once."""
@@ -81,7 +81,7 @@ class PublishedAdaSFFuse(nn.Module):
 
 
 def through(blocks: nn.ModuleList, x: Tensor) -> Tensor:
-    """(B,C,h,w) through blocks, which see (B,h,w,C)."""
+    """(B,C,h,w) through blocks, which see (B,h,w,C); where nothing is learned they may write into x."""
     x = x.permute(0, 2, 3, 1).contiguous()
     for block in blocks:
         x = block(x)
@@ -89,7 +89,7 @@ def through(blocks: nn.ModuleList, x: Tensor) -> Tensor:
 
 
 class Block(nn.Module):
-    """S: (B,h,w,D) -> (B,h,w,D); 61,382 parameters at D = 64, 476,754 at 192."""
+    """S: (B,h,w,D) -> (B,h,w,D), in place where nothing is learned; 61,382 parameters at D = 64, 476,754 at 192."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -98,11 +98,11 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if x.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            return self.in_stripes(x.clone())
+            return self.in_stripes(x)
         u, mixer = self.norm1(x), self.mixer
         v, z, dt = mixer.project(u)
         turned = F.linear(hilbert(u), mixer.split()[0])
-        x = x + mixer.mix(F.pad(v, (0, 0, 0, 0, 1, 1)), turned, z, dt, None)[0]
+        x = x + mixer.mix(F.pad(v, (0, 0, 0, 0, 1, 1)), turned * mixer.gain[:, 1], z, dt, None)[0]
         return x + self.mlp(x)
 
     def mlp(self, x: Tensor) -> Tensor:
@@ -112,10 +112,11 @@ class Block(nn.Module):
 
     def in_stripes(self, x: Tensor) -> Tensor:
         """The same in place. The convolution needs a row from below a stripe, not yet changed, and one from above."""
-        batch, height, width, _ = x.shape
-        turned, mixer = hilbert(self.norm1(x)), self.mixer
+        batch, height, width, channels = x.shape
+        rows, mixer, state = max(1, NUMBERS // (width * batch * channels)), self.mixer, None
+        turned = self.turned(x, rows)
         weight = mixer.split()[0]
-        rows, state = max(1, TOKENS // (width * batch)), None
+        filtered = (weight * mixer.gain[:, 1:]).T
         edge = x.new_zeros(batch, 1, width, len(weight))
         known = torch.cat([edge, F.linear(self.norm1(x[:, :1]), weight)], 1)
         for top in range(0, height, rows):
@@ -125,10 +126,22 @@ class Block(nn.Module):
             v = torch.cat([known, below] if end < height else [known, below, edge], 1)
             known = v[:, -2:]
             _, z, dt = mixer.project(self.norm1(stripe), seen=False)
-            y, state = mixer.mix(v, F.linear(turned[:, top:end], weight), z, dt, state)
+            here = turned[:, :, top * width : end * width].transpose(1, 2) @ filtered
+            y, state = mixer.mix(v, here.unflatten(1, (end - top, width)), z, dt, state)
             stripe += y
             stripe += self.mlp(stripe)
         return x
+
+    def turned(self, x: Tensor, rows: int) -> Tensor:
+        """hilbert(norm1(x)), channel by channel, (B,D,h w): so that neither needs the whole of x twice."""
+        batch, height, width, channels = x.shape
+        out = x.new_empty(batch, channels, height * width)
+        for top in range(0, height, rows):
+            u = self.norm1(x[:, top : top + rows]).flatten(1, 2)
+            out[:, :, top * width : top * width + u.shape[1]] = u.transpose(1, 2)
+        for start in range(0, channels, CHANNELS):
+            out[:, start : start + CHANNELS] = turned(out[:, start : start + CHANNELS])
+        return out
 
 
 class Mixer(nn.Module):
@@ -159,11 +172,11 @@ class Mixer(nn.Module):
         return F.linear(u, v if seen else v[:0]), F.linear(u, z), F.softplus(F.linear(u, dt) + self.dt_bias)
 
     def mix(self, v: Tensor, turned: Tensor, z: Tensor, dt: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Of rows (B,h,w,..), v with one more above and below; from a state and to the next."""
+        """Of rows (B,h,w,..), v with one more above and below, turned with its gain; from a state and to the next."""
         height, width = z.shape[1:3]
         near = F.conv2d(v.permute(0, 3, 1, 2), self.local.weight, self.local.bias, padding=(0, 1), groups=self.seen)
         near = F.silu(near.permute(0, 2, 3, 1))
-        v = near + self.gain[:, 0] * v[:, 1:-1] - self.gain[:, 1] * turned
+        v = torch.addcmul(near, self.gain[:, 0], v[:, 1:-1]) - turned
         x, b, c = v.flatten(1, 2).split([self.inner, STATES, STATES], dim=-1)
         x, dt, a = x.unflatten(2, (self.heads, HEAD)), dt.flatten(1, 2), -self.a_log.exp()
         if x.is_cuda and state is None:
@@ -181,18 +194,12 @@ def hilbert(u: Tensor) -> Tensor:
     >>> torch.allclose(hilbert(wave.cos().reshape(1, 2, 4, 1)).flatten(), wave.sin(), atol=1e-6)
     True
     """
-    tokens = u.flatten(1, 2)
-    length = tokens.shape[1]
-    if torch.is_grad_enabled() or torch.compiler.is_compiling():
-        return turned(tokens.transpose(1, 2), length).transpose(1, 2).to(u.dtype).reshape(u.shape)
-    out = torch.empty_like(tokens)
-    for start in range(0, tokens.shape[2], CHANNELS):
-        some = tokens[..., start : start + CHANNELS].transpose(1, 2).contiguous()
-        out[..., start : start + CHANNELS] = turned(some, length).transpose(1, 2)
-    return out.view(u.shape)
+    return turned(u.flatten(1, 2).transpose(1, 2)).transpose(1, 2).to(u.dtype).reshape(u.shape)
 
 
-def turned(x: Tensor, length: int) -> Tensor:
+def turned(x: Tensor) -> Tensor:
+    """The same along the last axis."""
+    length = x.shape[-1]
     z = torch.fft.rfft(x.to(torch.promote_types(x.dtype, torch.float32)))
     frequency = torch.arange(z.shape[-1], device=x.device)
     turns = (frequency > 0) & (2 * frequency < length)  # neither the mean nor the fastest wave can be turned

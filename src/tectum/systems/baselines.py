@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tectum.nn.pyramid import expand, fill, reduce
+
 
 class Average(nn.Module):
     """The mean of both sources, (B,1,H,W) in [0,1].
@@ -72,34 +74,3 @@ class LaplacianPyramid(nn.Module):
         for detail in reversed(details):
             fused = detail + expand(fused)
         return F.pad(fused, (0, -right, 0, -down)).clamp(0, 1)
-
-
-def fill(size: int, step: int) -> int:
-    """How many pixels from a size to the whole number of steps that is at least one step more.
-
-    >>> [fill(size, 4) for size in (1, 4, 5)]
-    [7, 4, 7]
-    """
-    return step * ((size + step - 1) // step + 1) - size
-
-
-def reduce(x: Tensor) -> Tensor:
-    """REDUCE: every second pixel of x smoothed by [1 4 6 4 1] / 16 along each axis, (B,1,2H,2W) -> (B,1,H,W)."""
-    w = binomial(x)
-    x = F.pad(x, (2, 2, 2, 2), mode="replicate")
-    return F.conv2d(F.conv2d(x, w.view(1, 1, 5, 1), stride=(2, 1)), w.view(1, 1, 1, 5), stride=(1, 2))
-
-
-def expand(x: Tensor) -> Tensor:
-    """EXPAND: zeros put between the pixels of x, smoothed by twice the same weights, (B,1,H,W) -> (B,1,2H,2W).
-
-    Along an axis: pixel 2i is (x_{i-1} + 6 x_i + x_{i+1}) / 8, pixel 2i + 1 is (x_i + x_{i+1}) / 2.
-    """
-    w = 2 * binomial(x)
-    x = F.pad(x, (1, 1, 1, 1), mode="replicate")
-    x = F.conv_transpose2d(x, w.view(1, 1, 5, 1), stride=(2, 1), padding=(4, 0), output_padding=(1, 0))
-    return F.conv_transpose2d(x, w.view(1, 1, 1, 5), stride=(1, 2), padding=(0, 4), output_padding=(0, 1))
-
-
-def binomial(like: Tensor) -> Tensor:
-    return torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0], dtype=like.dtype, device=like.device) / 16
