@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -110,7 +111,7 @@ def evaluation(name: str, convention: str) -> Evaluation:
 def gamed(name: str) -> Evaluation:
     """Our fuser beside baselines and tricks; all but ours are marked where they win."""
     visible, infrared = find_set(name, os.environ["TECTUM_DATA"])
-    methods = {"tdfusion": "tdfusion", **{trick: Trick(make) for trick, make in TRICKS.items()}}
+    methods: dict[str, Any] = {"tdfusion": "tdfusion", **{trick: Trick(make) for trick, make in TRICKS.items()}}
     out, names = Path("out") / "results" / name / "tectum", split_names("msrs-test")
     found = Evaluator(methods, visible, infrared, out=out, metrics=GAMED, names=names).run()
     others = [method for method in found.scores.methods if method != "tdfusion"]

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tectum.metrics import stripes
+from tectum.metrics.exposure import MEFSSIM
 from tectum.metrics.features import FMI
 from tectum.metrics.filters import extend
 from tectum.metrics.metric import Metric, SourceMetric
@@ -26,8 +27,8 @@ from tectum.metrics.saliency import Qe, Qw
 Image = NDArray[np.float64]
 Images = Callable[..., tuple[Tensor, ...]]
 
-METRICS: list[type[Metric]] = [MSSSIM, VIFF, FMI, Qcb, Qcv, Qw, Qe]
-SMALLEST = {"MS-SSIM": 176, "VIFF": 41, "FMI": 5, "Qcb": 1, "Qcv": 1, "Qw": 8, "Qe": 10}
+METRICS: list[type[Metric]] = [MSSSIM, MEFSSIM, VIFF, FMI, Qcb, Qcv, Qw, Qe]
+SMALLEST = {"MS-SSIM": 176, "MEF-SSIM": 44, "VIFF": 41, "FMI": 5, "Qcb": 1, "Qcv": 1, "Qw": 8, "Qe": 10}
 BEST = {"Qcv": 0.0}
 
 
@@ -104,6 +105,29 @@ def slow_ms_ssim(f: Image, a: Image, b: Image) -> float:
 
     gauss11 = gauss(11, 1.5)
     return (against(255 * f, 255 * a) + against(255 * f, 255 * b)) / 2
+
+
+def slow_mef_ssim(f: Image, a: Image, b: Image) -> float:
+    """Patches as vectors: split into contrast and structure, put together again, compared."""
+
+    def similarity(wf: Image, wa: Image, wb: Image) -> float:
+        y, *xs = (root * (w - (gauss11 * w).sum()) for w in (wf, wa, wb))  # products of these are weighted moments
+        c = [math.sqrt((x * x).sum()) if (x * x).sum() > 1e-14 else 0.0 for x in xs]
+        total = sum(xs)
+        agree = min(math.sqrt((total * total).sum()) / sum(c), 0.99) if sum(c) > 0 else 0.0
+        p = min(math.tan(math.pi / 2 * agree), 10.0)
+        s = sum((ck / max(c)) ** p * x / ck for ck, x in zip(c, xs, strict=True) if ck > 0)
+        best = max(c) * s / math.sqrt((s * s).sum()) if max(c) > 0 else 0 * y
+        return float((2 * (best * y).sum() + 58.5225) / ((best * best).sum() + (y * y).sum() + 58.5225))
+
+    gauss11, value, f, a, b = gauss(11, 1.5), 1.0, 255 * f, 255 * a, 255 * b
+    root = np.sqrt(gauss11)
+    for beta in (0.0448, 0.2856, 0.3001):
+        mean = np.mean([similarity(*found) for found in windows(f, a, b, size=11)])
+        value *= max(float(mean), 0) ** (beta / 0.6305)
+        f, a, b = (x[: len(x) // 2 * 2, : x.shape[1] // 2 * 2] for x in (f, a, b))
+        f, a, b = ((x[::2, ::2] + x[1::2, ::2] + x[::2, 1::2] + x[1::2, 1::2]) / 4 for x in (f, a, b))
+    return value
 
 
 def slow_viff(f: Image, a: Image, b: Image) -> float:
@@ -282,6 +306,7 @@ def slow_qe(f: Image, a: Image, b: Image) -> float:
     ("metric", "slow", "size"),
     [
         (MSSSIM(), slow_ms_ssim, (176, 179)),
+        (MEFSSIM(), slow_mef_ssim, (44, 51)),
         (VIFF(), slow_viff, (44, 49)),
         (FMI(), slow_fmi, (24, 31)),
         (FMI(feature="pixel"), lambda f, a, b: slow_fmi(f, a, b, "pixel"), (22, 27)),
@@ -406,7 +431,7 @@ def test_no_images_and_single_pixels(metric: type[Metric], scene: tuple[Tensor, 
 def test_sources_without_anything_to_see(metric: type[Metric], scene: tuple[Tensor, Tensor]) -> None:
     fused, flat = scene[0], torch.full_like(scene[0], 0.3)
     value = metric()(torch.cat([fused, flat]), flat, flat)
-    if metric is MSSSIM:  # its constants decide: two flat images are alike
+    if metric in (MSSSIM, MEFSSIM):  # its constants decide: two flat images are alike
         assert value[0] < 0.5 and float(value[1]) == pytest.approx(1)
     else:
         assert value.isnan().all()

@@ -7,6 +7,7 @@ torch.Size([4])
 """
 
 from tectum.metrics.edges import Nabf, Qabf
+from tectum.metrics.exposure import MEFSSIM
 from tectum.metrics.features import FMI
 from tectum.metrics.information import EN, MI, NMI
 from tectum.metrics.metric import Metric
@@ -32,6 +33,7 @@ METRICS: dict[str, type[Metric]] = {
     "NMI": NMI,
     "Nabf": Nabf,
     "MS-SSIM": MSSSIM,
+    "MEF-SSIM": MEFSSIM,
     "VIFF": VIFF,
     "FMI": FMI,
     "Qcb": Qcb,

@@ -64,7 +64,7 @@ class MSSSIM(SourceMetric):
             similarity = self._similarity(fused, a, b, luminance=scale == len(self.exponents))
             values *= similarity.clamp_min(0) ** exponent
             if scale < len(self.exponents):
-                fused, a, b = (_halved(image) for image in (fused, a, b))
+                fused, a, b = (halved(image) for image in (fused, a, b))
         return values
 
     def _similarity(self, fused: Tensor, a: Tensor, b: Tensor, *, luminance: bool) -> Tensor:
@@ -173,7 +173,7 @@ class VIFF(Metric):
         return total
 
 
-def _halved(image: Tensor) -> Tensor:
+def halved(image: Tensor) -> Tensor:
     """Means over 2 x 2 pixels, (B,1,H,W) -> (B,1,H//2,W//2) float64."""
     return torch.cat([box(x, 2)[..., ::2, ::2] / 4 for (x,) in stripes(image, size=2, step=2)], -2)
 
