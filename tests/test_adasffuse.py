@@ -1,6 +1,8 @@
 """AdaSFFuse: as published it is the published network with its defects, and repaired it keeps its abstract's word."""
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -10,11 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+import tectum
+from tectum.engine.schedule import Schedule
 from tectum.inference.tiling import fuse_tensors
 from tectum.kinds import KINDS
 from tectum.losses import ssim_map
 from tectum.nn.filters import sobel
 from tectum.nn.pyramid import blend
+from tectum.pair import Pair
 from tectum.systems import SYSTEMS, adasffuse, adasffuse_published
 from tectum.systems.adasffuse import BANDS, AdaSFFuse, AdaSFFuseLoss, octaves
 from tectum.systems.adasffuse_published import Mixer, hilbert
@@ -152,12 +157,45 @@ def test_published_parameters_that_lead_nowhere(published: Any, images: Images) 
 
 
 def test_published_wavelets_are_one_and_stop_inverting(published: Any) -> None:
-    assert float(AdaSFFuse("published").wavelet_loss().detach()) < 1e-12
-    loss = published.wavelet_loss()
-    assert float(loss.detach()) > 0.1
-    loss.backward()
-    assert all(p.grad.abs().max() > 0 for p in published.published.wavelet.parameters())
-    assert float(AdaSFFuse().wavelet_loss()) == 0
+    assert float(AdaSFFuse("published").penalties()["wavelet"].detach()) < 1e-12
+    assert not AdaSFFuse().penalties()
+    found = []
+    for weight in (0.0, 1.0, 3.0):
+        published.wavelet = weight
+        published.zero_grad()
+        loss = published.penalties()["wavelet"]
+        assert float(loss.detach()) > 0.1
+        loss.backward()
+        found.append(torch.stack([p.grad for p in published.published.wavelet.parameters()]))
+    assert not found[0].any() and found[1].any()
+    torch.testing.assert_close(found[2], 3 * found[1])
+
+
+def test_the_wavelet_loss_is_told_in_training_and_may_be_penalised(tmp_path: Path) -> None:
+    """Begun with a wavelet that does not invert, it does better after steps in which the penalty is all there is."""
+    a, b = torch.rand(2, 1, 1, 16, 16)
+    pairs = [Pair(a, b, None, (str(i),)) for i in range(2)]
+    schedule = Schedule(steps=6, batch=1, crop_px=16, lr=0.05, warmup=0, validate_every=3)
+    told = []
+    for weight in (0.0, 10.0):
+        torch.manual_seed(0)
+        fuser = AdaSFFuse("published", wavelet=weight)
+        for block in (*fuser.published.high, *fuser.published.low, *fuser.published.whole):
+            block.requires_grad_(False)
+        with torch.no_grad():
+            fuser.published.wavelet.low_back.mul_(0.5)
+        run = tmp_path / str(weight)
+        tectum.fit(fuser, Nothing(), pairs, pairs, run=run, schedule=schedule)
+        told.append([json.loads(line)["train_wavelet"] for line in (run / "log.jsonl").read_text().splitlines()])
+    assert told[0][0] == told[0][1] > 0.01
+    assert told[1][1] < 0.5 * told[1][0]
+
+
+class Nothing(nn.Module):
+    """An objective that does not care."""
+
+    def forward(self, fused: Tensor, a: Tensor, b: Tensor) -> dict[str, Tensor]:
+        return {"nothing": 0 * fused.mean()}
 
 
 def test_published_groups_take_three_channels_of_one_band(published: Any) -> None:

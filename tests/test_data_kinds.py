@@ -11,6 +11,7 @@ from PIL import Image
 from tectum.cli import main
 from tectum.data.check import check, detect, detect_kind
 from tectum.data.datasets import find_pairs, open_set
+from tectum.data.folders import PairFolder
 from tectum.data.known import DATASETS
 from tectum.data.labelled import LabelledPairs
 from tectum.kinds import KINDS
@@ -160,6 +161,12 @@ def test_letters_without_a_kind_are_not_guessed(tmp_path: Path) -> None:
     put_all(tmp_path, "a/{}.png", "b/{}.png", ("x",))
     with pytest.raises(FileNotFoundError, match="folders a and b: say what they are with kind"):
         open_set("folder", tmp_path, split="all")
+    with pytest.raises(FileNotFoundError, match=r"say what they are with kind \(exposure, focus, medical\)"):
+        PairFolder(tmp_path)
+    put_all(tmp_path / "foci" / "train", "imageA/{}.png", "imageB/{}.png", ("x",))
+    for read in (PairFolder, lambda root: open_set("folder", root, split="all")):
+        with pytest.raises(FileNotFoundError, match=r"imageA and imageB: say what they are with kind \(focus\)"):
+            read(tmp_path / "foci")
     with pytest.raises(ValueError, match="lytro holds focus pairs, not medical"):
         open_set("lytro", tmp_path, kind="medical")
     with pytest.raises(FileNotFoundError, match="the folders of medical pairs"):

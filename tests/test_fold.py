@@ -56,6 +56,12 @@ def test_exposures_are_folded_from_the_outside_in_whatever_the_order_given() -> 
         assert (pipeline(*pictures).y - wanted).abs().max() < 1e-6
 
 
+def test_sizes_that_differ_are_told_by_place() -> None:
+    pictures = [picture_from_array(x) for x in (photo(40, 0), photo(90, 1), photo(150, 2)[:-2])]
+    with pytest.raises(ValueError, match=r"must share one size, got .* \(first\), .* \(second\) and .* \(third\);"):
+        FusePipeline(FuseOptions("average", kind="exposure"), fuser=Leaning())(*pictures)
+
+
 def test_the_stretch_comes_once_at_the_end() -> None:
     foci = [photo(100, i) for i in range(3)]
     plain, wide = (

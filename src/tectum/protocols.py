@@ -22,7 +22,11 @@ T = TypeVar("T")
 
 @runtime_checkable
 class Fuser(Protocol):
-    """Turns a registered pair into one image: (B,1,H,W), (B,1,H,W) -> (B,1,H,W), all in [0,1], any H and W."""
+    """Turns a registered pair into one image: (B,1,H,W), (B,1,H,W) -> (B,1,H,W), all in [0,1], any H and W.
+
+    A fuser may have `penalties() -> {name: scalar}` on its own parameters: they are added to its loss in fit steps and
+    told in the log.
+    """
 
     def __call__(self, a: Tensor, b: Tensor) -> Tensor: ...
 

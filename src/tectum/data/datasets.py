@@ -27,7 +27,7 @@ from tectum.data.parts import (
     make_labels,
     names_in,
 )
-from tectum.kinds import find_kind
+from tectum.kinds import find_kind, hint_at_kinds
 from tectum.protocols import resolve, unknown
 
 __all__ = ["DATASETS", "FOLDER", "LAYOUTS", "VOC", "KnownSet", "below", "find_pairs", "find_set", "open_set"]
@@ -142,10 +142,8 @@ def find_part(name: str, known: KnownSet, root: Path, split: str) -> Images:
                 )
     a, b = layouts[0]
     first, second = LAYOUTS[-1] if known.kind == "infrared" else kind.sides[0]
-    lettered = known.kind == "infrared" and any(
-        find_images(home, (("{split}/a", "{split}/b"), ("a", "b")), split) for home in homes
-    )
-    hint = "; it has folders a and b: say what they are with kind (exposure, focus, medical)" if lettered else ""
+    places = [home / part for home in homes for part in ("", *SPLITS)]
+    hint = hint_at_kinds(places) if known.kind == "infrared" else ""
     where = f"; get it from {known.url}" if known.url else ""
     raise FileNotFoundError(
         f"{name} was not found in {root}: expected {known.expected} there, such as "

@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 
 from tectum.color import rgb_to_ycbcr
 from tectum.data.codecs import EXTENSIONS, read_pixels
+from tectum.kinds import hint_at_kinds
 from tectum.pair import Pair
 
 LAYOUTS = (("vi", "ir"), ("visible", "infrared"))
@@ -62,7 +63,7 @@ class PairFolder(Dataset[Pair]):
                     return images(folder / a), images(folder / b)
         raise FileNotFoundError(
             f"pairs not found in {root}: expected folders vi and ir (or visible and infrared) there or in its train "
-            "folder, with one file per pair and the same name in both"
+            f"folder, with one file per pair and the same name in both{hint_at_kinds((root, root / 'train'))}"
         )
 
 

@@ -102,8 +102,8 @@ class Learners:
     def fit_step(self, crops: Pair, whole: Pair | None, check: Check) -> dict[str, Tensor]:
         """One step of the fuser on crops and, where there is a task, one of the task on whole labelled images.
 
-        Returns the objective's terms before their weights, "task_in_fuser", the task's part of the fuser's loss, and
-        "task", the task's own loss.
+        Returns the objective's terms before their weights, "task_in_fuser", the task's part of the fuser's loss,
+        "task", the task's own loss, and the fuser's penalties.
         """
         self.objective.requires_grad_(False).eval()
         self.fuser.train()
@@ -113,7 +113,8 @@ class Learners:
             terms: dict[str, Tensor] = dict(self.objective(self.fuser(crops.a, crops.b), crops.a, crops.b))
             if whole is not None and (self.hears or self.weigher.weight("task")):
                 terms = self.terms_with_task(terms, whole)
-        loss = total(self.weighted(terms))
+            own = dict(self.fuser.penalties()) if hasattr(self.fuser, "penalties") else {}  # type: ignore[operator]
+        loss = total(self.weighted(terms) | own)
         check("loss", loss, crops)
         loss.backward()
         self.ranks.mean_gradients(self.fuser)
@@ -125,7 +126,7 @@ class Learners:
         self.average.update()
         if whole is not None:
             terms["task"] = self.task_step(self.seen(whole), whole, check)
-        return {name: term.detach() for name, term in terms.items()}
+        return {name: term.detach() for name, term in (terms | own).items()}
 
     def terms_with_task(self, terms: Named, whole: Pair) -> Named:
         """What the task adds to a fit step: its own loss, and its gradient where the objective asks for it.

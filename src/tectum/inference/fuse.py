@@ -135,6 +135,9 @@ class FusePipeline:
         """
         kind = self.options.role
         check_num(kind, len(pictures))
+        sizes = [picture.y.shape[-2:] for picture in pictures]
+        if len(sizes) > 2 and len(set(sizes)) > 1:
+            refuse_sizes(kind, *sizes)
         fused, notes = fold(pictures, self.pair, kind.order)
         y = fused.y
         if self.options.stretch == "minmax":

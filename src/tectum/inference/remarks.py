@@ -31,14 +31,14 @@ def strange_weights(options: FuseOptions) -> tuple[str, ...]:
     return () if trained == options.kind else (f"weights {name} were trained on {trained} pairs, not {options.kind}",)
 
 
-def refuse_sizes(kind: Kind, size: Sequence[int], other: Sequence[int]) -> None:
+def refuse_sizes(kind: Kind, *sizes: Sequence[int]) -> None:
     """Where nothing can be done here; infrared pairs have ways of their own."""
     if kind.name != "infrared":
         way = "crop or register them first" if kind.mixes else "--resize brings the second to the first's size"
-        raise ValueError(
-            f"the images of a {kind.name} pair must share one size, got {px(size)} ({kind.words[0]}) and {px(other)} "
-            f"({kind.words[1]}); {way}"
-        )
+        names = kind.words if len(sizes) == 2 else kind.named(len(sizes))
+        got = [f"{px(size)} ({name})" for size, name in zip(sizes, names, strict=True)]
+        what = f"of a {kind.name} pair" if len(sizes) == 2 else "of one scene"
+        raise ValueError(f"the images {what} must share one size, got {', '.join(got[:-1])} and {got[-1]}; {way}")
 
 
 def notes_on(visible: Picture, infrared: Picture, kind: Kind, *, resize: bool) -> tuple[str, ...]:

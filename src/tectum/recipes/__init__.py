@@ -6,7 +6,13 @@
 
 from collections.abc import Callable
 
-from tectum.recipes.adasffuse import adasffuse_exposure, adasffuse_focus, adasffuse_infrared, adasffuse_medical
+from tectum.recipes.adasffuse import (
+    adasffuse_exposure,
+    adasffuse_focus,
+    adasffuse_infrared,
+    adasffuse_medical,
+    adasffuse_msrs,
+)
 from tectum.recipes.balanced import (
     sfofusion_fixed_msrs,
     sfofusion_fmb,
@@ -61,6 +67,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
         adasffuse_focus,
         adasffuse_infrared,
         adasffuse_medical,
+        adasffuse_msrs,
         sfofusion_fixed_msrs,
         sfofusion_fmb,
         sfofusion_llvip,

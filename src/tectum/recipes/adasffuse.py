@@ -1,5 +1,7 @@
 """AdaSFFuse on each kind of pairs, on its fixed objective of that kind."""
 
+from dataclasses import replace
+
 from tectum.engine.schedule import Schedule
 from tectum.recipes.recipe import Recipe
 
@@ -17,6 +19,11 @@ def adasffuse(kind: str) -> Recipe:
 def adasffuse_infrared() -> Recipe:
     """AdaSFFuse on visible and infrared pairs."""
     return adasffuse("infrared")
+
+
+def adasffuse_msrs() -> Recipe:
+    """The same on MSRS, without the pairs that choose the checkpoint of every system."""
+    return replace(adasffuse_infrared(), name="adasffuse-msrs", validation="msrs-validation")
 
 
 def adasffuse_exposure() -> Recipe:

@@ -62,14 +62,15 @@ class AdaSFFuse(nn.Module):
 
     Args:
         variant: "repaired", or "published" as it was released (1,351,825 parameters, symmetric in its sources).
+        wavelet: of "published", the weight of the wavelet's reconstruction loss in training, which is told in any case.
 
     >>> AdaSFFuse()(torch.zeros(1, 1, 5, 7), torch.zeros(1, 1, 5, 7)).shape
     torch.Size([1, 1, 5, 7])
     """
 
-    def __init__(self, variant: Variant = "repaired") -> None:
+    def __init__(self, variant: Variant = "repaired", *, wavelet: float = 0.0) -> None:
         super().__init__()
-        self.variant = checked(variant)
+        self.variant, self.wavelet = checked(variant), wavelet
         if variant == "published":
             self.published = PublishedAdaSFFuse()
         else:
@@ -100,11 +101,12 @@ class AdaSFFuse(nn.Module):
         out: Tensor = self.output(a, b, *self.encoder(a, b), context)
         return out
 
-    def wavelet_loss(self) -> Tensor:
-        """How far the wavelet is from one that can be undone (`LearnedWavelet.reconstruction_loss`); repaired: 0."""
-        if self.variant == "published":
-            return self.published.wavelet.reconstruction_loss()
-        return torch.zeros(())
+    def penalties(self) -> dict[str, Tensor]:
+        """Of the published wavelet, how far it is from one that can be undone, with `wavelet` of its gradient."""
+        if self.variant != "published":
+            return {}  # a rotation always can
+        loss = self.published.wavelet.reconstruction_loss()
+        return {"wavelet": loss.detach() + self.wavelet * (loss - loss.detach())}
 
 
 Seen = tuple[Tensor, Bands, tuple[Tensor, Tensor]]
