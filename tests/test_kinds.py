@@ -59,7 +59,7 @@ def test_every_kind_is_whole() -> None:
     for name, kind in KINDS.items():
         assert kind.name == name and len(set(kind.roles)) == 2
         assert all(len(set(side)) == 2 for side in kind.sides)
-        assert kind.system is None or kind.system in SYSTEMS
+        assert kind.system in SYSTEMS
         assert kind.weights is None or cards[kind.weights].get("kind", "infrared") == name
         for other in KINDS.values():  # no tag or role stands for two kinds
             assert other is kind or not set(kind.tags + kind.roles) & set(other.tags + other.roles)
@@ -148,12 +148,13 @@ def test_flags_that_make_no_sense(folder: Path, told: Callable[..., str], flags:
     assert not (folder / "out.png").exists()
 
 
-def test_a_kind_without_weights_says_so(folder: Path, told: Callable[..., str]) -> None:
-    bare = [name for name, kind in KINDS.items() if kind.system is None]
-    for name in bare:
-        argv = [str(folder / "4.png"), str(folder / "1.png"), "-o", str(folder / "out.png"), "--kind", name]
-        assert f"no weights for {name} pairs are packaged yet; name a system" in told("fuse", *argv)
-    assert FuseOptions().system == "tdfusion" and "infrared" not in bare
+def test_the_kind_picks_the_fuser_and_its_weights() -> None:
+    assert (FuseOptions().system, FuseOptions().weights) == ("tdfusion", None)
+    for name in ("exposure", "focus", "medical"):
+        assert (FuseOptions(kind=name).system, FuseOptions(kind=name).weights) == ("adasffuse", f"adasffuse-{name}")
+        assert FuseOptions("adasffuse", kind=name) == FuseOptions(kind=name)
+        assert FuseOptions("adasffuse", kind=name, weights="mine.safetensors").weights == "mine.safetensors"
+        assert FuseOptions("average", kind=name).weights is None
 
 
 def test_sizes_and_places_are_told_in_the_kinds_words(

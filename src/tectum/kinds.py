@@ -31,7 +31,7 @@ class Kind:
         many: more than two images may be given; they are folded pairwise.
         order: "given", or "brightness" where the images say themselves who is a.
         thermal: whether a, b are read as an infrared image is: stretched where deeper than 8 bits, grey if nearly so.
-        system: the fuser without a name; None while there is none of the kind.
+        system: the fuser without a name.
         weights: the packaged set that goes with it; None takes the system's own.
         objective: what trains without labels, as module:Class; None takes the system's own.
     """
@@ -45,7 +45,7 @@ class Kind:
     many: bool = False
     order: Literal["given", "brightness"] = "given"
     thermal: tuple[bool, bool] = (False, False)
-    system: str | None = None
+    system: str = "adasffuse"
     weights: str | None = None
     objective: str | None = None
 
@@ -77,6 +77,7 @@ KINDS: dict[str, Kind] = {
         words=("over-exposed", "under-exposed"),
         sides=(("over", "under"), ("over", "low"), ("b", "a")),
         tags=("MEF",),
+        weights="adasffuse-exposure",
         mixes=True,
         many=True,
         order="brightness",
@@ -88,6 +89,7 @@ KINDS: dict[str, Kind] = {
         words=("first", "second"),
         sides=(("imageA", "imageB"), ("source_1", "source_2"), ("near", "far"), ("a", "b")),
         tags=("MFF",),
+        weights="adasffuse-focus",
         mixes=True,
         many=True,
         objective=OBJECTIVE,
@@ -98,6 +100,7 @@ KINDS: dict[str, Kind] = {
         words=("CT, PET or SPECT", "MRI"),
         sides=(("CT", "MRI"), ("PET", "MRI"), ("SPECT", "MRI"), ("b", "a")),
         tags=("MIF",),
+        weights="adasffuse-medical",
         thermal=(True, True),
         objective=OBJECTIVE,
     ),

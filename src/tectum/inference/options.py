@@ -52,6 +52,8 @@ class FuseOptions:
             system, weights = chosen(kind, self.weights)
             object.__setattr__(self, "system", system)
             object.__setattr__(self, "weights", weights)
+        elif self.system == kind.system and self.weights is None:
+            object.__setattr__(self, "weights", kind.weights)
 
     @property
     def role(self) -> Kind:
@@ -78,13 +80,6 @@ def chosen(kind: Kind, weights: str | None) -> tuple[str, str | None]:
     card = None if weights is None else packaged.cards().get(weights)
     if card is not None:
         return str(card["system"]), weights
-    if kind.system is None and weights is not None:
-        raise ValueError(f"weights of your own for {kind.name} pairs need their system; add --system NAME")
-    if kind.system is None:
-        raise ValueError(
-            f"no weights for {kind.name} pairs are packaged yet; name a system that needs none (--system average, "
-            "maximum or laplacian), or one with weights of your own (--system NAME --weights FILE)"
-        )
     return kind.system, kind.weights if weights is None else weights
 
 
