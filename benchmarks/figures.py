@@ -10,11 +10,13 @@ import argparse
 import os
 from pathlib import Path
 
+import cv2
 import numpy as np
 from PIL import Image
 
+import tectum
 from tectum.commands.fuse import report_picture
-from tectum.data.synthetic import demo_folder
+from tectum.data.synthetic import demo_folder, render
 from tectum.inference.folders import match
 from tectum.inference.fuse import FuseOptions, FusePipeline
 from tectum.inference.image import to_array, write_image
@@ -29,6 +31,7 @@ def main() -> None:
     arguments = parser.parse_args()
     pipeline = FusePipeline(FuseOptions(weights=arguments.weights))
     street(pipeline, Path("docs/figures"))
+    kinds(Path("docs/figures"))
     data = os.environ.get("TECTUM_DATA")
     for name in SETS if data else ():
         folder = Path(data or "") / name / "test"
@@ -48,6 +51,32 @@ def street(pipeline: FusePipeline, out: Path) -> None:
         out / "street.jpg", quality=88
     )
     print(out / "street.jpg")
+
+
+def kinds(out: Path) -> None:
+    """Two exposures and two foci of rendered scenes, and what becomes of them."""
+    dusk = render(5, hour="dusk").visible.permute(1, 2, 0).numpy()
+    light = dusk**2.2
+    over, under = ((np.clip(gain * light, 0, 1) ** (1 / 2.2) * 255).round().astype(np.uint8) for gain in (3.5, 0.2))
+    scene = render(8, hour="day")
+    sharp, thing = scene.visible.permute(1, 2, 0).numpy(), (scene.mask > 0).float().numpy()[..., None]
+    soft = blurred(thing)
+    near = thing * sharp + (1 - thing) * blurred((1 - thing) * sharp) / np.maximum(1 - soft, 1e-3)
+    far = soft * blurred(thing * sharp) / np.maximum(soft, 1e-3) + (1 - soft) * sharp
+    first, second = ((np.clip(x, 0, 1) * 255).round().astype(np.uint8) for x in (near, far))
+    rows = [
+        row([a, b, tectum.fuse(a, b, kind=kind)])
+        for kind, a, b in (("exposure", over, under), ("focus", first, second))
+    ]
+    sheet = Image.fromarray(np.concatenate(rows))
+    size = (1440, sheet.height * 1440 // sheet.width)
+    sheet.resize(size, Image.Resampling.LANCZOS).save(out / "kinds.jpg", quality=88)
+    print(out / "kinds.jpg")
+
+
+def blurred(x: np.ndarray, sigma: float = 5) -> np.ndarray:
+    """(H,W,C) under a Gaussian."""
+    return cv2.GaussianBlur(x.astype(np.float64), (0, 0), sigma).reshape(x.shape)
 
 
 def real(pipeline: FusePipeline, folder: Path, out: Path, num: int) -> None:
