@@ -159,13 +159,13 @@ def test_problems_are_told_in_the_kinds_words(tmp_path: Path) -> None:
 
 def test_letters_without_a_kind_are_not_guessed(tmp_path: Path) -> None:
     put_all(tmp_path, "a/{}.png", "b/{}.png", ("x",))
-    with pytest.raises(FileNotFoundError, match="folders a and b: say what they are with kind"):
+    with pytest.raises(FileNotFoundError, match="folders a and b: if they are exposure or focus or medical"):
         open_set("folder", tmp_path, split="all")
-    with pytest.raises(FileNotFoundError, match=r"say what they are with kind \(exposure, focus, medical\)"):
+    with pytest.raises(FileNotFoundError, match="if they are exposure or focus or medical pairs"):
         PairFolder(tmp_path)
     put_all(tmp_path / "foci" / "train", "imageA/{}.png", "imageB/{}.png", ("x",))
     for read in (PairFolder, lambda root: open_set("folder", root, split="all")):
-        with pytest.raises(FileNotFoundError, match=r"imageA and imageB: say what they are with kind \(focus\)"):
+        with pytest.raises(FileNotFoundError, match="folders imageA and imageB: if they are focus pairs, say so"):
             read(tmp_path / "foci")
     with pytest.raises(ValueError, match="lytro holds focus pairs, not medical"):
         open_set("lytro", tmp_path, kind="medical")

@@ -462,6 +462,16 @@ def test_an_inverted_image_has_no_structure_in_common(scene: tuple[Tensor, Tenso
     assert float(VIFF()(1 - a, a, a)) < 0.05
 
 
+def test_mef_ssim_of_sources_that_agree_on_nothing(scene: tuple[Tensor, Tensor]) -> None:
+    """Inverse sources want a flat image, a flat source leaves the say to the other."""
+    x = scene[0].double()  # in float32 1 - x is not quite the inverse
+    flat = torch.full_like(x, 0.5)
+    assert float(MEFSSIM()(flat, x, 1 - x)) == pytest.approx(1, abs=1e-6)
+    assert float(MEFSSIM()(x, x, 1 - x)) < 0.2
+    assert float(MEFSSIM()(x, x, flat)) == pytest.approx(1, abs=1e-9)
+    assert float(MEFSSIM()(flat, x, flat)) < 0.5
+
+
 def test_viff_of_contrast() -> None:
     a, _ = pair(64, 64)
     a = 0.35 + 0.3 * a

@@ -11,9 +11,7 @@ names of publications (IVF or VIF, MEF, MFF, MIF) are understood wherever a kind
 """
 
 import difflib
-from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 
@@ -125,23 +123,3 @@ def find_kind(name: str) -> Kind:
     hint = f" did you mean '{close[0]}'?" if close else ""
     known = ", ".join(f"{kind.name} ({' or '.join(kind.tags)})" for kind in KINDS.values())
     raise ValueError(f"unknown kind '{name}';{hint} available: {known}")
-
-
-def hint_at_kinds(folders: Iterable[Path]) -> str:
-    """For a message that visible and infrared are missing: what else is there, or nothing.
-
-    >>> hint_at_kinds([])
-    ''
-    """
-    found: dict[tuple[str, str], list[str]] = {}
-    for folder in folders:
-        inside = {x.name.lower() for x in folder.iterdir() if x.is_dir()} if folder.is_dir() else set()
-        for kind in list(KINDS.values())[1:]:
-            for sides in kind.sides:
-                if inside.issuperset(side.lower() for side in sides):
-                    names = found.setdefault((min(sides), max(sides)), [])
-                    names.extend({kind.name} - set(names))
-    return "".join(
-        f"; it has folders {a} and {b}: say what they are with kind ({', '.join(names)})"
-        for (a, b), names in [*found.items()][:1]
-    )

@@ -24,8 +24,8 @@ T = TypeVar("T")
 class Fuser(Protocol):
     """Turns a registered pair into one image: (B,1,H,W), (B,1,H,W) -> (B,1,H,W), all in [0,1], any H and W.
 
-    A fuser may have `penalties() -> {name: scalar}` on its own parameters: they are added to its loss in fit steps and
-    told in the log.
+    A fuser may have `penalties() -> {name: scalar}` on its own parameters: told in the log of a run, and in its loss
+    with the weight `Schedule.penalty`.
     """
 
     def __call__(self, a: Tensor, b: Tensor) -> Tensor: ...

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tectum.data.boxes import BoxList, Row
-from tectum.data.folders import packaged_splits, split_names, without
+from tectum.data.folders import hint_at_kinds, packaged_splits, split_names, without
 from tectum.data.known import DATASETS, FOLDER, VOC, KnownSet
 from tectum.data.labelled import LabelledPairs, Labels
 from tectum.data.parts import (
@@ -27,7 +27,7 @@ from tectum.data.parts import (
     make_labels,
     names_in,
 )
-from tectum.kinds import find_kind, hint_at_kinds
+from tectum.kinds import find_kind
 from tectum.protocols import resolve, unknown
 
 __all__ = ["DATASETS", "FOLDER", "LAYOUTS", "VOC", "KnownSet", "below", "find_pairs", "find_set", "open_set"]
@@ -143,7 +143,7 @@ def find_part(name: str, known: KnownSet, root: Path, split: str) -> Images:
     a, b = layouts[0]
     first, second = LAYOUTS[-1] if known.kind == "infrared" else kind.sides[0]
     places = [home / part for home in homes for part in ("", *SPLITS)]
-    hint = hint_at_kinds(places) if known.kind == "infrared" else ""
+    hint = hint_at_kinds(places) if name == "folder" and known.kind == "infrared" else ""
     where = f"; get it from {known.url}" if known.url else ""
     raise FileNotFoundError(
         f"{name} was not found in {root}: expected {known.expected} there, such as "

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from tectum.color import rgb_to_ycbcr
 from tectum.data.codecs import EXTENSIONS, read_pixels
-from tectum.kinds import hint_at_kinds
+from tectum.kinds import KINDS
 from tectum.pair import Pair
 
 LAYOUTS = (("vi", "ir"), ("visible", "infrared"))
@@ -65,6 +65,20 @@ class PairFolder(Dataset[Pair]):
             f"pairs not found in {root}: expected folders vi and ir (or visible and infrared) there or in its train "
             f"folder, with one file per pair and the same name in both{hint_at_kinds((root, root / 'train'))}"
         )
+
+
+def hint_at_kinds(places: Iterable[Path]) -> str:
+    """For a message that visible and infrared are missing: which other kinds' folders there are; else nothing."""
+    for place in places:
+        inside = {x.name.lower() for x in place.iterdir() if x.is_dir()} if place.is_dir() else set()
+        for kind in KINDS.values():
+            for a, b in kind.sides:
+                if kind.name != "infrared" and {a.lower(), b.lower()} <= inside:
+                    first, second = sorted((a, b))
+                    same = [x.name for x in KINDS.values() if (a, b) in x.sides or (b, a) in x.sides]
+                    what = " or ".join(same)
+                    return f"; {place} has folders {first} and {second}: if they are {what} pairs, say so (--kind)"
+    return ""
 
 
 def images(folder: Path) -> dict[str, Path]:

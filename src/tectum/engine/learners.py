@@ -1,13 +1,15 @@
 """The three that learn, and the two kinds of step they take: a fit step and a meta step.
 
-    fit     theta <- Adam(theta, grad[ sum_k weight_k L_k(F(a, b), a, b) + weight_task L_task(F(a, b), y) ])   the fuser
+    fit     theta <- Adam(theta, grad[ sum_k weight_k L_k(F(a, b), a, b) + weight_task L_task(F(a, b), y)
+                                       + penalty sum_j P_j(theta) ])                                       the fuser
             omega <- Adam(omega, grad L_task(F(a, b), y))       the task, on images that do not carry a gradient
     meta    omega' = the task's own next step;  theta' = the fuser's look-ahead
             phi   <- phi - rate * hypergradient of L_task(F_theta'(a2, b2), y2) under omega'     the objective
 
 In a meta step only the objective changes, in a fit step only the fuser and the task: parameters, buffers and moments
 of the others are as they were. L_k are the terms of the objective; the weights are those of a `Balance`, by default 1
-and, for the task, 0. In a meta step the terms have their weights too, and the look-ahead leaves the task's term out.
+and, for the task, 0. P_j are what a fuser says of its own parameters (`protocols.Fuser`). In a meta step the terms have
+their weights too, and the look-ahead leaves the task's term and P_j out.
 
 Reference: Task-driven Image Fusion with Learnable Fusion Loss, Bai et al., CVPR 2025, Algorithm 1,
 https://arxiv.org/abs/2412.03240
@@ -42,6 +44,7 @@ from tectum.engine.schedule import Schedule
 from tectum.pair import Pair
 from tectum.protocols import Balance
 
+PENALTY = "penalty_"
 Check = Callable[[str, Tensor, Pair], None]
 """What is told of each number that must be finite, with the batch it came from."""
 
@@ -103,7 +106,7 @@ class Learners:
         """One step of the fuser on crops and, where there is a task, one of the task on whole labelled images.
 
         Returns the objective's terms before their weights, "task_in_fuser", the task's part of the fuser's loss,
-        "task", the task's own loss, and the fuser's penalties.
+        "penalty_NAME" for each of the fuser's own, and "task", the task's own loss.
         """
         self.objective.requires_grad_(False).eval()
         self.fuser.train()
@@ -113,8 +116,8 @@ class Learners:
             terms: dict[str, Tensor] = dict(self.objective(self.fuser(crops.a, crops.b), crops.a, crops.b))
             if whole is not None and (self.hears or self.weigher.weight("task")):
                 terms = self.terms_with_task(terms, whole)
-            own = dict(self.fuser.penalties()) if hasattr(self.fuser, "penalties") else {}  # type: ignore[operator]
-        loss = total(self.weighted(terms) | own)
+            terms |= self.penalties()
+        loss = total(self.weighted(terms))
         check("loss", loss, crops)
         loss.backward()
         self.ranks.mean_gradients(self.fuser)
@@ -126,7 +129,7 @@ class Learners:
         self.average.update()
         if whole is not None:
             terms["task"] = self.task_step(self.seen(whole), whole, check)
-        return {name: term.detach() for name, term in (terms | own).items()}
+        return {name: term.detach() for name, term in terms.items()}
 
     def terms_with_task(self, terms: Named, whole: Pair) -> Named:
         """What the task adds to a fit step: its own loss, and its gradient where the objective asks for it.
@@ -146,7 +149,18 @@ class Learners:
 
     def weighted(self, terms: Named) -> Named:
         """The parts of the fuser's loss, of the terms of a fit step."""
-        return weighted(terms, lambda name: 1.0 if name == "task_in_fuser" else self.weigher.weight(name))
+
+        def weight(name: str) -> float:
+            if name.startswith(PENALTY):
+                return self.schedule.penalty
+            return 1.0 if name == "task_in_fuser" else self.weigher.weight(name)
+
+        return weighted(terms, weight)
+
+    def penalties(self) -> Named:
+        """What the fuser has to say of its own parameters."""
+        own = getattr(self.fuser, "penalties", dict)
+        return {PENALTY + name: x for name, x in own().items()}
 
     def task_step(self, fused: Tensor, whole: Pair, check: Check) -> Tensor:
         """One step of the task on fused images that carry no gradient; returns its loss."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tectum.data.transforms import resize
-from tectum.engine.learners import Learners
+from tectum.engine.learners import PENALTY, Learners
 from tectum.losses import gradient_loss, weighted_intensity_loss
 from tectum.pair import Pair, Pairs
 
@@ -49,6 +49,7 @@ def epoch_means(learners: Learners, sums: Mapping[str, tuple[float, int]]) -> di
     """Of every term before its weight, and of the task: its loss on the fuser's images where that reaches the fuser."""
     found = {name: total / num for name, (total, num) in sums.items()}
     means = {name.removeprefix("train_"): mean for name, mean in found.items() if name.startswith("train_")}
+    means = {name: mean for name, mean in means.items() if not name.startswith(PENALTY)}
     if "task_in_fuser" in means:
         means["task"] = means.pop("task_in_fuser") / learners.weigher.weight("task")
     return means

@@ -75,6 +75,9 @@ class Schedule:
     task_weight: float = 0.0
     """Weight of the task's loss in the fuser's own loss; 0 as published (1 is the paper's ablation III)."""
 
+    penalty: float = 0.0
+    """Weight of what the fuser says of its own parameters (`penalties()`); 0 tells it in the log only."""
+
     def __post_init__(self) -> None:
         for name in (
             "steps",
@@ -91,7 +94,7 @@ class Schedule:
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} must be greater than 0 and finite, got {value}")
-        counts, parts = ("meta_steps", "warm_epochs", "task_first", "warmup"), ("task_mix", "task_weight")
+        counts, parts = ("meta_steps", "warm_epochs", "task_first", "warmup"), ("task_mix", "task_weight", "penalty")
         for name in (*counts, *parts, "clip", "inner_lr", "lr_end"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):

@@ -49,10 +49,8 @@ class FuseOptions:
                 "the images first if the camera moved"
             )
         if self.system is None:
-            system, weights = chosen(kind, self.weights)
-            object.__setattr__(self, "system", system)
-            object.__setattr__(self, "weights", weights)
-        elif self.system == kind.system and self.weights is None:
+            object.__setattr__(self, "system", chosen(kind, self.weights))
+        if self.system == kind.system and self.weights is None:
             object.__setattr__(self, "weights", kind.weights)
 
     @property
@@ -75,12 +73,10 @@ def refuse_registration(kind: Kind, flag: str) -> None:
         )
 
 
-def chosen(kind: Kind, weights: str | None) -> tuple[str, str | None]:
-    """The fuser of a kind, and its weights, where nobody names a fuser."""
+def chosen(kind: Kind, weights: str | None) -> str:
+    """The fuser where nobody names one: that of packaged weights, else the kind's."""
     card = None if weights is None else packaged.cards().get(weights)
-    if card is not None:
-        return str(card["system"]), weights
-    return kind.system, kind.weights if weights is None else weights
+    return kind.system if card is None else str(card["system"])
 
 
 def settings(options: FuseOptions) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from tectum.metrics.multiscale import halved
 from tectum.metrics.stripes import stripes, undefined
 
 FLAT = 1e-14
-"""A window of less variance has no structure, but rounding."""
+"""Below this variance a window is flat; what is left is rounding."""
 
 
 class MEFSSIM(Metric):
@@ -37,8 +37,10 @@ class MEFSSIM(Metric):
     Range [0,1]; higher is better; 1 for a copy of two equal sources. Undefined (NaN) where a side is below 44 pixels,
     because the window does not fit into the third scale. A negative mean of S counts as 0.
 
-    Decided here: the paper leaves the window and the low-pass filter to the reader. A window in which no source has
-    structure wants a flat image; sources that are each other's inverse, with equal contrast, want one too.
+    Decided here: a window in which no source has structure wants a flat image; sources that are each other's inverse,
+    with equal contrast, want one too.
+    Differs from the authors' release: that takes contrasts and agreement under a uniform window, and the Gaussian for
+    the last step only. On a scene of ours the two are 0.0003 apart at most.
 
     Oracle: our own.
 
@@ -60,9 +62,10 @@ class MEFSSIM(Metric):
         if min(fused.shape[-2:]) < self.window << len(self.exponents) - 1:
             return undefined(len(fused), like=fused)
         values = torch.ones(len(fused), dtype=torch.float64, device=fused.device)
-        for exponent in self.exponents:
+        for scale, exponent in enumerate(self.exponents):
+            if scale:
+                fused, a, b = (halved(image) for image in (fused, a, b))
             values *= self._similarity(fused, a, b).clamp_min(0) ** (exponent / sum(self.exponents))
-            fused, a, b = (halved(image) for image in (fused, a, b))
         return values
 
     def _similarity(self, fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
@@ -92,7 +95,7 @@ def wanted(var_x: Tensor, var_y: Tensor, cov: Tensor) -> tuple[Tensor, Tensor, T
     p = torch.tan(math.pi / 2 * agreement.clamp(max=0.99)).clamp(max=10)
     of_x, of_y = (ratio(ratio(c, contrast).pow(p), c) for c in (c_x, c_y))
     squared = of_x.square() * var_x + of_y.square() * var_y + 2 * of_x * of_y * cov
-    return of_x, of_y, contrast, torch.where(squared > 1e-12, squared, 0.0).sqrt()
+    return of_x, of_y, contrast, torch.where(squared > 1e-8, squared, 0.0).sqrt()
 
 
 def flat(variance: Tensor) -> Tensor:

@@ -9,6 +9,8 @@ References: The Laplacian Pyramid as a Compact Image Code, Burt and Adelson, IEE
 https://doi.org/10.1109/TCOM.1983.1095851; Exposure Fusion, Mertens, Kautz and Van Reeth, Pacific Graphics 2007
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -21,18 +23,37 @@ def blend(a: Tensor, b: Tensor, share: Tensor, *, levels: int = 5) -> Tensor:
     >>> bool((blend(a, b, torch.full_like(a, 0.25)) - (a + 3 * b) / 4).abs().max() < 1e-6)
     True
     """
-    down, right = (fill(size, 2**levels) for size in a.shape[2:])
-    a, b, share = (F.pad(x, (0, right, 0, down), mode="replicate") for x in (a, b, share))
+    (*details_a, a), (*details_b, b) = apart(a, levels), apart(b, levels)
+    share, size = filled(share, levels), share.shape[2:]
     details = []
+    for of_a, of_b in zip(details_a, details_b, strict=True):
+        details.append(of_b + share * (of_a - of_b))
+        share = reduce(share)
+    return together([*details, b + share * (a - b)], size)
+
+
+def apart(x: Tensor, levels: int) -> list[Tensor]:
+    """d_0 .. d_(L-1) and g_L of an image (B,1,H,W), filled up first so that every size has all levels."""
+    x, found = filled(x, levels), []
     for _ in range(levels):
-        coarse_a, coarse_b = reduce(a), reduce(b)
-        detail_a, detail_b = a - expand(coarse_a), b - expand(coarse_b)
-        details.append(detail_b + share * (detail_a - detail_b))
-        a, b, share = coarse_a, coarse_b, reduce(share)
-    fused = b + share * (a - b)
+        coarse = reduce(x)
+        found.append(x - expand(coarse))
+        x = coarse
+    return [*found, x]
+
+
+def together(parts: Sequence[Tensor], size: Sequence[int]) -> Tensor:
+    """The image of these parts, cut to its size and to [0,1]."""
+    *details, x = parts
     for detail in reversed(details):
-        fused = detail + expand(fused)
-    return F.pad(fused, (0, -right, 0, -down)).clamp(0, 1)
+        x = detail + expand(x)
+    return x[:, :, : size[0], : size[1]].clamp(0, 1)
+
+
+def filled(x: Tensor, levels: int) -> Tensor:
+    """Its last row and column repeated, up to the whole number of 2^L that is at least 2^L more."""
+    down, right = (fill(size, 2**levels) for size in x.shape[2:])
+    return F.pad(x, (0, right, 0, down), mode="replicate")
 
 
 def fill(size: int, step: int) -> int:

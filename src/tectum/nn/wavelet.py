@@ -45,23 +45,23 @@ class LearnedWavelet(nn.Module):
 
     def forward(self, x: Tensor) -> Bands:
         ee, eo, oe, oo = polyphase(even(x))
-        low_e, low_o = weighed(self.low, ee, oe), weighed(self.low, eo, oo)
-        high_e, high_o = weighed(self.high, ee, oe), weighed(self.high, eo, oo)
+        low_e, low_o = tap(self.low, ee, oe), tap(self.low, eo, oo)
+        high_e, high_o = tap(self.high, ee, oe), tap(self.high, eo, oo)
         return (
-            weighed(self.low, low_e, low_o),
-            weighed(self.low, high_e, high_o),
-            weighed(self.high, low_e, low_o),
-            weighed(self.high, high_e, high_o),
+            tap(self.low, low_e, low_o),
+            tap(self.low, high_e, high_o),
+            tap(self.high, low_e, low_o),
+            tap(self.high, high_e, high_o),
         )
 
     def inverse(self, bands: Bands, size: tuple[int, int] | None = None) -> Tensor:
         """The synthesis, cut to `size` (None: twice the bands')."""
         ll, lh, hl, hh = bands
-        back = torch.stack([self.low_back, self.high_back], dim=1)  # a row for the even pixel, one for the odd
-        low_e, low_o = weighed(back[0], ll, hl), weighed(back[1], ll, hl)
-        high_e, high_o = weighed(back[0], lh, hh), weighed(back[1], lh, hh)
-        ee, oe = weighed(back[0], low_e, high_e), weighed(back[1], low_e, high_e)
-        eo, oo = weighed(back[0], low_o, high_o), weighed(back[1], low_o, high_o)
+        back = torch.stack([self.low_back, self.high_back], dim=1)  # back[i] = (l'_i, h'_i)
+        low_e, low_o = tap(back[0], ll, hl), tap(back[1], ll, hl)
+        high_e, high_o = tap(back[0], lh, hh), tap(back[1], lh, hh)
+        ee, oe = tap(back[0], low_e, high_e), tap(back[1], low_e, high_e)
+        eo, oo = tap(back[0], low_o, high_o), tap(back[1], low_o, high_o)
         return cropped(from_polyphase((ee, eo, oe, oo)), size)
 
     def reconstruction_loss(self) -> Tensor:
@@ -133,5 +133,6 @@ def from_polyphase(phases: Bands) -> Tensor:
     return F.pixel_shuffle(torch.stack(phases, dim=2).flatten(1, 2), 2)
 
 
-def weighed(weights: Tensor, first: Tensor, second: Tensor) -> Tensor:
+def tap(weights: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """A filter of two taps at the two pixels, or bands, that it sees."""
     return torch.addcmul(first * weights[0], second, weights[1])

@@ -62,15 +62,14 @@ class AdaSFFuse(nn.Module):
 
     Args:
         variant: "repaired", or "published" as it was released (1,351,825 parameters, symmetric in its sources).
-        wavelet: of "published", the weight of the wavelet's reconstruction loss in training, which is told in any case.
 
     >>> AdaSFFuse()(torch.zeros(1, 1, 5, 7), torch.zeros(1, 1, 5, 7)).shape
     torch.Size([1, 1, 5, 7])
     """
 
-    def __init__(self, variant: Variant = "repaired", *, wavelet: float = 0.0) -> None:
+    def __init__(self, variant: Variant = "repaired") -> None:
         super().__init__()
-        self.variant, self.wavelet = checked(variant), wavelet
+        self.variant = checked(variant)
         if variant == "published":
             self.published = PublishedAdaSFFuse()
         else:
@@ -102,11 +101,10 @@ class AdaSFFuse(nn.Module):
         return out
 
     def penalties(self) -> dict[str, Tensor]:
-        """Of the published wavelet, how far it is from one that can be undone, with `wavelet` of its gradient."""
+        """How far the published wavelet is from one that can be undone; a rotation always can."""
         if self.variant != "published":
-            return {}  # a rotation always can
-        loss = self.published.wavelet.reconstruction_loss()
-        return {"wavelet": loss.detach() + self.wavelet * (loss - loss.detach())}
+            return {}
+        return {"wavelet": self.published.wavelet.reconstruction_loss()}
 
 
 Seen = tuple[Tensor, Bands, tuple[Tensor, Tensor]]
@@ -304,6 +302,9 @@ class AdaSFFuseLoss(nn.Module):
     As published |grad| is the sum of the Sobel derivatives' magnitudes (an edge may turn into its inverse), and all
     filters see zeros beyond the border. Repaired, derivatives keep their sign, and the border is repeated or left out.
 
+    The target for two exposures is the exposure fusion of Mertens et al. (`tectum.nn.pyramid`), of luminances and with
+    five levels; where neither source has contrast, exposedness alone decides.
+
     Args:
         kind: "infrared", "exposure", "focus" or "medical".
         variant: "repaired" or "published".
@@ -352,8 +353,8 @@ class AdaSFFuseLoss(nn.Module):
         if self.kind == "focus":
             return b + steeper * (a - b)
         if self.kind == "exposure":
-            good_a, good_b = (torch.exp(-12.5 * (k - 0.5).square()) * (laplacian(k).abs() + 0.01) for k in (a, b))
-            return blend(a, b, (good_a + 1e-5) / (good_a + good_b + 2e-5))
+            good_a, good_b = (exposedness(k) * (laplacian(k).abs() + 0.01) + 1e-5 for k in (a, b))
+            return blend(a, b, good_a / (good_a + good_b))
         return torch.maximum(a, b)
 
     def detail_share(self, a: Tensor, b: Tensor) -> Tensor:
@@ -361,3 +362,8 @@ class AdaSFFuseLoss(nn.Module):
         power = 4 if self.kind == "focus" else 1
         of_a, of_b = ((box_mean(sobel(k).square().sum(1, keepdim=True), 4) + 1e-5) ** power for k in (a, b))
         return of_a / (of_a + of_b)
+
+
+def exposedness(x: Tensor) -> Tensor:
+    """1 at 1/2, falling as a Gaussian of deviation 0.2."""
+    return torch.exp(-((x - 0.5) ** 2) / (2 * 0.2**2))

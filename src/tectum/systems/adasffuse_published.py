@@ -40,8 +40,8 @@ from tectum.nn.scan import scan, scan_from
 from tectum.nn.wavelet import LearnedWavelet
 
 HEAD, STATES = 64, 64
-NUMBERS = 2**17
-"""In a stripe: its temporaries, a few MB, stay in the cache."""
+STRIPE_NUMBERS = 2**17
+"""Tokens times channels in a stripe: its temporaries, a few MB, stay in the cache."""
 CHANNELS = 16
 """Transformed at once."""
 
@@ -81,15 +81,16 @@ class PublishedAdaSFFuse(nn.Module):
 
 
 def through(blocks: nn.ModuleList, x: Tensor) -> Tensor:
-    """(B,C,h,w) through blocks, which see (B,h,w,C); where nothing is learned they may write into x."""
+    """(B,C,h,w), which is overwritten where nothing is learned, through blocks, which see (B,h,w,C)."""
     x = x.permute(0, 2, 3, 1).contiguous()
+    learned = x.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling()
     for block in blocks:
-        x = block(x)
+        x = block(x) if learned else block.in_stripes(x)  # type: ignore[operator]
     return x.permute(0, 3, 1, 2)
 
 
 class Block(nn.Module):
-    """S: (B,h,w,D) -> (B,h,w,D), in place where nothing is learned; 61,382 parameters at D = 64, 476,754 at 192."""
+    """S: (B,h,w,D) -> (B,h,w,D); 61,382 parameters at D = 64, 476,754 at 192."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -97,12 +98,10 @@ class Block(nn.Module):
         self.fc1, self.fc2, self.dropout = nn.Linear(width, 4 * width), nn.Linear(2 * width, width), nn.Dropout(0.4)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            return self.in_stripes(x)
         u, mixer = self.norm1(x), self.mixer
         v, z, dt = mixer.project(u)
-        turned = F.linear(hilbert(u), mixer.split()[0])
-        x = x + mixer.mix(F.pad(v, (0, 0, 0, 0, 1, 1)), turned * mixer.gain[:, 1], z, dt, None)[0]
+        filtered = F.linear(hilbert(u), mixer.split()[0]) * mixer.gain[:, 1]
+        x = x + mixer.mix(F.pad(v, (0, 0, 0, 0, 1, 1)), filtered, z, dt, None)[0]
         return x + self.mlp(x)
 
     def mlp(self, x: Tensor) -> Tensor:
@@ -113,10 +112,10 @@ class Block(nn.Module):
     def in_stripes(self, x: Tensor) -> Tensor:
         """The same in place. The convolution needs a row from below a stripe, not yet changed, and one from above."""
         batch, height, width, channels = x.shape
-        rows, mixer, state = max(1, NUMBERS // (width * batch * channels)), self.mixer, None
-        turned = self.turned(x, rows)
+        rows, mixer, state = max(1, STRIPE_NUMBERS // (width * batch * channels)), self.mixer, None
+        tokens = self.hilbert(x, rows)
         weight = mixer.split()[0]
-        filtered = (weight * mixer.gain[:, 1:]).T
+        gained = (weight * mixer.gain[:, 1:]).T
         edge = x.new_zeros(batch, 1, width, len(weight))
         known = torch.cat([edge, F.linear(self.norm1(x[:, :1]), weight)], 1)
         for top in range(0, height, rows):
@@ -126,21 +125,21 @@ class Block(nn.Module):
             v = torch.cat([known, below] if end < height else [known, below, edge], 1)
             known = v[:, -2:]
             _, z, dt = mixer.project(self.norm1(stripe), seen=False)
-            here = turned[:, :, top * width : end * width].transpose(1, 2) @ filtered
-            y, state = mixer.mix(v, here.unflatten(1, (end - top, width)), z, dt, state)
+            filtered = tokens[:, :, top * width : end * width].transpose(1, 2) @ gained
+            y, state = mixer.mix(v, filtered.unflatten(1, (end - top, width)), z, dt, state)
             stripe += y
             stripe += self.mlp(stripe)
         return x
 
-    def turned(self, x: Tensor, rows: int) -> Tensor:
-        """hilbert(norm1(x)), channel by channel, (B,D,h w): so that neither needs the whole of x twice."""
+    def hilbert(self, x: Tensor, rows: int) -> Tensor:
+        """hilbert(norm1(x)) as (B,D,h w), in stripes and then in groups of channels: one copy of x is held."""
         batch, height, width, channels = x.shape
         out = x.new_empty(batch, channels, height * width)
         for top in range(0, height, rows):
             u = self.norm1(x[:, top : top + rows]).flatten(1, 2)
             out[:, :, top * width : top * width + u.shape[1]] = u.transpose(1, 2)
         for start in range(0, channels, CHANNELS):
-            out[:, start : start + CHANNELS] = turned(out[:, start : start + CHANNELS])
+            out[:, start : start + CHANNELS] = hilbert_along(out[:, start : start + CHANNELS])
         return out
 
 
@@ -171,12 +170,12 @@ class Mixer(nn.Module):
         v, z, dt = self.split()
         return F.linear(u, v if seen else v[:0]), F.linear(u, z), F.softplus(F.linear(u, dt) + self.dt_bias)
 
-    def mix(self, v: Tensor, turned: Tensor, z: Tensor, dt: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Of rows (B,h,w,..), v with one more above and below, turned with its gain; from a state and to the next."""
+    def mix(self, v: Tensor, filtered: Tensor, z: Tensor, dt: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Of rows (B,h,w,..), v with one more above and below, filtered with its gain; from a state, to the next."""
         height, width = z.shape[1:3]
         near = F.conv2d(v.permute(0, 3, 1, 2), self.local.weight, self.local.bias, padding=(0, 1), groups=self.seen)
         near = F.silu(near.permute(0, 2, 3, 1))
-        v = torch.addcmul(near, self.gain[:, 0], v[:, 1:-1]) - turned
+        v = torch.addcmul(near, self.gain[:, 0], v[:, 1:-1]) - filtered
         x, b, c = v.flatten(1, 2).split([self.inner, STATES, STATES], dim=-1)
         x, dt, a = x.unflatten(2, (self.heads, HEAD)), dt.flatten(1, 2), -self.a_log.exp()
         if x.is_cuda and state is None:
@@ -194,11 +193,11 @@ def hilbert(u: Tensor) -> Tensor:
     >>> torch.allclose(hilbert(wave.cos().reshape(1, 2, 4, 1)).flatten(), wave.sin(), atol=1e-6)
     True
     """
-    return turned(u.flatten(1, 2).transpose(1, 2)).transpose(1, 2).to(u.dtype).reshape(u.shape)
+    return hilbert_along(u.flatten(1, 2).transpose(1, 2)).transpose(1, 2).to(u.dtype).reshape(u.shape)
 
 
-def turned(x: Tensor) -> Tensor:
-    """The same along the last axis."""
+def hilbert_along(x: Tensor) -> Tensor:
+    """The Hilbert transform along the last axis, float32 or better."""
     length = x.shape[-1]
     z = torch.fft.rfft(x.to(torch.promote_types(x.dtype, torch.float32)))
     frequency = torch.arange(z.shape[-1], device=x.device)

@@ -2,8 +2,7 @@
 
     average: f = (a + b) / 2          maximum: f = max(a, b)
 
-    pyramid: g_0 = x,  g_{l+1} = REDUCE g_l,  d_l = g_l - EXPAND g_{l+1}          for each source, l < L
-             d_l of larger magnitude, mean of the g_L;  then back: f_l = d_l + EXPAND f_{l+1},  f = clamp(f_0)
+    pyramid: d_l of larger magnitude, mean of the g_L (`tectum.nn.pyramid`)
 
 They are the rows every table needs beside a network: by some standard metrics the maximum beats every learned
 method, which says more about the metrics than about the picture.
@@ -13,10 +12,9 @@ https://doi.org/10.1109/TCOM.1983.1095851
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tectum.nn.pyramid import expand, fill, reduce
+from tectum.nn.pyramid import apart, together
 
 
 class Average(nn.Module):
@@ -62,15 +60,8 @@ class LaplacianPyramid(nn.Module):
         self.levels = levels
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        down, right = (fill(size, 2**self.levels) for size in a.shape[2:])
-        a, b = (F.pad(x, (0, right, 0, down), mode="replicate") for x in (a, b))
-        details = []
-        for _ in range(self.levels):
-            coarse_a, coarse_b = reduce(a), reduce(b)
-            detail_a, detail_b = a - expand(coarse_a), b - expand(coarse_b)
-            details.append(torch.where(detail_a.abs() > detail_b.abs(), detail_a, detail_b))
-            a, b = coarse_a, coarse_b
-        fused = (a + b) / 2
-        for detail in reversed(details):
-            fused = detail + expand(fused)
-        return F.pad(fused, (0, -right, 0, -down)).clamp(0, 1)
+        (*details_a, coarse_a), (*details_b, coarse_b) = apart(a, self.levels), apart(b, self.levels)
+        details = [
+            torch.where(of_a.abs() > of_b.abs(), of_a, of_b) for of_a, of_b in zip(details_a, details_b, strict=True)
+        ]
+        return together([*details, (coarse_a + coarse_b) / 2], a.shape[2:])
