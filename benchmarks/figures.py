@@ -54,15 +54,16 @@ def street(pipeline: FusePipeline, out: Path) -> None:
 
 
 def kinds(out: Path) -> None:
-    """Two exposures and two foci of rendered scenes, and what becomes of them."""
+    """Two exposures and two foci of rendered scenes, and what their kinds' weights make of them."""
     dusk = render(5, hour="dusk").visible.permute(1, 2, 0).numpy()
     light = dusk**2.2
     over, under = ((np.clip(gain * light, 0, 1) ** (1 / 2.2) * 255).round().astype(np.uint8) for gain in (3.5, 0.2))
     scene = render(8, hour="day")
-    sharp, thing = scene.visible.permute(1, 2, 0).numpy(), (scene.mask > 0).float().numpy()[..., None]
-    soft = blurred(thing)
-    near = thing * sharp + (1 - thing) * blurred((1 - thing) * sharp) / np.maximum(1 - soft, 1e-3)
-    far = soft * blurred(thing * sharp) / np.maximum(soft, 1e-3) + (1 - soft) * sharp
+    sharp, close = scene.visible.permute(1, 2, 0).numpy(), (scene.mask > 0).float().numpy()[..., None]
+    soft = blurred(close)
+    # divided by the blurred mask, so that neither side takes in what lies on the other
+    near = close * sharp + (1 - close) * blurred((1 - close) * sharp) / np.maximum(1 - soft, 1e-3)
+    far = soft * blurred(close * sharp) / np.maximum(soft, 1e-3) + (1 - soft) * sharp
     first, second = ((np.clip(x, 0, 1) * 255).round().astype(np.uint8) for x in (near, far))
     rows = [
         row([a, b, tectum.fuse(a, b, kind=kind)])

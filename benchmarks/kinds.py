@@ -4,13 +4,15 @@
 
 Of two exposures OpenCV's exposure fusion (Mertens et al., in colour as it is meant) is a row, of two foci a selection
 of the sharper source: the energy of the Laplacian around each pixel decides, a median takes out islands. Both are made
-here, in full colour, and scored as any folder of images. `mf_voc` has the truth, all in focus: PSNR of it is told too.
-Scores are kept in out/kinds. --write puts the tables into docs/results.md; --sheet draws a few pairs with every row.
+here, in full colour, and scored as any folder of images. `mf_voc` comes with the picture that is sharp everywhere: PSNR
+against it is printed too. Scores and these pictures are kept in out/kinds: remove it after a change here. --write puts
+the tables into docs/results.md; --sheet draws a few pairs of one set with every row.
 """
 
 import argparse
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,9 @@ import numpy.typing as npt
 
 from results import put, table
 from tectum.data.datasets import DATASETS, below, find_pairs
+from tectum.data.folders import split_names
 from tectum.engine.evaluate import Evaluation, Evaluator
+from tectum.engine.summary import summarise
 from tectum.inference.folders import Matches, PairFiles
 from tectum.kinds import KINDS
 from tectum.weights import cards
@@ -72,17 +76,27 @@ def main() -> None:
     parser.add_argument("sets", nargs="*", default=[*SETS], metavar="SET")
     parser.add_argument("--weights", type=Path, help="a file in place of the packaged set")
     parser.add_argument("--write", action="store_true", help="put the tables into docs/results.md")
-    parser.add_argument("--sheet", type=Path, help="draw these pairs, a row each")
+    parser.add_argument("--sheet", type=Path, help="draw pairs of one set, a row each, instead of scoring")
     parser.add_argument("--names", nargs="*", help="which pairs to draw; three at even steps without it")
     given = parser.parse_args()
     if not os.environ.get("TECTUM_DATA"):
         parser.error("set TECTUM_DATA to the folder of data sets")
+    if unknown := [name for name in given.sets if name not in SETS]:
+        parser.error(f"unknown set {unknown[0]}; choose from {', '.join(SETS)}")
+    if (given.sheet or given.names or given.weights) and len(given.sets) != 1:
+        parser.error("--sheet, --names and --weights go with one set; name it")
     for name in given.sets:
         evaluator, pairs = opened(name, given.weights)
         if given.sheet:
+            if lost := [each for each in given.names or () if each not in pairs]:
+                parser.error(f"{name} has no pair {lost[0]}")
             draw(evaluator, given.names or evenly(list(pairs)), given.sheet)
             continue
         found = evaluator.run()
+        others = [method for method in found.scores.methods if method != "AdaSFFuse"]
+        found = replace(
+            found, summary=summarise(found.scores, higher_is_better=found.higher_is_better, baselines=others)
+        )
         text = table(found, {})
         if name == "mf_voc":
             text += f"\n\nPSNR of the picture that is all in focus, dB: {truth(evaluator, found)}."
@@ -98,6 +112,7 @@ def opened(name: str, weights: Path | None = None) -> tuple[Evaluator, dict[str,
     home = root if known else below(root, (name,))
     assert home is not None, f"{root} has no folder {name}"
     images, names = find_pairs(name if known else "folder", home, "test", kind=kind.name)
+    names = split_names("mefb-30") if name == "mefb" else names
     pairs = {stem: PairFiles(stem, images.visible[stem], images.infrared[stem]) for stem in names}
     out = Path("out") / "kinds" / name
     methods: dict[str, Any] = {}

@@ -22,7 +22,7 @@ def adasffuse_infrared() -> Recipe:
 
 
 def adasffuse_msrs() -> Recipe:
-    """The same on MSRS, without the pairs that choose the checkpoint of every system."""
+    """The same on MSRS; the pairs that choose every system's checkpoint are kept out of training."""
     return replace(adasffuse_infrared(), name="adasffuse-msrs", validation="msrs-validation")
 
 
