@@ -27,16 +27,6 @@ def sobel(x: Tensor, *, padding: Padding = "replicate") -> Tensor:
     return F.conv2d(padded, torch.stack([kernel, kernel.T])[:, None])
 
 
-def laplacian(x: Tensor) -> Tensor:
-    """The sum of the four neighbours less four times the pixel, the border repeated: (B,1,H,W) -> (B,1,H,W).
-
-    >>> float(laplacian(torch.eye(3)[None, None])[0, 0, 1, 1])
-    -4.0
-    """
-    kernel = torch.tensor([[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]], dtype=x.dtype, device=x.device)
-    return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), kernel[None, None])
-
-
 def box_mean(x: Tensor, radius: int) -> Tensor:
     """Mean over the pixels at most `radius` away along each axis, those outside the image left out."""
     for size, padding in (((2 * radius + 1, 1), (radius, 0)), ((1, 2 * radius + 1), (0, radius))):

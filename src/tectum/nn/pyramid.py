@@ -2,8 +2,8 @@
 
     g_0 = x,  g_(l+1) = REDUCE g_l,  d_l = g_l - EXPAND g_(l+1)   for l < L;    back: f_l = d_l + EXPAND f_(l+1)
 
-Weights s of two images are blended scale by scale: d_l of the result is s_l d_l(a) + (1 - s_l) d_l(b), where s_l is s
-reduced l times, and g_L likewise. A weight that jumps then makes neither a seam nor a halo.
+Two images are blended scale by scale: of the details d_l each source has the part that it has in their energy squared
+around a pixel, of what is left, g_L, a share that is given, reduced as often. Neither makes a seam or a halo.
 
 References: The Laplacian Pyramid as a Compact Image Code, Burt and Adelson, IEEE Transactions on Communications 1983,
 https://doi.org/10.1109/TCOM.1983.1095851; Exposure Fusion, Mertens, Kautz and Van Reeth, Pacific Graphics 2007
@@ -15,21 +15,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tectum.nn.filters import box_mean
 
-def blend(a: Tensor, b: Tensor, share: Tensor, *, levels: int = 5) -> Tensor:
-    """share of a and 1 - share of b, blended in a pyramid: all (B,1,H,W) in [0,1].
 
-    >>> a, b = torch.rand(2, 1, 1, 5, 7)
-    >>> bool((blend(a, b, torch.full_like(a, 0.25)) - (a + 3 * b) / 4).abs().max() < 1e-6)
-    True
+def blend(a: Tensor, b: Tensor, share: Tensor, *, levels: int = 6) -> Tensor:
+    """The stronger details of both over a mixture of what is left, share of it a's: all (B,1,H,W) in [0,1].
+
+    >>> a, b = torch.full((2, 1, 1, 5, 7), 0.25), torch.full((2, 1, 1, 5, 7), 0.75)
+    >>> round(float(blend(a, b, torch.full_like(a, 0.25)).mean()), 6)
+    0.625
     """
-    (*details_a, a), (*details_b, b) = apart(a, levels), apart(b, levels)
-    share, size = filled(share, levels), share.shape[2:]
+    (*details_a, coarse_a), (*details_b, coarse_b) = apart(a, levels), apart(b, levels)
     details = []
     for of_a, of_b in zip(details_a, details_b, strict=True):
-        details.append(of_b + share * (of_a - of_b))
-        share = reduce(share)
-    return together([*details, b + share * (a - b)], size)
+        energy_a, energy_b = (box_mean(x.square(), 2) + 1e-7 for x in (of_a, of_b))
+        details.append(of_b + energy_a**2 / (energy_a**2 + energy_b**2) * (of_a - of_b))
+    coarse = filled(share, levels)
+    for _ in range(levels):
+        coarse = reduce(coarse)
+    return together([*details, coarse_b + coarse * (coarse_a - coarse_b)], a.shape[2:])
 
 
 def apart(x: Tensor, levels: int) -> list[Tensor]:

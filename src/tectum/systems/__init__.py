@@ -9,7 +9,7 @@ from tectum.systems.tdfusion import TDFusion, TDFusionLoss, learned_loss
 from tectum.systems.tomiff import TOMIFF, TOMIFFLoss
 
 SYSTEMS: dict[str, System] = {
-    "adasffuse": System(fuser=AdaSFFuse, objective=AdaSFFuseLoss),
+    "adasffuse": System(fuser=AdaSFFuse, objective=AdaSFFuseLoss, weights="adasffuse-infrared"),
     "average": System(fuser=Average),
     "laplacian": System(fuser=LaplacianPyramid),
     "maximum": System(fuser=Maximum),

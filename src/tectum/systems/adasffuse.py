@@ -42,7 +42,7 @@ from torch import Tensor, nn
 
 from tectum.kinds import KINDS
 from tectum.losses import gradient_loss, magnitude_loss, ssim_map
-from tectum.nn.filters import box_mean, channels_last, laplacian, sobel
+from tectum.nn.filters import box_mean, channels_last, sobel
 from tectum.nn.pyramid import blend
 from tectum.nn.scan import scan
 from tectum.nn.stripes import row_windows
@@ -295,15 +295,15 @@ class AdaSFFuseLoss(nn.Module):
     | kind | published T, and weights of the SSIMs | repaired |
     |---|---|---|
     | infrared | max(a, b), by mean gradient of the batch | max(a, b), by gradient around each pixel |
-    | exposure | (a + b) / 2, halves: a grey veil | both by exposure and contrast, blended scale by scale |
+    | exposure | (a + b) / 2, halves: a grey veil | both, blended scale by scale |
     | focus | (a + b) / 2, by mean gradient: blurred | the sharper source around each pixel, in all three terms |
     | medical | max(a, b), halves | max(a, b), by gradient around each pixel |
 
     As published |grad| is the sum of the Sobel derivatives' magnitudes (an edge may turn into its inverse), and all
     filters see zeros beyond the border. Repaired, derivatives keep their sign, and the border is repeated or left out.
 
-    The target for two exposures is the exposure fusion of Mertens et al. (`tectum.nn.pyramid`), of luminances and with
-    five levels; where neither source has contrast, exposedness alone decides.
+    The target for two exposures is after the exposure fusion of Mertens et al.: the stronger details of six scales over
+    what is left, which exposedness mixes (`tectum.nn.pyramid`).
 
     Args:
         kind: "infrared", "exposure", "focus" or "medical".
@@ -353,7 +353,7 @@ class AdaSFFuseLoss(nn.Module):
         if self.kind == "focus":
             return b + steeper * (a - b)
         if self.kind == "exposure":
-            good_a, good_b = (exposedness(k) * (laplacian(k).abs() + 0.01) + 1e-5 for k in (a, b))
+            good_a, good_b = exposedness(a), exposedness(b)
             return blend(a, b, good_a / (good_a + good_b))
         return torch.maximum(a, b)
 
