@@ -3,7 +3,7 @@
     TECTUM_DATA=DIR python benchmarks/learned.py scores|systems|maps|ablations|figure [--runs DIR] [--write]
 
 scores      every packaged set of weights on the test pairs of five sets, in TDFusion's convention
-systems     TDFusion, TOMIFF and SFOFusion beside each other on the same sets, by their fixed and their learned weights
+systems     the four systems beside each other on the same sets, by their fixed and their learned weights
 maps        how much of the infrared each learned loss asks for, on things and background of unseen pairs (Fig. 5)
 ablations   the runs DIR/I .. DIR/V of `tectum train RECIPE --ablation I`, beside DIR/full, on the MSRS test pairs
 figure      the weight maps of both losses on synthetic scenes: docs/figures/learned-weights.jpg
@@ -39,6 +39,7 @@ BY_SYSTEM = {
     "TOMIFF, learned": "tomiff-msrs",
     "SFOFusion, fixed": "sfofusion-fixed-msrs",
     "SFOFusion, learned": "sfofusion-msrs",
+    "AdaSFFuse": "adasffuse-infrared",
 }
 PARTS = {"full": "learned", "I": "I: w = 1/2", "II": "II: no gradient term", "III": "III: the task's loss too",
          "IV": "IV: no fusion phase", "V": "V: w_a a + w_b b"}  # fmt: skip
@@ -48,7 +49,7 @@ ALL_SETS = SETS | {"m3fd": None, "llvip": None}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("scores", "systems", "maps", "ablations", "figure"))
-    parser.add_argument("--sets", nargs="*", help="all five, or of `systems` the three that its page has")
+    parser.add_argument("--sets", nargs="*", help="all five without it")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--write", action="store_true", help="put the tables into docs/results.md")
     given = parser.parse_args()
@@ -67,7 +68,7 @@ def main() -> None:
     else:
         rows, mark = (BY_SYSTEM, "systems") if given.what == "systems" else (NAMES, "learned")
         packaged = {title: f"{cards()[name]['system']}@{name}" for title, name in rows.items() if name in cards()}
-        for name in given.sets or (SETS if given.what == "systems" else ALL_SETS):
+        for name in given.sets or ALL_SETS:
             found = scored(name, packaged, mark)
             show(f"{mark} {name}", table(found, PUBLISHED.get((name, "tdfusion"), {})), write=given.write)
 
