@@ -21,7 +21,7 @@ from tectum.nn.filters import box_mean
 def blend(a: Tensor, b: Tensor, share: Tensor, *, levels: int = 6) -> Tensor:
     """The stronger details of both over a mixture of what is left, share of it a's: all (B,1,H,W) in [0,1].
 
-    >>> a, b = torch.full((2, 1, 1, 5, 7), 0.25), torch.full((2, 1, 1, 5, 7), 0.75)
+    >>> a, b = torch.full((1, 1, 5, 7), 0.25), torch.full((1, 1, 5, 7), 0.75)
     >>> round(float(blend(a, b, torch.full_like(a, 0.25)).mean()), 6)
     0.625
     """
@@ -51,7 +51,8 @@ def together(parts: Sequence[Tensor], size: Sequence[int]) -> Tensor:
     *details, x = parts
     for detail in reversed(details):
         x = detail + expand(x)
-    return x[:, :, : size[0], : size[1]].clamp(0, 1)
+    down, right = (fill(side, 2 ** len(details)) for side in size)
+    return F.pad(x, (0, -right, 0, -down)).clamp(0, 1)
 
 
 def filled(x: Tensor, levels: int) -> Tensor:
