@@ -12,7 +12,6 @@ the tables into docs/results.md; --sheet draws a few pairs of one set with every
 import argparse
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +19,13 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from results import put, table
+from results import against, put, table
 from tectum.data.datasets import DATASETS, below, find_pairs
 from tectum.data.folders import split_names
-from tectum.engine.evaluate import Evaluation, Evaluator
-from tectum.engine.summary import summarise
+from tectum.engine.evaluate import Evaluator
 from tectum.inference.folders import Matches, PairFiles
+from tectum.inference.image import picture_from_array, read_image
 from tectum.kinds import KINDS
-from tectum.weights import cards
 
 Picture = npt.NDArray[Any]
 
@@ -92,14 +90,10 @@ def main() -> None:
                 parser.error(f"{name} has no pair {lost[0]}")
             draw(evaluator, given.names or evenly(list(pairs)), given.sheet)
             continue
-        found = evaluator.run()
-        others = [method for method in found.scores.methods if method != "AdaSFFuse"]
-        found = replace(
-            found, summary=summarise(found.scores, higher_is_better=found.higher_is_better, baselines=others)
-        )
+        found = against("AdaSFFuse", evaluator.run())
         text = table(found, {})
         if name == "mf_voc":
-            text += f"\n\nPSNR of the picture that is all in focus, dB: {truth(evaluator, found)}."
+            text += f"\n\nPSNR of the picture that is all in focus, dB: {truth(evaluator, pairs)}."
         print(f"\n## {name}, {len(found.scores.images)} pairs\n\n{text}", flush=True)
         if given.write:
             put("results.md", f"kind {name}", text)
@@ -115,10 +109,7 @@ def opened(name: str, weights: Path | None = None) -> tuple[Evaluator, dict[str,
     names = split_names("mefb-30") if name == "mefb" else names
     pairs = {stem: PairFiles(stem, images.visible[stem], images.infrared[stem]) for stem in names}
     out = Path("out") / "kinds" / name
-    methods: dict[str, Any] = {}
-    packaged = f"adasffuse-{kind.name}"
-    if weights is not None or packaged in cards():
-        methods["AdaSFFuse"] = f"adasffuse@{weights or packaged}"
+    methods: dict[str, Any] = {"AdaSFFuse": f"adasffuse@{weights or kind.weights}"}
     for title, make in REFERENCES[kind.name].items():
         methods[title] = made(make, pairs, out / "references" / title.split()[-1].lower())
     matches = Matches(tuple(pairs.values()), {}, {}, dict.fromkeys(kind.roles, images.home))
@@ -145,23 +136,15 @@ def colour(path: Path) -> Picture:
     return found
 
 
-def truth(evaluator: Evaluator, found: Evaluation) -> str:
+def truth(evaluator: Evaluator, pairs: dict[str, PairFiles]) -> str:
     """Mean PSNR of the luminance against gt/NAME beside the sources, by method."""
-    values = {}
-    for method in found.scores.methods:
-        each = []
-        for image in found.scores.images:
-            pair = next(pair for pair in evaluator.pairs if pair.name == image)
-            wanted = next((pair.visible.parents[1] / "gt").glob(f"{image}.*"))
-            x, y = grey(evaluator.picture(image, method)), grey(colour(wanted)[..., ::-1])
-            each.append(10 * np.log10(255**2 / np.mean((x - y) ** 2)))
-        values[method] = float(np.mean(each))
-    return ", ".join(f"{method} {value:.2f}" for method, value in values.items())
-
-
-def grey(x: Picture) -> Picture:
-    """BT.601 luminance of RGB levels."""
-    return x.astype(np.float64) if x.ndim == 2 else x.astype(np.float64) @ [0.299, 0.587, 0.114]
+    values: dict[str, list[float]] = {}
+    for image, pair in pairs.items():
+        wanted = read_image(next((pair.visible.parents[1] / "gt").glob(f"{image}.*"))).y.double()
+        for method in (*(each.name for each in evaluator.methods), *evaluator.kind.roles):
+            found = picture_from_array(evaluator.picture(image, method)).y.double()
+            values.setdefault(method, []).append(-10 * float((found - wanted).square().mean().log10()))
+    return ", ".join(f"{method} {np.mean(each):.2f}" for method, each in values.items())
 
 
 def evenly(names: Sequence[str], count: int = 3) -> list[str]:

@@ -113,8 +113,12 @@ def gamed(name: str) -> Evaluation:
     visible, infrared = find_set(name, os.environ["TECTUM_DATA"])
     methods: dict[str, Any] = {"tdfusion": "tdfusion", **{trick: Trick(make) for trick, make in TRICKS.items()}}
     out, names = Path("out") / "results" / name / "tectum", split_names("msrs-test")
-    found = Evaluator(methods, visible, infrared, out=out, metrics=GAMED, names=names).run()
-    others = [method for method in found.scores.methods if method != "tdfusion"]
+    return against("tdfusion", Evaluator(methods, visible, infrared, out=out, metrics=GAMED, names=names).run())
+
+
+def against(ours: str, found: Evaluation) -> Evaluation:
+    """The same with every other method as a baseline, marked where it wins."""
+    others = [method for method in found.scores.methods if method != ours]
     return replace(found, summary=summarise(found.scores, higher_is_better=found.higher_is_better, baselines=others))
 
 

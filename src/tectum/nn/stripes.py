@@ -6,6 +6,11 @@ import torch
 from torch import Tensor
 
 
+def in_stripes(x: Tensor) -> bool:
+    """Whether stripes pay: on a CPU, without derivatives, and not in an exported graph."""
+    return x.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+
+
 def row_windows(x: Tensor, *, rows: Callable[[], int], halo: int) -> Iterator[tuple[slice, slice]]:
     """Rows to work at a time, halo included, and which of them count: all, unless on a CPU and without derivatives.
 
@@ -15,7 +20,7 @@ def row_windows(x: Tensor, *, rows: Callable[[], int], halo: int) -> Iterator[tu
     ...     [(i.start, i.stop, j.start, j.stop) for i, j in row_windows(torch.zeros(5, 1), rows=lambda: 3, halo=1)]
     [(0, 4, 0, 3), (2, 5, 1, 3)]
     """
-    if torch.compiler.is_compiling() or torch.is_grad_enabled() or x.device.type != "cpu":
+    if not in_stripes(x):
         yield slice(None), slice(None)
         return
     height, step = x.shape[-2], rows()

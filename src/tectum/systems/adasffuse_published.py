@@ -37,6 +37,7 @@ from torch import Tensor, nn
 
 from tectum.nn.filters import channels_last
 from tectum.nn.scan import scan, scan_from
+from tectum.nn.stripes import in_stripes
 from tectum.nn.wavelet import LearnedWavelet
 
 HEAD, STATES = 64, 64
@@ -83,9 +84,9 @@ class PublishedAdaSFFuse(nn.Module):
 def through(blocks: nn.ModuleList, x: Tensor) -> Tensor:
     """(B,C,h,w), which is overwritten where nothing is learned, through blocks, which see (B,h,w,C)."""
     x = x.permute(0, 2, 3, 1).contiguous()
-    learned = x.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling()
+    striped = in_stripes(x)
     for block in blocks:
-        x = block(x) if learned else block.in_stripes(x)  # type: ignore[operator]
+        x = block.in_stripes(x) if striped else block(x)  # type: ignore[operator]
     return x.permute(0, 3, 1, 2)
 
 
