@@ -1,5 +1,6 @@
 """Two processes find what one finds, on the same batches; started by torchrun, and by `--devices 2`."""
 
+import atexit
 import json
 import os
 import subprocess
@@ -73,6 +74,7 @@ def test_two_processes_find_what_one_finds(tmp_path: Path) -> None:
     trained(tmp_path / "one", Ranks())
     start("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", __file__, str(tmp_path / "two"))
     one, two = (torch.load(tmp_path / name / "last.pt", weights_only=True) for name in ("one", "two"))
+    assert (tmp_path / "two" / "ended").read_text() == "True", "threads of the group outlive Python: exit may abort"
     assert [one["state"][name] for name in ("first", "meta", "step")] == [2, 4, 6]
     assert [two["state"][name] for name in ("first", "meta", "step")] == [2, 4, 6]
     for name in (*FILES, "average"):
@@ -158,5 +160,11 @@ def test_devices_that_cannot_be(given: dict[str, object], sentence: str) -> None
         Ranks(**given)  # type: ignore[arg-type]
 
 
+def ended(run: Path) -> None:
+    """The last word of a process: whether its group is gone."""
+    (run / "ended").write_text(str(not torch.distributed.is_initialized()))
+
+
 if __name__ == "__main__":
+    atexit.register(ended, Path(sys.argv[1]))
     trained(Path(sys.argv[1]), Ranks(2), Tradeoff() if "balance" in sys.argv else None)

@@ -9,12 +9,14 @@ whose statistics are those of each process's part, and dropout, whose draws diff
 Gradients are averaged by hand, because `torch.autograd.grad` and forward mode bypass a wrapper's synchronisation.
 """
 
+import atexit
 import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 PRECISIONS = ("32-true", "bf16-mixed")
@@ -61,6 +63,7 @@ class Ranks:
                 precision=precision,  # type: ignore[arg-type]
             )
             fabric.launch()
+            atexit.register(end_group)
             self.fabric, self.world, self.rank = fabric, fabric.world_size, fabric.global_rank
 
     @property
@@ -126,3 +129,9 @@ class Ranks:
     def autocast(self) -> AbstractContextManager[Any]:
         """The precision of forward passes."""
         return nullcontext() if self.fabric is None else self.fabric.autocast()
+
+
+def end_group() -> None:
+    """Join the group's threads while Python still runs: one that frees a tensor later aborts the whole process."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
