@@ -12,7 +12,7 @@ from torch.autograd import forward_ad
 from torch.func import jvp
 
 from tectum.nn import scan as module
-from tectum.nn.scan import scan, scan_from
+from tectum.nn.scan import Room, scan, scan_from
 
 
 def recurrence(x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor | None = None) -> Tensor:
@@ -82,6 +82,27 @@ def test_a_sequence_may_come_in_parts() -> None:
     torch.testing.assert_close(torch.cat(found, 1), recurrence(x, dt, a, b, c, d), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.usefixtures("learned_nothing")
+def test_a_room_changes_nothing_but_where_numbers_lie() -> None:
+    """Parts of several sizes and dtypes in one room, and a result from outside it that stays."""
+    room = Room()
+    for length in (64, 90, 7, 64):
+        for dtype in (torch.float64, torch.float32):
+            tensors = [z.to(dtype) for z in case(length)]
+            expected, state = scan_from(None, *tensors)
+            found, other = scan_from(None, *tensors, room=room)
+            assert torch.equal(found, expected) and torch.equal(other, state)
+            assert scan_from(None, *tensors, room=room)[0].data_ptr() == found.data_ptr()
+            assert torch.equal(other, state), "the state is the caller's"
+
+
+@pytest.mark.usefixtures("learned_nothing")
+def test_nothing_to_scan() -> None:
+    x, dt, a, b, c, d = case(4)
+    y, state = scan_from(None, x[:, :0], dt[:, :0], a, b[:, :0], c[:, :0], d)
+    assert y.shape == (2, 0, 3, 4) and state.shape == (2, 3, 5, 4) and not state.any()
+
+
 def test_a_chunk_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="chunk must be at least 1, got 0"):
         scan(*case(4), chunk=0)
@@ -126,13 +147,13 @@ def test_goes_through_export_with_any_length() -> None:
 @pytest.mark.usefixtures("learned_nothing")
 def test_only_so_many_tokens_are_taken_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Temporaries do not grow with the length."""
-    seen, original = [], module.chunks
+    seen, original = [], module.write
 
-    def watched(state: Any, x: Tensor, *others: Any) -> Any:
-        seen.append(x.shape[1] * len(x))
-        return original(state, x, *others)
+    def watched(y: Tensor, *others: Any) -> Any:
+        seen.append(y.shape[1] * len(y))
+        return original(y, *others)
 
-    monkeypatch.setattr(module, "chunks", watched)
+    monkeypatch.setattr(module, "write", watched)
     scan(*case(9000, heads=1, width=1, states=1))
     assert max(seen) <= module.TOKENS_AT_ONCE and sum(seen) == 2 * 9000
 

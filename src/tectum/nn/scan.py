@@ -78,8 +78,11 @@ def scan_from(
     d: Tensor | None = None,
     *,
     chunk: int = CHUNK,
+    room: "Room | None" = None,
 ) -> tuple[Tensor, Tensor]:
     """As `scan`, from a state (B,H,N,P) (None is zero) that an earlier part of the sequence has left: y and the next.
+
+    Where nothing is learned and a room is given, y lies in it, until the next call overwrites it.
 
     >>> x, dt, b = torch.rand(1, 6, 2, 3), torch.rand(1, 6, 2), torch.rand(1, 6, 4)
     >>> first, state = scan_from(None, x[:, :4], dt[:, :4], -dt[0, 0], b[:, :4], b[:, :4])
@@ -91,15 +94,88 @@ def scan_from(
         raise ValueError(f"chunk must be at least 1, got {chunk}")
     if torch.compiler.is_compiling() or torch.is_grad_enabled() or forward_mode(x, dt, a, b, c):
         return chunks(state, x, dt, a, b, c, d, chunk)
+    room = Room() if room is None else room
+    y, at, length = room("y", x, *x.shape), 0, x.shape[1]
     step = max(1, TOKENS_AT_ONCE // (chunk * x.shape[0])) * chunk
-    if x.shape[1] <= step:
-        return chunks(state, x, dt, a, b, c, d, chunk)
-    y = torch.empty_like(x)
-    for start in range(0, x.shape[1], step):
-        part = slice(start, start + step)
-        y[:, part], state = chunks(state, x[:, part], dt[:, part], a, b[:, part], c[:, part], d, chunk)
-    assert state is not None
+    while at < length:
+        size = min(chunk, length - at)
+        end = at + min(step, (length - at) // size * size)
+        part = slice(at, end)
+        state = write(y[:, part], state, x[:, part], dt[:, part], a, b[:, part], c[:, part], d, size, room)
+        at = end
+    if state is None:
+        state = x.new_zeros(len(x), x.shape[2], b.shape[2], x.shape[3])
     return y, state
+
+
+class Room:
+    """Memory for temporaries by name, which is not given back: its pages need not be found and cleared again."""
+
+    def __init__(self) -> None:
+        self.held: dict[str, Tensor] = {}
+
+    def __call__(self, name: str, like: Tensor, *shape: int) -> Tensor:
+        """A tensor of this shape, of the dtype of another; whatever had the name before is overwritten."""
+        found = self.held.get(name)
+        if found is None or found.shape != shape or found.dtype != like.dtype:
+            found = self.held[name] = like.new_empty(shape)
+        return found
+
+
+def write(
+    y: Tensor,
+    state: Tensor | None,
+    x: Tensor,
+    dt: Tensor,
+    a: Tensor,
+    b: Tensor,
+    c: Tensor,
+    d: Tensor | None,
+    chunk: int,
+    room: Room,
+) -> Tensor:
+    """The equations above into y, without derivatives, for whole chunks; the state after them.
+
+    Two products make y at once, as [exp(s_i - s_j) (C_i . B_j) | exp(s_i) C_i] times [dt_j x_j ; H].
+    """
+    (batch, length, heads, width), states = x.shape, b.shape[2]
+    n, wide = length // chunk, torch.promote_types(x.dtype, torch.float32)
+    x, dt, b, c, y = (z.unflatten(1, (n, chunk)) for z in (x, dt, b, c, y))  # (B,n,Q,..)
+    s = (dt.to(wide) * a).transpose(2, 3).cumsum(3)  # (B,n,H,Q)
+    last = s[..., -1:]
+    told = room("told", x, batch, n, heads, chunk + states, width)
+    written, before = told[:, :, :, :chunk], told[:, :, :, chunk:].unbind(1)
+    torch.mul(x.transpose(2, 3), dt.transpose(2, 3)[..., None], out=written)
+
+    reaching = torch.mul(
+        b[:, :, None], (last - s).exp()[..., None], out=room("reaching", x, batch, n, heads, chunk, states)
+    )
+    kept = room("kept", x, batch, n, heads, states, width)
+    torch.bmm(flat(reaching).mT, flat(told)[:, :chunk], out=flat(kept))
+    after = x.new_empty(batch, heads, states, width)
+    before[0].zero_() if state is None else before[0].copy_(state)
+    for now, decay, new, then in zip(
+        before, last.exp().to(x.dtype)[..., None].unbind(1), kept.unbind(1), (*before[1:], after), strict=True
+    ):
+        torch.addcmul(new, decay, now, out=then)
+
+    read = room("read", x, batch, n, heads, chunk, chunk + states)
+    near, far = read.split([chunk, states], dim=-1)
+    later = torch.full((chunk, chunk), -torch.inf, dtype=wide, device=x.device).triu(1)
+    decay = torch.sub(s[..., None], s[..., None, :], out=room("decay", s, batch, n, heads, chunk, chunk))
+    decay += later  # before exp: no infinity times 0
+    torch.mul((c @ b.mT)[:, :, None], decay.exp_(), out=near)
+    torch.mul(c[:, :, None], s.exp()[..., None], out=far)
+    found = room("found", x, batch, n, heads, chunk, width)
+    torch.bmm(flat(read), flat(told), out=flat(found))
+    found = found.transpose(2, 3)
+    y.copy_(found) if d is None else torch.addcmul(found, d[:, None], x, out=y)
+    return after
+
+
+def flat(x: Tensor) -> Tensor:
+    """(B,n,H,..) of one block of memory -> (B n H,..)."""
+    return x.flatten(0, 2)
 
 
 def chunks(

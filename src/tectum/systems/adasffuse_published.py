@@ -36,14 +36,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tectum.nn.filters import channels_last
-from tectum.nn.scan import scan, scan_from
+from tectum.nn.scan import Room, scan, scan_from
 from tectum.nn.stripes import in_stripes
 from tectum.nn.wavelet import LearnedWavelet
 
 HEAD, STATES = 64, 64
 STRIPE_NUMBERS = 2**17
 """Tokens times channels in a stripe: its temporaries, a few MB, stay in the cache."""
-CHANNELS = 16
+CHANNELS = 8
 """Transformed at once."""
 
 
@@ -84,9 +84,9 @@ class PublishedAdaSFFuse(nn.Module):
 def through(blocks: nn.ModuleList, x: Tensor) -> Tensor:
     """(B,C,h,w), which is overwritten where nothing is learned, through blocks, which see (B,h,w,C)."""
     x = x.permute(0, 2, 3, 1).contiguous()
-    striped = in_stripes(x)
+    striped, room = in_stripes(x), Room()
     for block in blocks:
-        x = block.in_stripes(x) if striped else block(x)  # type: ignore[operator]
+        x = block.in_stripes(x, room) if striped else block(x)  # type: ignore[operator]
     return x.permute(0, 3, 1, 2)
 
 
@@ -102,7 +102,7 @@ class Block(nn.Module):
         u, mixer = self.norm1(x), self.mixer
         v, z, dt = mixer.project(u)
         filtered = F.linear(hilbert(u), mixer.split()[0]) * mixer.gain[:, 1]
-        x = x + mixer.mix(F.pad(v, (0, 0, 0, 0, 1, 1)), filtered, z, dt, None)[0]
+        x = x + mixer.mix(v, filtered, z, dt)
         return x + self.mlp(x)
 
     def mlp(self, x: Tensor) -> Tensor:
@@ -110,38 +110,61 @@ class Block(nn.Module):
         out: Tensor = self.fc2(self.dropout(F.silu(gate) * y))
         return out
 
-    def in_stripes(self, x: Tensor) -> Tensor:
-        """The same in place. The convolution needs a row from below a stripe, not yet changed, and one from above."""
-        batch, height, width, channels = x.shape
-        rows, mixer, state = max(1, STRIPE_NUMBERS // (width * batch * channels)), self.mixer, None
-        tokens = self.hilbert(x, rows)
-        weight = mixer.split()[0]
-        gained = (weight * mixer.gain[:, 1:]).T
-        edge = x.new_zeros(batch, 1, width, len(weight))
-        known = torch.cat([edge, F.linear(self.norm1(x[:, :1]), weight)], 1)
-        for top in range(0, height, rows):
-            end = min(top + rows, height)
-            stripe = x[:, top:end]
-            below = F.linear(self.norm1(x[:, top + 1 : end + 1]), weight)
-            v = torch.cat([known, below] if end < height else [known, below, edge], 1)
-            known = v[:, -2:]
-            _, z, dt = mixer.project(self.norm1(stripe), seen=False)
-            filtered = tokens[:, :, top * width : end * width].transpose(1, 2) @ gained
-            y, state = mixer.mix(v, filtered.unflatten(1, (end - top, width)), z, dt, state)
-            stripe += y
-            stripe += self.mlp(stripe)
+    def in_stripes(self, x: Tensor, room: Room) -> Tensor:
+        """The same in place, image by image."""
+        for image in x:
+            self.one_in_stripes(image, room)
         return x
 
-    def hilbert(self, x: Tensor, rows: int) -> Tensor:
-        """hilbert(norm1(x)) as (B,D,h w), in stripes and then in groups of channels: one copy of x is held."""
-        batch, height, width, channels = x.shape
-        out = x.new_empty(batch, channels, height * width)
+    def one_in_stripes(self, x: Tensor, room: Room) -> None:
+        """(h,w,D) in place. The convolution needs a row from above a stripe and one from below."""
+        height, width, channels = x.shape
+        rows, mixer, state = max(1, STRIPE_NUMBERS // (width * channels)), self.mixer, None
+        u, turned = self.normed(x, rows, room)
+        w_v, w_z, w_dt = mixer.split()
+        gained, taps, bias = (
+            (w_v * -mixer.gain[:, 1:]).T,
+            mixer.local.weight.flatten(1).T.contiguous(),
+            mixer.local.bias,
+        )
+        v = room("v", x, rows + 2, width, len(w_v))
+        v[0] = 0
+        torch.mm(u[:width], w_v.T, out=v[1])
         for top in range(0, height, rows):
-            u = self.norm1(x[:, top : top + rows]).flatten(1, 2)
-            out[:, :, top * width : top * width + u.shape[1]] = u.transpose(1, 2)
-        for start in range(0, channels, CHANNELS):
-            out[:, start : start + CHANNELS] = hilbert_along(out[:, start : start + CHANNELS])
-        return out
+            end = min(top + rows, height)
+            n, below = end - top, min(end + 1, height) - top - 1  # rows of the stripe, and of those below its first
+            now = slice(top * width, end * width)
+            torch.mm(u[now.start + width : now.stop + width], w_v.T, out=v[2 : below + 2].flatten(0, 1))
+            v[below + 2 : n + 2] = 0
+            z = torch.mm(u[now], w_z.T, out=room("z", x, n * width, mixer.inner))
+            dt = F.softplus(F.linear(u[now], w_dt) + mixer.dt_bias)
+            near = F.silu(local(v[: n + 2], taps, bias, room), inplace=True).flatten(0, 1)
+            near.addcmul_(mixer.gain[:, 0], v[1 : n + 1].flatten(0, 1))
+            near.addmm_(turned[:, now].T.to(x.dtype), gained)
+            v[0], v[1] = v[n], v[n + 1]
+            seen, b, c = near.split([mixer.inner, STATES, STATES], dim=1)
+            seen, a = seen.unflatten(1, (mixer.heads, HEAD)), -mixer.a_log.exp()
+            y, state = scan_from(state, seen[None], dt[None], a, b[None], c[None], mixer.past, room=room)
+            stripe = x[top:end].flatten(0, 1)
+            stripe.addmm_(mixer.norm(y[0].flatten(1)).mul_(z), mixer.project_out.weight.T)
+            h = room("h", x, n * width, 4 * channels)
+            torch.addmm(self.fc1.bias, self.norm2(stripe), self.fc1.weight.T, out=h)
+            gate, y = h.chunk(2, dim=1)
+            y = torch.mul(F.silu(gate, inplace=True), y, out=room("g", x, n * width, 2 * channels))
+            stripe.addmm_(y, self.fc2.weight.T).add_(self.fc2.bias)
+
+    def normed(self, x: Tensor, rows: int, room: Room) -> tuple[Tensor, Tensor]:
+        """norm1 of (h,w,D) as (h w,D), and its Hilbert transform as (D,h w), worked in groups of channels."""
+        height, width, channels = x.shape
+        wide = torch.empty((), dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
+        u, turned = room("u", x, height * width, channels), room("turned", wide, channels, height * width)
+        for now, stripe in zip(u.split(rows * width), x.flatten(0, 1).split(rows * width), strict=True):
+            now.copy_(self.norm1(stripe))
+        for start in range(0, len(u), rows * width):
+            turned[:, start : start + rows * width] = u[start : start + rows * width].T
+        for some in turned.split(CHANNELS):
+            hilbert_in_place(some)
+        return u, turned
 
 
 class Mixer(nn.Module):
@@ -166,25 +189,33 @@ class Mixer(nn.Module):
         z, v, dt = self.project_in.weight.split([self.inner, self.seen, self.heads])
         return v, z, dt
 
-    def project(self, u: Tensor, *, seen: bool = True) -> tuple[Tensor, Tensor, Tensor]:
-        """v (empty if it is not `seen`), z and dt of tokens (B,h,w,D)."""
+    def project(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """v, z and dt of tokens (B,h,w,D)."""
         v, z, dt = self.split()
-        return F.linear(u, v if seen else v[:0]), F.linear(u, z), F.softplus(F.linear(u, dt) + self.dt_bias)
+        return F.linear(u, v), F.linear(u, z), F.softplus(F.linear(u, dt) + self.dt_bias)
 
-    def mix(self, v: Tensor, filtered: Tensor, z: Tensor, dt: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Of rows (B,h,w,..), v with one more above and below, filtered with its gain; from a state, to the next."""
+    def mix(self, v: Tensor, filtered: Tensor, z: Tensor, dt: Tensor) -> Tensor:
+        """Of all rows (B,h,w,..), `filtered` with its gain."""
         height, width = z.shape[1:3]
-        near = F.conv2d(v.permute(0, 3, 1, 2), self.local.weight, self.local.bias, padding=(0, 1), groups=self.seen)
-        near = F.silu(near.permute(0, 2, 3, 1))
-        v = torch.addcmul(near, self.gain[:, 0], v[:, 1:-1]) - filtered
+        near = F.silu(self.local(v.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+        v = torch.addcmul(near, self.gain[:, 0], v) - filtered
         x, b, c = v.flatten(1, 2).split([self.inner, STATES, STATES], dim=-1)
-        x, dt, a = x.unflatten(2, (self.heads, HEAD)), dt.flatten(1, 2), -self.a_log.exp()
-        if x.is_cuda and state is None:
-            y, state = scan(x, dt, a, b, c, self.past), b
-        else:
-            y, state = scan_from(state, x, dt, a, b, c, self.past)
-        y = self.norm(y.flatten(2)).unflatten(1, (height, width)) * z
-        return self.project_out(y), state
+        x, dt = x.unflatten(2, (self.heads, HEAD)), dt.flatten(1, 2)
+        y = scan(x, dt, -self.a_log.exp(), b, c, self.past).flatten(2)
+        out: Tensor = self.project_out(self.norm(y).unflatten(1, (height, width)) * z)
+        return out
+
+
+def local(v: Tensor, taps: Tensor, bias: Tensor | None, room: Room) -> Tensor:
+    """The depthwise convolution of rows (h+2,w,C), one more above and below, with taps (9,C)."""
+    rows, width, channels = v.shape
+    out = room("local", v, rows - 2, width, channels)
+    assert bias is not None
+    torch.addcmul(bias, taps[4], v[1:-1], out=out)
+    for k in (0, 1, 2, 3, 5, 6, 7, 8):
+        y, x = k // 3, k % 3 - 1
+        out[:, max(0, -x) : width - max(0, x)].addcmul_(taps[k], v[y : y + rows - 2, max(0, x) : width - max(0, -x)])
+    return out
 
 
 def hilbert(u: Tensor) -> Tensor:
@@ -201,6 +232,17 @@ def hilbert_along(x: Tensor) -> Tensor:
     """The Hilbert transform along the last axis, float32 or better."""
     length = x.shape[-1]
     z = torch.fft.rfft(x.to(torch.promote_types(x.dtype, torch.float32)))
-    frequency = torch.arange(z.shape[-1], device=x.device)
-    turns = (frequency > 0) & (2 * frequency < length)  # neither the mean nor the fastest wave can be turned
-    return torch.fft.irfft(torch.complex(z.imag * turns, -z.real * turns), n=length)
+    turned = turns(length, z.device)
+    return torch.fft.irfft(torch.complex(z.imag * turned, -z.real * turned), n=length)
+
+
+def hilbert_in_place(x: Tensor) -> None:
+    """The same of (channels, length), without derivatives."""
+    turned = -1j * turns(x.shape[1], x.device).to(x.dtype)
+    torch.fft.irfft(torch.fft.rfft(x).mul_(turned), n=x.shape[1], out=x)
+
+
+def turns(length: int, device: torch.device) -> Tensor:
+    """Which frequencies of a real signal are turned: neither the mean nor the fastest wave can be."""
+    frequency = torch.arange(length // 2 + 1, device=device)
+    return (frequency > 0) & (2 * frequency < length)
