@@ -149,9 +149,9 @@ def test_only_so_many_tokens_are_taken_at_once(monkeypatch: pytest.MonkeyPatch) 
     """Temporaries do not grow with the length."""
     seen, original = [], module.write
 
-    def watched(y: Tensor, *others: Any) -> Any:
-        seen.append(y.shape[1] * len(y))
-        return original(y, *others)
+    def watched(sequences: list[Tensor], *others: Any) -> Any:
+        seen.append(sequences[0].shape[1] * len(sequences[0]))
+        return original(sequences, *others)
 
     monkeypatch.setattr(module, "write", watched)
     scan(*case(9000, heads=1, width=1, states=1))

@@ -22,7 +22,7 @@ Dao and Gu, ICML 2024, https://arxiv.org/abs/2405.21060
 
 import functools
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -100,8 +100,7 @@ def scan_from(
     while at < length:
         size = min(chunk, length - at)
         end = at + min(step, (length - at) // size * size)
-        part = slice(at, end)
-        state = write(y[:, part], state, x[:, part], dt[:, part], a, b[:, part], c[:, part], d, size, room)
+        state = write([z[:, at:end] for z in (y, x, dt, b, c)], a, d, state, size, room)
         at = end
     if state is None:
         state = x.new_zeros(len(x), x.shape[2], b.shape[2], x.shape[3])
@@ -114,34 +113,24 @@ class Room:
     def __init__(self) -> None:
         self.held: dict[str, Tensor] = {}
 
-    def __call__(self, name: str, like: Tensor, *shape: int) -> Tensor:
-        """A tensor of this shape, of the dtype of another; whatever had the name before is overwritten."""
-        found = self.held.get(name)
-        if found is None or found.shape != shape or found.dtype != like.dtype:
-            found = self.held[name] = like.new_empty(shape)
+    def __call__(self, name: str, like: Tensor, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+        """A tensor of this shape beside another, of its dtype or this; what had the name before is overwritten."""
+        found, dtype = self.held.get(name), dtype or like.dtype
+        if found is None or found.shape != shape or found.dtype != dtype:
+            found = self.held[name] = like.new_empty(shape, dtype=dtype)
         return found
 
 
 def write(
-    y: Tensor,
-    state: Tensor | None,
-    x: Tensor,
-    dt: Tensor,
-    a: Tensor,
-    b: Tensor,
-    c: Tensor,
-    d: Tensor | None,
-    chunk: int,
-    room: Room,
+    sequences: Sequence[Tensor], a: Tensor, d: Tensor | None, state: Tensor | None, chunk: int, room: Room
 ) -> Tensor:
-    """The equations above into y, without derivatives, for whole chunks; the state after them.
+    """The equations above into y, the first of y, x, dt, b, c, without derivatives; the state after whole chunks.
 
     Two products make y at once, as [exp(s_i - s_j) (C_i . B_j) | exp(s_i) C_i] times [dt_j x_j ; H].
     """
-    (batch, length, heads, width), states = x.shape, b.shape[2]
-    n, wide = length // chunk, torch.promote_types(x.dtype, torch.float32)
-    x, dt, b, c, y = (z.unflatten(1, (n, chunk)) for z in (x, dt, b, c, y))  # (B,n,Q,..)
-    s = (dt.to(wide) * a).transpose(2, 3).cumsum(3)  # (B,n,H,Q)
+    y, x, dt, b, c = (z.unflatten(1, (-1, chunk)) for z in sequences)  # (B,n,Q,..)
+    (batch, n, _, heads, width), states = x.shape, b.shape[3]
+    s = (dt.to(torch.promote_types(x.dtype, torch.float32)) * a).transpose(2, 3).cumsum(3)  # (B,n,H,Q)
     last = s[..., -1:]
     told = room("told", x, batch, n, heads, chunk + states, width)
     written, before = told[:, :, :, :chunk], told[:, :, :, chunk:].unbind(1)
@@ -161,10 +150,8 @@ def write(
 
     read = room("read", x, batch, n, heads, chunk, chunk + states)
     near, far = read.split([chunk, states], dim=-1)
-    later = torch.full((chunk, chunk), -torch.inf, dtype=wide, device=x.device).triu(1)
     decay = torch.sub(s[..., None], s[..., None, :], out=room("decay", s, batch, n, heads, chunk, chunk))
-    decay += later  # before exp: no infinity times 0
-    torch.mul((c @ b.mT)[:, :, None], decay.exp_(), out=near)
+    torch.mul((c @ b.mT)[:, :, None], decay.add_(later(s)).exp_(), out=near)
     torch.mul(c[:, :, None], s.exp()[..., None], out=far)
     found = room("found", x, batch, n, heads, chunk, width)
     torch.bmm(flat(read), flat(told), out=flat(found))
@@ -210,10 +197,14 @@ def cut(x: Tensor, axis: int, size: int) -> Tensor:
 
 def within(s: Tensor, b: Tensor, c: Tensor, written: Tensor) -> Tensor:
     """What tokens of one chunk tell each other, (..,Q,P); s is (..,Q), b and c (..,Q,N), written (..,Q,P)."""
-    size = s.shape[-1]
-    later = torch.full((size, size), -torch.inf, dtype=s.dtype, device=s.device).triu(1)
-    decay = (s[..., None] - s[..., None, :] + later).exp()  # before exp: no infinity times 0
+    decay = (s[..., None] - s[..., None, :] + later(s)).exp()
     return (decay.to(b.dtype) * (c @ b.transpose(-1, -2))) @ written
+
+
+def later(s: Tensor) -> Tensor:
+    """(Q,Q), -infinity for tokens that are yet to come: to be added before exp, so that no infinity meets 0."""
+    size = s.shape[-1]
+    return torch.full((size, size), -torch.inf, dtype=s.dtype, device=s.device).triu(1)
 
 
 def carry(log: Tensor, kept: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:

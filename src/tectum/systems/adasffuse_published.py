@@ -121,12 +121,8 @@ class Block(nn.Module):
         height, width, channels = x.shape
         rows, mixer, state = max(1, STRIPE_NUMBERS // (width * channels)), self.mixer, None
         u, turned = self.normed(x, rows, room)
-        w_v, w_z, w_dt = mixer.split()
-        gained, taps, bias = (
-            (w_v * -mixer.gain[:, 1:]).T,
-            mixer.local.weight.flatten(1).T.contiguous(),
-            mixer.local.bias,
-        )
+        w_v, w_z, _ = mixer.split()
+        gained, taps = (w_v * -mixer.gain[:, 1:]).T, mixer.local.weight.flatten(1).T.contiguous()
         v = room("v", x, rows + 2, width, len(w_v))
         v[0] = 0
         torch.mm(u[:width], w_v.T, out=v[1])
@@ -137,14 +133,11 @@ class Block(nn.Module):
             torch.mm(u[now.start + width : now.stop + width], w_v.T, out=v[2 : below + 2].flatten(0, 1))
             v[below + 2 : n + 2] = 0
             z = torch.mm(u[now], w_z.T, out=room("z", x, n * width, mixer.inner))
-            dt = F.softplus(F.linear(u[now], w_dt) + mixer.dt_bias)
-            near = F.silu(local(v[: n + 2], taps, bias, room), inplace=True).flatten(0, 1)
+            near = F.silu(local(v[: n + 2], taps, mixer.local.bias, room), inplace=True).flatten(0, 1)
             near.addcmul_(mixer.gain[:, 0], v[1 : n + 1].flatten(0, 1))
             near.addmm_(turned[:, now].T.to(x.dtype), gained)
             v[0], v[1] = v[n], v[n + 1]
-            seen, b, c = near.split([mixer.inner, STATES, STATES], dim=1)
-            seen, a = seen.unflatten(1, (mixer.heads, HEAD)), -mixer.a_log.exp()
-            y, state = scan_from(state, seen[None], dt[None], a, b[None], c[None], mixer.past, room=room)
+            y, state = scan_from(state, *mixer.scanned(near[None], mixer.pace(u[now])[None]), room=room)
             stripe = x[top:end].flatten(0, 1)
             stripe.addmm_(mixer.norm(y[0].flatten(1)).mul_(z), mixer.project_out.weight.T)
             h = room("h", x, n * width, 4 * channels)
@@ -154,16 +147,16 @@ class Block(nn.Module):
             stripe.addmm_(y, self.fc2.weight.T).add_(self.fc2.bias)
 
     def normed(self, x: Tensor, rows: int, room: Room) -> tuple[Tensor, Tensor]:
-        """norm1 of (h,w,D) as (h w,D), and its Hilbert transform as (D,h w), worked in groups of channels."""
+        """norm1 of (h,w,D) as (h w,D), and its Hilbert transform as (D,h w)."""
         height, width, channels = x.shape
-        wide = torch.empty((), dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
-        u, turned = room("u", x, height * width, channels), room("turned", wide, channels, height * width)
-        for now, stripe in zip(u.split(rows * width), x.flatten(0, 1).split(rows * width), strict=True):
-            now.copy_(self.norm1(stripe))
-        for start in range(0, len(u), rows * width):
-            turned[:, start : start + rows * width] = u[start : start + rows * width].T
-        for some in turned.split(CHANNELS):
-            hilbert_in_place(some)
+        wide, step = torch.promote_types(x.dtype, torch.float32), rows * width
+        u = room("u", x, height * width, channels)
+        turned = room("turned", x, channels, height * width, dtype=wide)
+        for now, stripe, then in zip(
+            u.split(step), x.flatten(0, 1).split(step), turned.split(step, dim=1), strict=True
+        ):
+            then.copy_(now.copy_(self.norm1(stripe)).T)
+        hilbert_in_place(turned)
         return u, turned
 
 
@@ -191,17 +184,24 @@ class Mixer(nn.Module):
 
     def project(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """v, z and dt of tokens (B,h,w,D)."""
-        v, z, dt = self.split()
-        return F.linear(u, v), F.linear(u, z), F.softplus(F.linear(u, dt) + self.dt_bias)
+        v, z, _ = self.split()
+        return F.linear(u, v), F.linear(u, z), self.pace(u)
+
+    def pace(self, u: Tensor) -> Tensor:
+        """dt of tokens (..,D)."""
+        return F.softplus(F.linear(u, self.split()[2]) + self.dt_bias)
+
+    def scanned(self, v: Tensor, dt: Tensor) -> tuple[Tensor, ...]:
+        """x, dt, a, B, C and d of the scan, of tokens (B,L,..)."""
+        x, b, c = v.split([self.inner, STATES, STATES], dim=-1)
+        return x.unflatten(2, (self.heads, HEAD)), dt, -self.a_log.exp(), b, c, self.past
 
     def mix(self, v: Tensor, filtered: Tensor, z: Tensor, dt: Tensor) -> Tensor:
         """Of all rows (B,h,w,..), `filtered` with its gain."""
         height, width = z.shape[1:3]
         near = F.silu(self.local(v.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
         v = torch.addcmul(near, self.gain[:, 0], v) - filtered
-        x, b, c = v.flatten(1, 2).split([self.inner, STATES, STATES], dim=-1)
-        x, dt = x.unflatten(2, (self.heads, HEAD)), dt.flatten(1, 2)
-        y = scan(x, dt, -self.a_log.exp(), b, c, self.past).flatten(2)
+        y = scan(*self.scanned(v.flatten(1, 2), dt.flatten(1, 2))).flatten(2)
         out: Tensor = self.project_out(self.norm(y).unflatten(1, (height, width)) * z)
         return out
 
@@ -237,9 +237,10 @@ def hilbert_along(x: Tensor) -> Tensor:
 
 
 def hilbert_in_place(x: Tensor) -> None:
-    """The same of (channels, length), without derivatives."""
-    turned = -1j * turns(x.shape[1], x.device).to(x.dtype)
-    torch.fft.irfft(torch.fft.rfft(x).mul_(turned), n=x.shape[1], out=x)
+    """The same of (channels, length), a few channels at a time, without derivatives."""
+    turn = -1j * turns(x.shape[1], x.device).to(x.dtype)
+    for some in x.split(CHANNELS):
+        torch.fft.irfft(torch.fft.rfft(some).mul_(turn), n=x.shape[1], out=some)
 
 
 def turns(length: int, device: torch.device) -> Tensor:
