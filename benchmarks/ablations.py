@@ -21,8 +21,8 @@ from torch import Tensor, nn
 import tectum
 from results import put
 from tectum.data.synthetic import render
-from tectum.recipes import paired
 from tectum.systems.tdfusion import TDFusionLoss
+from tectum.training.recipes import paired
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 import learn_a_loss as example

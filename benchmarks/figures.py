@@ -15,11 +15,11 @@ import numpy as np
 from PIL import Image
 
 import tectum
-from tectum.commands.fuse import report_picture
 from tectum.data.synthetic import demo_folder, render
-from tectum.inference.folders import match
-from tectum.inference.fuse import FuseOptions, FusePipeline
-from tectum.inference.image import to_array, write_image
+from tectum.fusion.command import report_picture
+from tectum.fusion.pipeline import FuseOptions, FusePipeline
+from tectum.io.folders import match
+from tectum.io.image import to_array, write_image
 
 SETS = ("msrs", "tno", "roadscene", "llvip", "m3fd")
 

@@ -73,7 +73,7 @@ def child(system: str, variant: str, threads: int, calls: int) -> None:
 def scene():  # type: ignore[no-untyped-def]
     """A packaged pair, as luminances (1,1,480,640)."""
     from tectum.data.synthetic import demo_folder
-    from tectum.inference.image import read_image
+    from tectum.io.image import read_image
 
     folder = demo_folder()
     visible = read_image(folder / "vi" / "street-1.png")
@@ -84,8 +84,8 @@ def scene():  # type: ignore[no-untyped-def]
 def networks(system: str, variant: str):  # type: ignore[no-untyped-def]
     """The literal network as the reference, or None where none applies, and the variant as a function."""
     import tectum
-    from tectum.engine.memory import keep_memory
-    from tectum.inference.tiling import fuse_tensors
+    from tectum.nn.memory import keep_memory
+    from tectum.nn.stages import fuse_tensors
 
     if variant == "average":
         from tectum.systems.baselines import Average
@@ -115,7 +115,7 @@ def networks(system: str, variant: str):  # type: ignore[no-untyped-def]
 def literal():  # type: ignore[no-untyped-def]
     """The literal network with the packaged weights under their published names."""
     import tectum
-    from tectum.weights import TDFUSION_KEYS
+    from tectum.weights.loading import TDFUSION_KEYS
 
     sys.path.insert(0, str(Path(__file__).parent))
     from literal import LiteralTDFusion

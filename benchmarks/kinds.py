@@ -22,9 +22,9 @@ import numpy.typing as npt
 from results import against, put, table
 from tectum.data.datasets import DATASETS, below, find_pairs
 from tectum.data.folders import split_names
-from tectum.engine.evaluate import Evaluator
-from tectum.inference.folders import Matches, PairFiles
-from tectum.inference.image import picture_from_array, read_image
+from tectum.evaluation.evaluate import Evaluator
+from tectum.io.folders import Matches, PairFiles
+from tectum.io.image import picture_from_array, read_image
 from tectum.kinds import KINDS
 
 Picture = npt.NDArray[Any]

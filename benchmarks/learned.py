@@ -23,9 +23,9 @@ from tectum.data.datasets import find_set, open_set
 from tectum.data.folders import split_names
 from tectum.data.synthetic import render
 from tectum.data.transforms import resize
-from tectum.engine.evaluate import Evaluation, Evaluator
-from tectum.inference.tiling import fuse_tensors
-from tectum.weights import cards, load, load_objective
+from tectum.evaluation.evaluate import Evaluation, Evaluator
+from tectum.nn.stages import fuse_tensors
+from tectum.weights.loading import cards, load, load_objective
 
 FIGURE = Path(__file__).parents[1] / "docs" / "figures" / "learned-weights.jpg"
 NAMES = {

@@ -57,12 +57,12 @@ def make(variant: str):  # type: ignore[no-untyped-def]
     """Networks with the same numbers in both variants, and their optimisers."""
     import torch
 
-    from tectum.engine.learners import Learners
-    from tectum.engine.memory import keep_memory
-    from tectum.recipes import tdfusion_msrs
+    from tectum.nn.memory import keep_memory
     from tectum.systems.tdfusion import LossGenerator, TDFusion, TDFusionLoss
     from tectum.tasks import TASKS
-    from tectum.weights import TDFUSION_KEYS
+    from tectum.training.recipes import tdfusion_msrs
+    from tectum.training.steps import Learners
+    from tectum.weights.loading import TDFUSION_KEYS
 
     torch.manual_seed(0)
     task = TASKS["segformer-b0"](tuple("abcdefghi"))

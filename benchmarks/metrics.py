@@ -39,7 +39,7 @@ PER_SOURCE = ("MI", "VIF", "SSIM")
 def images(times: int = 1, num: int = 6) -> tuple[Tensor, Tensor, Tensor]:
     """Fused images of a packaged pair and the pair, 640x480 on 8-bit levels, `times` as wide and high by repeating."""
     from tectum.data.synthetic import demo_folder
-    from tectum.inference.image import read_image
+    from tectum.io.image import read_image
 
     paths = [demo_folder() / folder / "street-1.png" for folder in ("vi", "ir")]
     a, b = (read_image(path, role=role).y[None] for path, role in zip(paths, ("visible", "infrared"), strict=True))

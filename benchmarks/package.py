@@ -16,12 +16,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from tectum import recipes, weights
 from tectum.data.folders import PairFolder
-from tectum.engine.trainer import merit
-from tectum.inference.tiling import fuse_tensors
+from tectum.nn.stages import fuse_tensors
 from tectum.pair import Pairs
 from tectum.systems import SYSTEMS
+from tectum.training import recipes
+from tectum.training.loop import merit
+from tectum.weights import loading as weights
 
 MSRS = "MSRS: 181 labelled pairs of a re-split of its official test split; 40 more chose the checkpoint"
 

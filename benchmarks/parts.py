@@ -25,11 +25,11 @@ import tectum
 from tectum import balance
 from tectum.data.folders import PairFolder, split_names
 from tectum.data.synthetic import render
-from tectum.engine.schedule import Schedule
-from tectum.recipes import paired
 from tectum.systems.sfofusion import SFOFusion, SFOFusionLoss
 from tectum.systems.tdfusion import TDFusionLoss
 from tectum.systems.tomiff import TOMIFF, TOMIFFLoss
+from tectum.training.recipes import paired
+from tectum.training.schedule import Schedule
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 import learn_a_loss as example

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from tectum.data.datasets import find_set
 from tectum.data.folders import split_names
-from tectum.engine.evaluate import Evaluation, Evaluator
-from tectum.engine.summary import summarise
-from tectum.report.tables import markdown_table, undefined
+from tectum.evaluation.evaluate import Evaluation, Evaluator
+from tectum.evaluation.statistics import summarise
+from tectum.evaluation.tables import markdown_table, undefined
 from tectum.systems import SYSTEMS
 
 DOCS = Path(__file__).parents[1] / "docs"

@@ -20,7 +20,7 @@ def fuse(variant: str, megapixels: float, threads: int) -> dict[str, float]:
     """One image of 4:3, after a small one that loads what torch loads on demand."""
     import torch
 
-    from tectum.inference.tiling import fuse_tensors
+    from tectum.nn.stages import fuse_tensors
     from tectum.systems.adasffuse import AdaSFFuse
 
     torch.set_num_threads(threads)

@@ -18,10 +18,10 @@ import torch
 from tectum.data.datasets import open_set
 from tectum.data.folders import split_names, without
 from tectum.data.transforms import resize
-from tectum.engine.cell import Budget, train
-from tectum.engine.frames import Frames, balanced
-from tectum.engine.memory import keep_memory
-from tectum.files import write_tensors
+from tectum.downstream.cell import Budget, train
+from tectum.downstream.frames import Frames, balanced
+from tectum.io.files import write_tensors
+from tectum.nn.memory import keep_memory
 from tectum.tasks import TASKS
 
 

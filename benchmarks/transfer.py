@@ -25,9 +25,9 @@ from parts import four_scalars, half, lgl, schedule_of
 from tectum.data.synthetic import CLASSES, render
 from tectum.metrics.task import DetectionScore
 from tectum.pair import Pair
-from tectum.recipes import paired
 from tectum.systems.tdfusion import TDFusionLoss
 from tectum.systems.tomiff import TOMIFFLoss
+from tectum.training.recipes import paired
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 import learn_a_loss as example

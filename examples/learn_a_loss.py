@@ -20,11 +20,11 @@ from torch import Tensor, nn
 
 import tectum
 from tectum.data.synthetic import CLASSES, render
-from tectum.engine.trainer import Schedule
 from tectum.metrics.task import SegmentationScore
 from tectum.pair import Pair
-from tectum.recipes import paired
 from tectum.systems.tdfusion import TDFusionLoss
+from tectum.training.loop import Schedule
+from tectum.training.recipes import paired
 
 SIZE, SEEDS = (72, 96), 3
 SCHEDULE = Schedule(

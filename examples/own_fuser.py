@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 import tectum
-from tectum import recipes
 from tectum.protocols import System
 from tectum.systems.tdfusion import learned_loss
+from tectum.training import recipes
 
 
 class SmallFuser(nn.Module):

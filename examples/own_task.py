@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 import tectum
-from tectum import recipes
 from tectum.color import rgb_to_ycbcr
 from tectum.data.synthetic import CLASSES, render
 from tectum.pair import Pair
+from tectum.training import recipes
 
 PERSON = CLASSES.index("person")
 

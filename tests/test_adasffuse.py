@@ -13,16 +13,16 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import tectum
-from tectum.engine.schedule import Schedule
-from tectum.inference.tiling import fuse_tensors
 from tectum.kinds import KINDS
 from tectum.losses import ssim_map
 from tectum.nn.filters import sobel
 from tectum.nn.pyramid import blend
+from tectum.nn.stages import fuse_tensors
 from tectum.pair import Pair
 from tectum.systems import SYSTEMS, adasffuse, adasffuse_published
 from tectum.systems.adasffuse import BANDS, AdaSFFuse, AdaSFFuseLoss, octaves
 from tectum.systems.adasffuse_published import Mixer, hilbert
+from tectum.training.schedule import Schedule
 
 Images = Callable[..., tuple[Tensor, ...]]
 Perturb = Callable[..., nn.Module]

@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from tectum.inference.align import Registration, corner_shifts, register, valid_mask, warp
-from tectum.inference.search import plain_matrix
+from tectum.registration.align import Registration, corner_shifts, register, valid_mask, warp
+from tectum.registration.gradient_search import plain_matrix
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Size = tuple[int, int]

@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from tectum.engine.average import RunningAverage
-from tectum.engine.trainer import Schedule, fit
 from tectum.pair import Pair
 from tectum.systems.tdfusion import TDFusionLoss
+from tectum.training.ema import RunningAverage
+from tectum.training.loop import Schedule, fit
 from test_trainer import SHORT, Small, Stopped, log, result, stop_at, timeless
 
 Images = Callable[..., tuple[Tensor, ...]]

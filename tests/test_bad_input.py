@@ -15,8 +15,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from tectum.cli import main
-from tectum.inference.fuse import FusePipeline
-from tectum.inference.image import read_image, write_image
+from tectum.fusion.pipeline import FusePipeline
+from tectum.io.image import read_image, write_image
 
 HEIGHT, WIDTH = 24, 32
 Refused = Callable[..., str]

@@ -12,14 +12,15 @@ import torch
 from torch import Tensor
 
 from tectum.balance import Constant, Pace, Tradeoff
-from tectum.engine import rebalance, trainer
-from tectum.engine.bilevel import hypergradient, sgd_step
-from tectum.engine.learners import Learners
-from tectum.engine.rebalance import kept_aside
-from tectum.engine.trainer import fit
 from tectum.pair import Pair
 from tectum.protocols import Balance
 from tectum.systems.tdfusion import TDFusionLoss
+from tectum.training import loop as trainer
+from tectum.training import loss_weights as rebalance
+from tectum.training.bilevel import hypergradient, sgd_step
+from tectum.training.loop import fit
+from tectum.training.loss_weights import kept_aside
+from tectum.training.steps import Learners
 from test_learners import PX, SHORT, Generator, Segmenter, Small, changed, everything, labelled, pass_all, ready
 from test_meta_runs import Stopped, log, result, stop_after
 

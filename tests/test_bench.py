@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
+from tectum.benchmark import clock, measure
+from tectum.benchmark.command import table
+from tectum.benchmark.measure import Cost, Measurement
 from tectum.cli import main
-from tectum.commands.bench import table
-from tectum.inference import clock, measure
-from tectum.inference.measure import Cost, Measurement
 
 KEYS = ["name", "variant", "params", "macs", "size", "seconds_median", "seconds_iqr", "peak_mb"]
 KEYS += ["device", "threads", "dtype"]

@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tectum.engine.bilevel import InnerStep, Lesson, adam_step, hypergradient, sgd_step
 from tectum.pair import Pair
 from tectum.systems import SYSTEMS
 from tectum.systems.tdfusion import LossGenerator, TDFusion, TDFusionLoss
 from tectum.tasks import TASKS
-from tectum.weights import TDFUSION_KEYS
+from tectum.training.bilevel import InnerStep, Lesson, adam_step, hypergradient, sgd_step
+from tectum.weights.loading import TDFUSION_KEYS
 
 SIZE = 12
 

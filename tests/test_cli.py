@@ -16,9 +16,9 @@ import tectum
 from tectum.cli import VERBS, Fuse, main
 from tectum.color import rgb_to_ycbcr
 from tectum.data.synthetic import render
-from tectum.inference.fuse import FuseOptions, FusePipeline, fuse
-from tectum.inference.image import picture_from_array, write_image
-from tectum.inference.rig import Rig
+from tectum.fusion.pipeline import FuseOptions, FusePipeline, fuse
+from tectum.io.image import picture_from_array, write_image
+from tectum.registration.camera_rig import Rig
 from tectum.report import pictures as report
 
 HEIGHT, WIDTH = 20, 28

@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from tectum.data import codecs
-from tectum.data.codecs import read_pixels, write_pixels
-from tectum.inference.image import read_image
+from tectum.io import codecs
+from tectum.io.codecs import read_pixels, write_pixels
+from tectum.io.image import read_image
 
 RNG = np.random.default_rng(0)
 GREY8 = RNG.integers(0, 256, (5, 7), dtype=np.uint8)
@@ -491,7 +491,7 @@ def test_import_is_light_and_a_killed_writer_leaves_no_half_image(tmp_path: Path
     program = (
         "import os, signal, sys, unittest.mock, numpy as np\n"
         "sys.modules['torch'] = unittest.mock.MagicMock()\n"  # not needed here, and it takes a second or two
-        "import tectum.inference.image as image\n"
+        "import tectum.io.image as image\n"
         "print('cv2' in sys.modules, flush=True)\n"
         "os.fsync = lambda fd: os.kill(os.getpid(), signal.SIGKILL)\n"
         "image.write_image(sys.argv[1], np.zeros((50, 50), np.uint8))\n"

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tectum.inference.image import to_array
+from tectum.io.image import to_array
 from tectum.metrics import METRICS
 from tectum.metrics.conventions import CONVENTIONS, Convention, with_metrics
 

@@ -11,8 +11,8 @@ import torch
 import tyro
 from PIL import Image
 
-from tectum.commands.data import Data, markdown
 from tectum.data.check import check, detect
+from tectum.data.command import Data, markdown
 from tectum.data.known import DATASETS
 from tectum.data.synthetic import render, save
 

@@ -19,16 +19,15 @@ from torch.nn import functional
 
 from tectum.data.synthetic import CLASSES, render
 from tectum.data.transforms import IGNORED, nearest
-from tectum.engine import seeds as statistics
-from tectum.engine.cell import Budget, load_predictions, train
-from tectum.engine.downstream import Cell, Comparison, Input, held
-from tectum.engine.frames import Frames, balanced, draw, window
-from tectum.engine.seeds import Confusions, Detections
-from tectum.inference.image import Picture, write_image
-from tectum.inference.methods import Folder, Made, baseline
+from tectum.downstream import statistics, tables
+from tectum.downstream.cell import Budget, load_predictions, train
+from tectum.downstream.frames import Frames, balanced, draw, window
+from tectum.downstream.run import Cell, Comparison, Input, held
+from tectum.downstream.statistics import Confusions, Detections
+from tectum.evaluation.methods import Folder, Made, baseline
+from tectum.io.image import Picture, write_image
 from tectum.metrics.task import DetectionScore, SegmentationScore
 from tectum.pair import Pair
-from tectum.report import comparison as tables
 
 SIZE = (32, 40)
 
@@ -244,7 +243,7 @@ def test_a_cell_in_work_is_left_to_its_process(tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="locks need fcntl")
 def test_the_lock_of_a_killed_process_is_gone(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from tectum.engine.downstream import held\n"
+        "import sys, time; from pathlib import Path; from tectum.downstream.run import held\n"
         "with held(Path(sys.argv[1])) as mine: print(mine, flush=True); time.sleep(60)"
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)

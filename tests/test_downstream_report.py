@@ -12,19 +12,19 @@ import torch
 pytest.importorskip("matplotlib", reason="the report needs matplotlib: pip install 'tectum[report]'")
 pytest.importorskip("jinja2", reason="the report needs jinja2: pip install 'tectum[report]'")
 
-from tectum.commands.downstream import Downstream, kind, parse_size
-from tectum.commands.inputs import chosen, named
 from tectum.data.synthetic import render, save
-from tectum.engine.cell import Budget, save_predictions
-from tectum.engine.downstream import Cell, Comparison, Input
-from tectum.engine.frames import Frames
-from tectum.inference.image import write_image
-from tectum.inference.methods import Folder, baseline
+from tectum.downstream import tables
+from tectum.downstream.cell import Budget, save_predictions
+from tectum.downstream.command import Downstream, kind, parse_size
+from tectum.downstream.frames import Frames
+from tectum.downstream.inputs import chosen, named
+from tectum.downstream.instances import boxed, masked, seen, tallies
+from tectum.downstream.page import draw_predictions, featured, sorted_by_gain, write_page
+from tectum.downstream.predictions import FALSE, FOUND, MISSED, PALETTE, drawing, marked, with_legend
+from tectum.downstream.run import Cell, Comparison, Input
+from tectum.evaluation.methods import Folder, baseline
+from tectum.io.image import write_image
 from tectum.pair import Pair
-from tectum.report import comparison as tables
-from tectum.report.downstream import draw_predictions, featured, sorted_by_gain, write_page
-from tectum.report.people import boxed, masked, seen, tallies
-from tectum.report.predictions import FALSE, FOUND, MISSED, PALETTE, drawing, marked, with_legend
 
 CLASSES = ("background", "car", "person")
 SIZE = (100, 120)

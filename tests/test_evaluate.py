@@ -16,9 +16,9 @@ from torch import Tensor, nn
 import tectum
 from tectum.cli import main
 from tectum.data.datasets import DATASETS, find_set
-from tectum.engine.evaluate import Evaluation, Evaluator
-from tectum.inference.image import write_image
-from tectum.inference.methods import BASELINES
+from tectum.evaluation.evaluate import Evaluation, Evaluator
+from tectum.evaluation.methods import BASELINES
+from tectum.io.image import write_image
 from tectum.metrics import METRICS
 from tectum.metrics.conventions import CONVENTIONS
 
@@ -152,7 +152,7 @@ def test_names_choose_pairs_and_all_takes_every_metric(folder: Path) -> None:
 
 def count_scored(monkeypatch: pytest.MonkeyPatch, *, stop_after: int | None = None) -> list[str]:
     """Watch which images are read for scoring; optionally Ctrl-C after some."""
-    from tectum.engine import evaluate as module
+    from tectum.evaluation import evaluate as module
 
     seen: list[str] = []
     original = module.read_pair
@@ -239,7 +239,7 @@ def write_old(source: Path, target: Path) -> None:
 
 
 def test_overwrite_fuses_anew(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tectum.inference.fuse import FusePipeline
+    from tectum.fusion.pipeline import FusePipeline
 
     calls = []
     original = FusePipeline.__call__

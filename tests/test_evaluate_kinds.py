@@ -9,8 +9,8 @@ import torch
 
 from tectum.cli import main
 from tectum.color import choose_chroma, rgb_to_ycbcr
-from tectum.engine.evaluate import Evaluator, evaluate
-from tectum.inference.image import write_image
+from tectum.evaluation.evaluate import Evaluator, evaluate
+from tectum.io.image import write_image
 
 HEIGHT, WIDTH = 40, 48
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from tectum.cli import main
-from tectum.inference.fold import brightness, in_order
-from tectum.inference.fuse import FuseOptions, FusePipeline, fuse
-from tectum.inference.image import Picture, picture_from_array, write_image
+from tectum.fusion.fold import brightness, in_order
+from tectum.fusion.pipeline import FuseOptions, FusePipeline, fuse
+from tectum.io.image import Picture, picture_from_array, write_image
 from test_kinds import HEIGHT, WIDTH, photo, pixels
 from test_kinds import folder as folder
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tectum.inference.image import (
+from tectum.io.image import (
     Picture,
     check_output,
     parse_range,

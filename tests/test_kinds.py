@@ -9,12 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
-from tectum import weights
 from tectum.cli import Fuse, main
-from tectum.inference.fuse import FuseOptions, FusePipeline, fuse
-from tectum.inference.image import picture_from_array, write_image
+from tectum.fusion.pipeline import FuseOptions, FusePipeline, fuse
+from tectum.io.image import picture_from_array, write_image
 from tectum.kinds import KINDS, find_kind
 from tectum.systems import SYSTEMS
+from tectum.weights import loading as weights
 
 HEIGHT, WIDTH = 12, 18
 

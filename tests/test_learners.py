@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tectum.engine.learners import Learners
-from tectum.engine.schedule import Schedule
-from tectum.engine.trainer import lesson_places, places
 from tectum.metrics.task import SegmentationScore
 from tectum.pair import Pair
 from tectum.systems.tdfusion import TDFusionLoss
+from tectum.training.loop import lesson_places, places
+from tectum.training.schedule import Schedule
+from tectum.training.steps import Learners
 
 Images = Callable[..., tuple[Tensor, ...]]
 PX = 32

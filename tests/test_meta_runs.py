@@ -13,14 +13,14 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from tectum.engine import trainer
-from tectum.engine.learners import Learners
-from tectum.engine.schedule import Schedule
-from tectum.engine.sheets import PALETTE, painted, signed
-from tectum.engine.trainer import fit
-from tectum.engine.validation import validate
 from tectum.pair import Pair
 from tectum.systems.tdfusion import TDFusionLoss
+from tectum.training import loop as trainer
+from tectum.training.loop import fit
+from tectum.training.sample_sheets import PALETTE, painted, signed
+from tectum.training.schedule import Schedule
+from tectum.training.steps import Learners
+from tectum.training.validation import validate
 from test_learners import PX, SHORT, Generator, Segmenter, Small, labelled
 
 Images = Callable[..., tuple[Tensor, ...]]

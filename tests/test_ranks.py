@@ -18,12 +18,12 @@ from conftest import random_images
 from tectum.balance import Tradeoff
 from tectum.cli import main
 from tectum.data.synthetic import render, save
-from tectum.engine.learners import Learners
-from tectum.engine.ranks import Ranks
-from tectum.engine.trainer import FILES, fit
 from tectum.protocols import System
-from tectum.recipes import Recipe
 from tectum.systems.tdfusion import TDFusionLoss
+from tectum.training.distributed import Ranks
+from tectum.training.loop import FILES, fit
+from tectum.training.recipes import Recipe
+from tectum.training.steps import Learners
 from test_learners import PX, SHORT, Generator, Segmenter, labelled
 
 TESTS = Path(__file__).parent

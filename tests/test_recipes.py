@@ -10,15 +10,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tectum import recipes, weights
 from tectum.balance import Tradeoff
 from tectum.cli import main
-from tectum.commands.train import Train
 from tectum.data.synthetic import render, save
-from tectum.engine.trainer import Schedule
 from tectum.protocols import System, resolve
 from tectum.systems import SYSTEMS, TDFusion, TDFusionLoss
 from tectum.systems.tdfusion import LossGenerator, WeightedSum
+from tectum.training import recipes
+from tectum.training.command import Train
+from tectum.training.loop import Schedule
+from tectum.weights import loading as weights
 from test_data_sets import write_masks, write_pair, write_xml, write_yolo
 from test_learners import Generator, Small
 from test_meta_runs import OneWeight
@@ -431,7 +432,7 @@ def test_convert_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_minutes_on_synthetic_scenes_make_people_visible(tmp_path: Path) -> None:
     """The recipe that needs no data, shortened: people stand out more than in the visible image and than untrained."""
     from tectum.color import rgb_to_ycbcr
-    from tectum.inference.tiling import fuse_tensors
+    from tectum.nn.stages import fuse_tensors
 
     run = tmp_path / "run"
     assert main(["train", "tdfusion-fixed-street", "-o", str(run), "--steps", "60", "--quiet"]) == 0

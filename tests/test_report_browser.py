@@ -17,12 +17,12 @@ pytest.importorskip("jinja2", reason="the report needs jinja2: pip install 'tect
 
 from playwright import sync_api
 
-from tectum.engine.evaluate import Evaluation, with_metrics
-from tectum.engine.summary import Scores, summarise
-from tectum.inference.measure import Cost
+from tectum.benchmark.measure import Cost
+from tectum.evaluation.evaluate import Evaluation, with_metrics
+from tectum.evaluation.page import write_page
+from tectum.evaluation.statistics import Scores, summarise
 from tectum.metrics import METRICS
 from tectum.metrics.conventions import CONVENTIONS
-from tectum.report.page import write_page
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -19,15 +19,15 @@ from PIL import Image
 pytest.importorskip("matplotlib", reason="the report needs matplotlib: pip install 'tectum[report]'")
 pytest.importorskip("jinja2", reason="the report needs jinja2: pip install 'tectum[report]'")
 
-from tectum.engine.evaluate import Evaluation, with_metrics
-from tectum.engine.summary import Scores, summarise
-from tectum.inference.measure import Cost
+from tectum.benchmark.measure import Cost
+from tectum.evaluation.cost_plot import mean_ranks, tradeoff
+from tectum.evaluation.evaluate import Evaluation, with_metrics
+from tectum.evaluation.examples import PAGE_BYTES, differ_most, window
+from tectum.evaluation.page import write_page
+from tectum.evaluation.plots import against_cost, distribution, styles
+from tectum.evaluation.statistics import Scores, summarise
 from tectum.metrics import METRICS
 from tectum.metrics.conventions import CONVENTIONS
-from tectum.report.examples import PAGE_BYTES, differ_most, window
-from tectum.report.page import write_page
-from tectum.report.plots import against_cost, distribution, styles
-from tectum.report.tradeoff import mean_ranks, tradeoff
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Pictures = Callable[[str, str], Array]

@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 import pytest
 
-from tectum.inference.align import register, valid_mask, warp
-from tectum.inference.rig import Rig, common_range, fit_rig
+from tectum.registration.align import register, valid_mask, warp
+from tectum.registration.camera_rig import Rig, common_range, fit_rig
 from test_align import SIZE, about_centre, apart, corner_error, scene
 
 Array = np.ndarray[Any, np.dtype[Any]]

@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from tectum.engine.bilevel import hypergradient, sgd_step
 from tectum.nn.filters import variation_gradient
 from tectum.nn.spectrum import amplitude, image, low_cosines, phasor, radial_bands, spectrum, turn
 from tectum.pair import Pair
@@ -19,6 +18,7 @@ from tectum.systems import sfofusion
 from tectum.systems.sfofusion import LossGenerator, SFOFusion, SFOFusionLoss, energy
 from tectum.systems.sfofusion_published import PublishedSFOFusion, cosines, published_bands
 from tectum.systems.tdfusion import TDFusion
+from tectum.training.bilevel import hypergradient, sgd_step
 
 Images = Callable[..., tuple[Tensor, ...]]
 Perturb = Callable[..., nn.Module]

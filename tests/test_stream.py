@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from tectum.cli import main
-from tectum.inference.folders import ResultFolder, match
-from tectum.inference.fuse import FusePipeline
-from tectum.inference.image import write_image
-from tectum.inference.stream import overlap
+from tectum.fusion.pipeline import FusePipeline
+from tectum.fusion.stream import overlap
+from tectum.io.folders import ResultFolder, match
+from tectum.io.image import write_image
 
 SIZE = (24, 32)
 

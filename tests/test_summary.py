@@ -7,8 +7,8 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from tectum.engine import summary
-from tectum.engine.summary import Scores, Summary, summarise
+from tectum.evaluation import statistics as summary
+from tectum.evaluation.statistics import Scores, Summary, summarise
 
 
 def scores(values: np.ndarray, methods: tuple[str, ...] = (), metrics: tuple[str, ...] = ("EN",)) -> Scores:

@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from tectum.data.street.shapes import Buffer, Camera, Capsule, box
 from tectum.data.synthetic import (
     CLASSES,
     DEMO,
@@ -25,6 +24,7 @@ from tectum.data.synthetic import (
     save,
     write_demo,
 )
+from tectum.street.shapes import Buffer, Camera, Capsule, box
 
 SEEDS = range(6)
 CAR, PERSON, LAMP = 1, 2, 3

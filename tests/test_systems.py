@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from tectum import weights
-from tectum.inference.tiling import fuse_tensors
+from tectum.nn.stages import fuse_tensors
 from tectum.protocols import Fuser, Objective
 from tectum.systems import SYSTEMS
 from tectum.systems.baselines import LaplacianPyramid
 from tectum.systems.tdfusion import LossGenerator, TDFusion, TDFusionLoss
+from tectum.weights import loading as weights
 
 Images = Callable[..., tuple[Tensor, ...]]
 Perturb = Callable[..., nn.Module]

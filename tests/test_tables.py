@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from tectum.engine.evaluate import Evaluation, with_metrics
-from tectum.engine.summary import Scores, summarise
+from tectum.evaluation.evaluate import Evaluation, with_metrics
+from tectum.evaluation.statistics import Scores, summarise
+from tectum.evaluation.tables import infinite, markdown_table, stretched, text_table, undefined, write_tables
 from tectum.metrics import METRICS
 from tectum.metrics.conventions import CONVENTIONS
-from tectum.report.tables import infinite, markdown_table, stretched, text_table, undefined, write_tables
 
 INF, NAN = math.inf, math.nan
 ODD = "caf\udce9"  # what Python makes of a file name that is not UTF-8

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tectum.files import write_tensors
+from tectum.io.files import write_tensors
 from tectum.protocols import Task
 from tectum.tasks import TASKS
 from tectum.tasks.contract import check_boxes

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tectum.inference import tiling
-from tectum.inference.tiling import fuse_tensors, windows
+from tectum.nn import stages as tiling
+from tectum.nn.stages import fuse_tensors, windows
 from tectum.protocols import Stage
 from tectum.systems import SYSTEMS
 from tectum.systems.baselines import Average

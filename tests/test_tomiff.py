@@ -10,17 +10,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from tectum.engine.bilevel import hypergradient, sgd_step
-from tectum.inference import tiling
-from tectum.inference.tiling import fuse_tensors
+from tectum.nn import stages as tiling
 from tectum.nn.filters import box_mean, variation_gradient
 from tectum.nn.gabor import GaborBank, windows
+from tectum.nn.stages import fuse_tensors
 from tectum.pair import Pair
 from tectum.protocols import Stage
 from tectum.systems import SYSTEMS
 from tectum.systems.tdfusion import TDFusionLoss
 from tectum.systems.tomiff import TOMIFF, FourScalars, TOMIFFLoss, low_passes, stronger
 from tectum.systems.tomiff_published import one_sided, published_weight
+from tectum.training.bilevel import hypergradient, sgd_step
 
 Images = Callable[..., tuple[Tensor, ...]]
 Perturb = Callable[..., nn.Module]

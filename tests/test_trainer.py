@@ -16,13 +16,14 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from tectum.engine import checkpoint, trainer
-from tectum.engine.learners import Learners
-from tectum.engine.ranks import Ranks
-from tectum.engine.trainer import Schedule, crop, fit, places
-from tectum.engine.validation import validate
 from tectum.pair import Pair
 from tectum.systems.tdfusion import TDFusion, TDFusionLoss
+from tectum.training import checkpoint
+from tectum.training import loop as trainer
+from tectum.training.distributed import Ranks
+from tectum.training.loop import Schedule, crop, fit, places
+from tectum.training.steps import Learners
+from tectum.training.validation import validate
 
 Images = Callable[..., tuple[Tensor, ...]]
 Run = Callable[..., dict[str, Any]]

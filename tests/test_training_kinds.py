@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 from torch import Tensor, nn
 
-from tectum import recipes
 from tectum.cli import main
 from tectum.kinds import KINDS
 from tectum.protocols import System
-from tectum.recipes import Recipe
 from tectum.systems import SYSTEMS
 from tectum.systems.tdfusion import TDFusionLoss
+from tectum.training import recipes
+from tectum.training.recipes import Recipe
 from test_data_kinds import TREE, put_all, sides_are_right
 from test_learners import Small
 from test_recipes import TINY

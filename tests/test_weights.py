@@ -17,9 +17,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import tectum
-from tectum import weights
 from tectum.systems import SYSTEMS
 from tectum.systems.tdfusion import LossGenerator, TDFusion
+from tectum.weights import loading as weights
 
 Perturb = Callable[..., nn.Module]
 Images = Callable[..., tuple[Tensor, ...]]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tectum import weights
+from tectum.weights import loading as weights
 
 ROOT = Path(__file__).parents[1]
 

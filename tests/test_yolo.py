@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from tectum.files import write_tensors
+from tectum.io.files import write_tensors
 from tectum.tasks import TASKS
 from tectum.tasks.yolo import MOST, YOLO
 

@@ -3,18 +3,18 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tectum.engine.evaluate import evaluate as evaluate
-    from tectum.engine.trainer import fit as fit
-    from tectum.inference.fuse import fuse as fuse
-    from tectum.weights import load as load
+    from tectum.evaluation.evaluate import evaluate as evaluate
+    from tectum.fusion.pipeline import fuse as fuse
+    from tectum.training.loop import fit as fit
+    from tectum.weights.loading import load as load
 
 __version__ = "0.1.0"
 
 _VERBS = {
-    "evaluate": "tectum.engine.evaluate",
-    "fit": "tectum.engine.trainer",
-    "fuse": "tectum.inference.fuse",
-    "load": "tectum.weights",
+    "evaluate": "tectum.evaluation.evaluate",
+    "fit": "tectum.training.loop",
+    "fuse": "tectum.fusion.pipeline",
+    "load": "tectum.weights.loading",
 }
 __all__ = ["evaluate", "fit", "fuse", "load"]
 

@@ -21,6 +21,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from tectum.errors import UserError
+
 SMALLEST = 1e-6
 """Below this a ratio of losses is taken for this."""
 
@@ -129,7 +131,7 @@ class Tradeoff:
         frozen: bool = False,
     ) -> None:
         if not 0 < low <= b <= high < 1:
-            raise ValueError(f"b must lie between low and high, both inside (0,1), got {low} <= {b} <= {high}")
+            raise UserError(f"b must lie between low and high, both inside (0,1), got {low} <= {b} <= {high}")
         self.b, self.low, self.high, self.kappa = b, low, high, kappa
         self.held_out, self.frozen = held_out, frozen
         self.running: dict[str, float] = {}  # of the fusion loss, q and t

@@ -13,7 +13,6 @@ import io
 import os
 import re
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -21,15 +20,16 @@ from typing import Protocol
 import tyro
 
 from tectum import __version__
-from tectum.commands.align import Align
-from tectum.commands.bench import Bench
-from tectum.commands.data import Data
-from tectum.commands.downstream import Downstream
-from tectum.commands.eval import Eval
-from tectum.commands.fuse import Fuse
-from tectum.commands.messages import say, sentence
-from tectum.commands.train import Train
-from tectum.commands.weights import Weights
+from tectum.benchmark.command import Bench
+from tectum.console import say, sentence
+from tectum.data.command import Data
+from tectum.downstream.command import Downstream
+from tectum.errors import UserError
+from tectum.evaluation.command import Eval
+from tectum.fusion.command import Fuse
+from tectum.registration.command import Align
+from tectum.training.command import Train
+from tectum.weights.command import Weights
 
 
 class Verb(Protocol):
@@ -78,9 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `tectum ... | head`
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 - Python flushes it at exit
         return 0
-    except (ValueError, KeyError, OSError) as error:
-        if not _is_mistake(error):
-            raise
+    except (UserError, OSError) as error:
         say(sentence(error))
         return 2
 
@@ -109,7 +107,7 @@ def parse(argv: Sequence[str]) -> Verb:
     if argv[0] not in VERBS:
         close = difflib.get_close_matches(argv[0], VERBS, n=1)
         hint = f" did you mean '{close[0]}'?" if close else ""
-        raise ValueError(f"a command must come first, got '{argv[0]}';{hint} available: {', '.join(VERBS)}")
+        raise UserError(f"a command must come first, got '{argv[0]}';{hint} available: {', '.join(VERBS)}")
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
@@ -123,7 +121,7 @@ def parse(argv: Sequence[str]) -> Verb:
     except SystemExit as end:
         if end.code in (0, None):
             raise
-        raise ValueError(_onesentence(complaint.getvalue(), argv)) from None
+        raise UserError(_onesentence(complaint.getvalue(), argv)) from None
 
 
 def _onesentence(complaint: str, argv: Sequence[str]) -> str:
@@ -155,12 +153,3 @@ def _onesentence(complaint: str, argv: Sequence[str]) -> str:
         if num:
             break
     return f"{words.rstrip('. ')}; {see}"
-
-
-def _is_mistake(error: BaseException) -> bool:
-    """True for a sentence to the user: any OSError, and what a `raise` of ours says; not a slip in tectum or below."""
-    if isinstance(error, OSError):
-        return True
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    ours = Path(last.filename).is_relative_to(Path(__file__).parent)
-    return ours and (last.line or "raise").startswith("raise")

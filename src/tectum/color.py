@@ -35,6 +35,8 @@ Reference:
 import torch
 from torch import Tensor
 
+from tectum.errors import UserError
+
 RED, BLUE = 0.299, 0.114  # BT.601 weights; green has the rest
 GREEN = 1.0 - RED - BLUE
 GREY_CHROMA = 0.5 / 255  # chroma this small rounds to none in 8 bits
@@ -58,7 +60,7 @@ def rgb_to_ycbcr(rgb: Tensor) -> tuple[Tensor, Tensor]:
     (True, True)
     """
     if rgb.ndim < 3 or rgb.shape[-3] != 3:
-        raise ValueError(f"rgb must be (..., 3, H, W), got {tuple(rgb.shape)}; repeat a grey channel three times first")
+        raise UserError(f"rgb must be (..., 3, H, W), got {tuple(rgb.shape)}; repeat a grey channel three times first")
     red, green, blue = rgb.unbind(-3)
     y = green + RED * (red - green) + BLUE * (blue - green)
     chroma = torch.stack(((blue - y) / (2 - 2 * BLUE), (red - y) / (2 - 2 * RED)), dim=-3)
@@ -86,7 +88,7 @@ def ycbcr_to_rgb(y: Tensor, chroma: Tensor, *, keep_luminance: bool = True) -> T
     [1.0, 0.571, 0.571]
     """
     if y.ndim < 3 or y.shape[-3] != 1 or chroma.shape != (*y.shape[:-3], 2, *y.shape[-2:]):
-        raise ValueError(
+        raise UserError(
             f"y must be (..., 1, H, W) and chroma (..., 2, H, W) of one size, got {tuple(y.shape)} and "
             f"{tuple(chroma.shape)}; resize the chroma to the luminance first"
         )
@@ -134,7 +136,7 @@ def choose_chroma(chroma_a: Tensor | None, chroma_b: Tensor | None, *, mix: bool
     (True, True)
     """
     if chroma_a is not None and chroma_b is not None and chroma_a.shape != chroma_b.shape:
-        raise ValueError(
+        raise UserError(
             f"both chromas must share one shape, got {tuple(chroma_a.shape)} and {tuple(chroma_b.shape)}; "
             "register or resize the images first"
         )

@@ -14,6 +14,8 @@ import difflib
 from dataclasses import dataclass
 from typing import Literal
 
+from tectum.errors import UserError
+
 
 @dataclass(frozen=True)
 class Kind:
@@ -122,4 +124,4 @@ def find_kind(name: str) -> Kind:
     close = difflib.get_close_matches(name.lower(), KINDS, n=1, cutoff=0.5)
     hint = f" did you mean '{close[0]}'?" if close else ""
     known = ", ".join(f"{kind.name} ({' or '.join(kind.tags)})" for kind in KINDS.values())
-    raise ValueError(f"unknown kind '{name}';{hint} available: {known}")
+    raise UserError(f"unknown kind '{name}';{hint} available: {known}")

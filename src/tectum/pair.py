@@ -7,6 +7,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from tectum.errors import UserError
+
 Boxes = dict[str, Tensor]
 """The things in one image: "boxes" (N,4), x1 y1 x2 y2 as parts of its width and height, and "labels" (N,) int64."""
 
@@ -45,20 +47,20 @@ class Pair:
     def __post_init__(self) -> None:
         shapes = f"{tuple(self.a.shape)} and {tuple(self.b.shape)}"
         if self.a.shape != self.b.shape:
-            raise ValueError(
+            raise UserError(
                 f"a and b must share one shape, got {shapes}; register or resize them first (--resize, --align)"
             )
         if self.a.dim() != 4 or self.a.shape[1] != 1:
-            raise ValueError(f"a and b must be luminances (B,1,H,W), got {shapes}; see tectum.color.rgb_to_ycbcr")
+            raise UserError(f"a and b must be luminances (B,1,H,W), got {shapes}; see tectum.color.rgb_to_ycbcr")
         if not self.a.is_floating_point() or self.a.dtype != self.b.dtype or self.a.device != self.b.device:
-            raise ValueError(
+            raise UserError(
                 f"a and b must be floating point in [0,1], of one dtype and on one device, got {self.a.dtype} on "
                 f"{self.a.device} and {self.b.dtype} on {self.b.device}; convert them first"
             )
         if self.name and len(self.name) != len(self.a):
-            raise ValueError(f"a pair needs one name per image, got {len(self.name)} for {len(self.a)}")
+            raise UserError(f"a pair needs one name per image, got {len(self.name)} for {len(self.a)}")
         if self.target is not None and len(self.target) != len(self.a):
-            raise ValueError(f"a target needs one entry per image, got {len(self.target)} for {len(self.a)}")
+            raise UserError(f"a target needs one entry per image, got {len(self.target)} for {len(self.a)}")
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Pair":
         """The same operation on both images; the target stays."""
@@ -82,15 +84,15 @@ class Pair:
         names = tuple(name for pair in pairs for name in pair.name)
         sizes = {tuple(pair.a.shape[2:]) for pair in pairs}
         if len(sizes) > 1:
-            raise ValueError(f"the images of a batch must share one size, got {sorted(sizes)}; crop or resize them")
+            raise UserError(f"the images of a batch must share one size, got {sorted(sizes)}; crop or resize them")
         targets = [pair.target for pair in pairs]
         target: Any = None
         if any(t is None for t in targets):
             if not all(t is None for t in targets):
-                raise ValueError("either all pairs of a batch have a target or none has; complete the labels")
+                raise UserError("either all pairs of a batch have a target or none has; complete the labels")
         elif all(isinstance(t, Tensor) for t in targets):
             if len({tuple(t.shape[1:]) for t in targets}) > 1:
-                raise ValueError("the masks of a batch must share one size; train on images of one size")
+                raise UserError("the masks of a batch must share one size; train on images of one size")
             target = torch.cat(targets)
         else:
             target = [entry for t in targets for entry in t]

@@ -9,13 +9,14 @@
 where the weights of the loss change from epoch to epoch, a `Balance`.
 """
 
-import difflib
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor, nn
+
+from tectum.errors import UserError, unknown
 
 T = TypeVar("T")
 
@@ -185,17 +186,6 @@ def resolve(table: Mapping[str, T], name: str, *, kind: str) -> T:
         try:
             found: T = getattr(importlib.import_module(module), attribute)
         except (ImportError, AttributeError, TypeError, ValueError) as error:
-            raise ValueError(f"{kind} '{name}' must be importable as module:attribute, but {error}") from error
+            raise UserError(f"{kind} '{name}' must be importable as module:attribute, but {error}") from error
         return found
-    raise ValueError(unknown(name, table, kind=kind))
-
-
-def unknown(name: str, known: Mapping[str, object], *, kind: str) -> str:
-    """One sentence for a misspelt name.
-
-    >>> unknown("tdfuson", {"tdfusion": 1, "average": 2}, kind="system")
-    "unknown system 'tdfuson'; did you mean 'tdfusion'? available: average, tdfusion"
-    """
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f" did you mean '{close[0]}'?" if close else ""
-    return f"unknown {kind} '{name}';{hint} available: {', '.join(sorted(known)) or 'none'}"
+    raise UserError(unknown(name, table, kind=kind))

@@ -19,6 +19,7 @@ from xml.etree import ElementTree
 
 import torch
 
+from tectum.errors import UserError
 from tectum.pair import Boxes
 
 TOLERANCE_PX = 0.5
@@ -105,10 +106,10 @@ def relative(rows: Sequence[Row], size: tuple[int, int]) -> Boxes:
     for row in rows:
         box = f"{row.x1:g},{row.y1:g},{row.x2:g},{row.y2:g}"
         if not all(math.isfinite(x) for x in row[:4]) or row.x2 <= row.x1 or row.y2 <= row.y1:
-            raise ValueError(f"a box must go from its left top to its right bottom, {row.where} has {box}; correct it")
+            raise UserError(f"a box must go from its left top to its right bottom, {row.where} has {box}; correct it")
         out = max(-row.x1, -row.y1, row.x2 - width, row.y2 - height)
         if out > TOLERANCE_PX + 1e-6 * max(size):
-            raise ValueError(
+            raise UserError(
                 f"a box must lie in its image, {row.where} has {box} in {width}x{height} pixels; correct it, or "
                 "check that the boxes belong to images of this size"
             )
@@ -130,7 +131,7 @@ def read_yolo(path: Path, classes: Sequence[str], size: tuple[int, int], order: 
         try:
             label, cx, cy, w, h = (float(x) for x in fields)
         except ValueError:
-            raise ValueError(f"a line must read `class cx cy w h`, {where} has {line[:60]!r}; correct it") from None
+            raise UserError(f"a line must read `class cx cy w h`, {where} has {line[:60]!r}; correct it") from None
         if order:
             check_label(label, order, where)
             index = list(classes).index(order[int(label)])
@@ -138,7 +139,7 @@ def read_yolo(path: Path, classes: Sequence[str], size: tuple[int, int], order: 
             check_label(label, classes, where)
             index = int(label)
         if max(abs(cx), abs(cy), abs(w), abs(h)) > 2:
-            raise ValueError(
+            raise UserError(
                 f"boxes in text files must be relative (0 to 1), {where} has {line[:60]!r}; divide x by the width and "
                 "y by the height"
             )
@@ -156,7 +157,7 @@ def read_voc(path: Path, classes: Sequence[str], size: tuple[int, int] | None = 
     rows, known = [], {name.lower(): index for index, name in enumerate(classes)}
     for number, (name, corners) in enumerate(voc_objects(path, size), 1):
         if name.lower() not in known:
-            raise ValueError(
+            raise UserError(
                 f"a class must be one of {', '.join(classes)}, {path} names {name!r}; correct it, or name all classes"
             )
         rows.append(Row(*corners, known[name.lower()], f"{path}, object {number}"))
@@ -173,11 +174,11 @@ def voc_objects(path: Path, size: tuple[int, int] | None = None) -> list[tuple[s
             x1, y1, x2, y2 = (float(thing.findtext(f"bndbox/{key}") or "") for key in ("xmin", "ymin", "xmax", "ymax"))
             found.append(((thing.findtext("name") or "").strip(), (x1, y1, x2, y2)))
     except (ElementTree.ParseError, ValueError) as error:
-        raise ValueError(
+        raise UserError(
             f"{path} must be a VOC annotation (object, name, bndbox with xmin ymin xmax ymax), but {error}; correct it"
         ) from None
     if size is not None and all(given) and tuple(given) != tuple(size):
-        raise ValueError(
+        raise UserError(
             f"an annotation must be of its image's size, {path} is for {given[1]}x{given[0]} and the image has "
             f"{size[1]}x{size[0]} pixels; take the image it was made on"
         )
@@ -195,15 +196,15 @@ def read_list(path: Path) -> dict[str, list[Row]]:
         name, *boxes = line.split()
         stem = Path(name.replace("\\", "/")).stem
         if stem in found:
-            raise ValueError(f"a list must name each image once, {where} has {stem} again; remove one")
+            raise UserError(f"a list must name each image once, {where} has {stem} again; remove one")
         found[stem] = []
         for box in boxes:
             try:
                 x1, y1, x2, y2, label = (float(x) for x in box.split(","))
             except ValueError:
-                raise ValueError(f"a box must read `x1,y1,x2,y2,class`, {where} has {box[:40]!r}; correct it") from None
+                raise UserError(f"a box must read `x1,y1,x2,y2,class`, {where} has {box[:40]!r}; correct it") from None
             if label != int(label):
-                raise ValueError(f"a class must be a whole number, {where} has {label:g}; correct it")
+                raise UserError(f"a class must be a whole number, {where} has {label:g}; correct it")
             found[stem].append(Row(x1, y1, x2, y2, int(label), where))
     return found
 
@@ -213,14 +214,14 @@ def numbered(path: Path) -> list[tuple[str, str]]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError:
-        raise ValueError(f"{path} must be text in UTF-8; save it again") from None
+        raise UserError(f"{path} must be text in UTF-8; save it again") from None
     return [(f"{path}, line {i}", x.strip()) for i, x in enumerate(lines, 1) if x.strip() and not x.startswith("#")]
 
 
 def check_label(label: float, classes: Sequence[str], where: str) -> None:
     """Refuse a class number that is not one of `classes`."""
     if not (math.isfinite(label) and label == int(label) and 0 <= label < len(classes)):
-        raise ValueError(
+        raise UserError(
             f"a class must be a number from 0 to {len(classes) - 1} ({', '.join(classes)}), {where} has {label:g}; "
             "correct it, or name all the classes"
         )

@@ -14,6 +14,7 @@ from tectum.data.known import DATASETS, KnownSet
 from tectum.data.labelled import Labels, pixels
 from tectum.data.parts import SPLITS, Files, Images, below, find_labels, shared
 from tectum.data.transforms import IGNORED
+from tectum.errors import UserError
 from tectum.kinds import KINDS as KINDS_OF_PAIRS
 
 KINDS = ("masks", "boxes")
@@ -121,7 +122,7 @@ def detect(root: str | Path) -> tuple[str, str]:
         return "mfnet", "its folders"
     inside = [name for name, known in DATASETS.items() if any(below(root, (folder,)) for folder in known.folders)]
     if len(inside) > 1:
-        raise ValueError(f"a folder with one set is needed, {root} holds {', '.join(inside)}; give the folder of one")
+        raise UserError(f"a folder with one set is needed, {root} holds {', '.join(inside)}; give the folder of one")
     return (inside[0], "the name of a folder in it") if inside else ("folder", "nothing that names a known set")
 
 
@@ -138,7 +139,7 @@ def detect_kind(root: str | Path) -> str:
         if any(below(root, (split, tag)) for split in SPLITS for tag in kind.tags)
     ]
     if len(held) > 1:
-        raise ValueError(f"pairs of one kind are needed, {root} holds {', '.join(held)}; name one with --kind")
+        raise UserError(f"pairs of one kind are needed, {root} holds {', '.join(held)}; name one with --kind")
     return held[0] if held else "infrared"
 
 

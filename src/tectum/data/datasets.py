@@ -27,8 +27,9 @@ from tectum.data.parts import (
     make_labels,
     names_in,
 )
+from tectum.errors import UserError, unknown
 from tectum.kinds import find_kind
-from tectum.protocols import resolve, unknown
+from tectum.protocols import resolve
 
 __all__ = ["DATASETS", "FOLDER", "LAYOUTS", "VOC", "KnownSet", "below", "find_pairs", "find_set", "open_set"]
 
@@ -71,12 +72,12 @@ def open_set(
     """
     known = known_set(name, kind)
     if target not in (None, "masks", "boxes"):
-        raise ValueError(f"target must be masks, boxes or None, got {target!r}; choose one of them")
+        raise UserError(f"target must be masks, boxes or None, got {target!r}; choose one of them")
     if name not in ("voc", "folder") and target is not None and not getattr(known, target):
         has = [kind for kind in ("masks", "boxes") if getattr(known, kind)]
-        raise ValueError(f"{name} has no {target}; choose {' or '.join((*has, 'None'))}")
+        raise UserError(f"{name} has no {target}; choose {' or '.join((*has, 'None'))}")
     if every < 1:
-        raise ValueError(f"every must be at least 1, got {every}; 1 takes all")
+        raise UserError(f"every must be at least 1, got {every}; 1 takes all")
     found = find_part(name, known, Path(root), split)
     chosen, rows = choose(name, known, found, split, target, names, seed)
     chosen = chosen[::every]
@@ -98,12 +99,12 @@ def known_set(name: str, kind: str | None = None) -> KnownSet:
     """
     table = {**DATASETS, "voc": VOC, "folder": FOLDER}
     if name not in table:
-        raise ValueError(unknown(name, table, kind="dataset"))
+        raise UserError(unknown(name, table, kind="dataset"))
     known, wanted = table[name], None if kind is None else find_kind(kind).name
     if name == "folder" and wanted is not None:
         return replace(known, kind=wanted)
     if wanted not in (None, known.kind):
-        raise ValueError(f"{name} holds {known.kind} pairs, not {wanted}; choose a set of that kind, or folder")
+        raise UserError(f"{name} holds {known.kind} pairs, not {wanted}; choose a set of that kind, or folder")
     return known
 
 
@@ -262,7 +263,7 @@ def find_set(name: str, root: str | Path, split: str = "test") -> tuple[Path, Pa
         for a, b in layouts:
             visible, infrared = below(home, a.split("/")), below(home, b.split("/"))
             if visible is not None and visible == infrared:
-                raise ValueError(
+                raise UserError(
                     f"{name} in {home} keeps both images of a pair in one file of four channels; write them into two "
                     "folders first, or open it with tectum.data.datasets.open_set"
                 )

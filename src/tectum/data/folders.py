@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from tectum.color import rgb_to_ycbcr
-from tectum.data.codecs import EXTENSIONS, read_pixels
+from tectum.errors import UserError
+from tectum.io.codecs import EXTENSIONS, read_pixels
 from tectum.kinds import KINDS
 from tectum.pair import Pair
 
@@ -53,7 +54,7 @@ class PairFolder(Dataset[Pair]):
         try:
             return Pair(a[None, None] / 255, b[None, None] / 255, name=(self.names[index],))
         except ValueError as error:
-            raise ValueError(f"pair {self.names[index]} cannot be trained on: {error}") from error
+            raise UserError(f"pair {self.names[index]} cannot be trained on: {error}") from error
 
     @staticmethod
     def locate(root: Path) -> tuple[dict[str, Path], dict[str, Path]]:
@@ -92,7 +93,7 @@ def images(folder: Path) -> dict[str, Path]:
         if path.suffix.lower() not in EXTENSIONS or path.name.startswith("."):
             continue
         if path.stem in found:
-            raise ValueError(
+            raise UserError(
                 f"one file per pair must be in {folder}, got {found[path.stem].name} and {path.name}; remove one"
             )
         found[path.stem] = path
@@ -116,7 +117,7 @@ def read_8bit(path: Path) -> Tensor:
     """
     pixels = read_pixels(path)
     if pixels.dtype != np.uint8:
-        raise ValueError(f"training images must be 8-bit, {path} is {pixels.dtype}; convert it first")
+        raise UserError(f"training images must be 8-bit, {path} is {pixels.dtype}; convert it first")
     return torch.from_numpy(np.array(pixels))  # a copy: a decoder's array may be read-only
 
 

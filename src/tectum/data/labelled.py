@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from tectum.data.folders import luminance, read_8bit
+from tectum.errors import UserError
 from tectum.pair import Pair
 
 
@@ -61,9 +62,9 @@ class LabelledPairs(Dataset[Pair]):
         words: tuple[str, str] = ("visible", "infrared"),
     ) -> None:
         if channels not in (1, 3):
-            raise ValueError(f"channels must be 1 (luminance) or 3 (colour), got {channels}; choose one of them")
+            raise UserError(f"channels must be 1 (luminance) or 3 (colour), got {channels}; choose one of them")
         if not files:
-            raise ValueError("a set must hold at least one pair, got none; check its folders and the split")
+            raise UserError("a set must hold at least one pair, got none; check its folders and the split")
         bare = [] if labels is None else [name for name in files if name not in labels]
         if labels is not None and bare:
             what = "an empty text file says that nothing is there; " if labels.kind == "boxes" else ""
@@ -100,7 +101,7 @@ class LabelledPairs(Dataset[Pair]):
         names = list(names)
         strange = [name for name in names if name not in self.files]
         if strange:
-            raise ValueError(
+            raise UserError(
                 f"a part must hold pairs of its set, {len(strange)} of {len(names)} are not among its {len(self)}, the "
                 f"first is {strange[0]}; correct the list"
             )
@@ -121,7 +122,7 @@ class LabelledPairs(Dataset[Pair]):
         visible, infrared = pixels(*self.files[name])
         a, b = luminance(visible), luminance(infrared).contiguous()  # a view would keep the whole file
         if a.shape != b.shape:
-            raise ValueError(
+            raise UserError(
                 f"the images of a pair must share one size, {name} has {a.shape[1]}x{a.shape[0]} ({self.words[0]}) and "
                 f"{b.shape[1]}x{b.shape[0]} ({self.words[1]}); register or resize them first, or leave the pair out"
             )
@@ -144,7 +145,7 @@ def pixels(visible: Path, infrared: Path) -> tuple[Tensor, Tensor]:
     if visible != infrared:
         return raw, read_8bit(infrared)
     if raw.ndim != 3 or raw.shape[2] != 4:
-        raise ValueError(f"{visible} must have four channels (red, green, blue, infrared); take the set's own files")
+        raise UserError(f"{visible} must have four channels (red, green, blue, infrared); take the set's own files")
     return raw[..., :3], raw[..., 3]
 
 

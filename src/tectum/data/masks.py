@@ -14,8 +14,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from tectum.data.codecs import Array, read_pixels
 from tectum.data.transforms import IGNORED
+from tectum.errors import UserError
+from tectum.io.codecs import Array, read_pixels
 
 
 @dataclass(frozen=True)
@@ -56,14 +57,14 @@ def read_mask(path: Path, classes: Sequence[str], size: tuple[int, int] | None =
     """
     indices = read_indices(path)
     if size is not None and indices.shape != tuple(size):
-        raise ValueError(
+        raise UserError(
             f"a mask must have its image's size, {path} is {indices.shape[1]}x{indices.shape[0]} for an image of "
             f"{size[1]}x{size[0]}; make it anew at that size, without blending its numbers"
         )
     wrong = (indices >= len(classes)) & (indices != IGNORED)
     if wrong.any():
         row, column = np.unravel_index(int(wrong.argmax()), indices.shape)
-        raise ValueError(
+        raise UserError(
             f"a mask must hold the classes 0 to {len(classes) - 1} ({', '.join(classes)}) or {IGNORED} for ignored, "
             f"{path} has {indices[row, column]} in row {row}, column {column} ({wrong.mean():.1%} of it is no class); "
             "correct it, or name all the classes"
@@ -81,7 +82,7 @@ def read_indices(path: Path) -> Array:
     with path.open("rb") as file:
         head = file.read(26)
     if head.startswith(b"\xff\xd8\xff"):
-        raise ValueError(f"a mask must keep its numbers, {path} is a JPEG file, which blends them; take the PNG files")
+        raise UserError(f"a mask must keep its numbers, {path} is a JPEG file, which blends them; take the PNG files")
     depth, colour = (head[24], head[25]) if head.startswith(b"\x89PNG") else (8, 0)
     if colour == 3:
         with Image.open(path) as image:
@@ -89,13 +90,13 @@ def read_indices(path: Path) -> Array:
     elif pixels.ndim == 3 and pixels.shape[2] == 3 and (pixels == pixels[..., :1]).all():
         pixels = pixels[..., 0]
     if pixels.ndim != 2:
-        raise ValueError(
+        raise UserError(
             f"a mask must hold class indices, {path} is a colour picture; write its classes as one grey number each, "
             "or take the set's index masks"
         )
     if pixels.dtype != np.uint8:
         if pixels.dtype.kind not in "ui" or pixels.min() < 0 or pixels.max() > 255:
-            raise ValueError(f"a mask must hold numbers from 0 to 255, {path} is {pixels.dtype}; save it with 8 bits")
+            raise UserError(f"a mask must hold numbers from 0 to 255, {path} is {pixels.dtype}; save it with 8 bits")
     elif depth < 8 and colour == 0:
         pixels = pixels // (255 // (2**depth - 1))  # readers spread few bits over 0..255
     return np.array(pixels, np.uint8)

@@ -21,6 +21,7 @@ from tectum.data.masks import MaskFiles, read_indices
 from tectum.data.scenes import below as below
 from tectum.data.scenes import brighter_first, side_files
 from tectum.data.transforms import IGNORED
+from tectum.errors import UserError
 from tectum.kinds import KINDS, Kind
 
 Layouts = tuple[tuple[str, str], ...]
@@ -175,9 +176,9 @@ def make_labels(
     same = {name.lower(): name for name in classes}
     strange = [name for name in listed if name.lower() not in same]
     if strange:
-        raise ValueError(f"classes.txt for {folder} names {strange[0]}, the set has {', '.join(classes)}; correct it")
+        raise UserError(f"classes.txt for {folder} names {strange[0]}, the set has {', '.join(classes)}; correct it")
     if text and unordered and not listed:
-        raise ValueError(
+        raise UserError(
             f"the classes of {folder} are numbered in more than one way by those who share them; write the names in "
             f"the order of its numbers into {folder / 'classes.txt'}, one a line ({', '.join(classes)})"
         )
@@ -224,6 +225,6 @@ def counted_boxes(files: Mapping[str, Path]) -> tuple[str, ...]:
         for where, line in numbered(path):
             first = line.split()[0]
             if not first.isdecimal():
-                raise ValueError(f"a line must start with a class from 0, {where} has {first!r}; correct it")
+                raise UserError(f"a line must start with a class from 0, {where} has {first!r}; correct it")
             top = max(top, int(first))
     return tuple(sorted(names)) or tuple(str(i) for i in range(top + 1))

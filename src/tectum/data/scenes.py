@@ -15,8 +15,9 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from tectum.data.codecs import EXTENSIONS
 from tectum.data.folders import images, luminance, read_8bit
+from tectum.errors import UserError
+from tectum.io.codecs import EXTENSIONS
 
 ENDS = ("<first>", "<last>")
 
@@ -41,7 +42,7 @@ def side_files(home: Path, side: str) -> dict[str, Path] | None:
         for name, path in matching(place, last):
             name = name if star == len(folders) else place.name
             if name in files:
-                raise ValueError(f"one image per scene must be called {last} in {place}, got {files[name].name} and "
+                raise UserError(f"one image per scene must be called {last} in {place}, got {files[name].name} and "
                                  f"{path.name}; remove one")  # fmt: skip
             files[name] = path
     return files or None

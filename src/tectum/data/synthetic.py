@@ -23,10 +23,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from tectum.data.street.layout import PLACES, build
-from tectum.data.street.light import HOURS, Hour, leave
-from tectum.data.street.shapes import Array, Buffer, Camera
-from tectum.data.street.surface import Street
+from tectum.errors import UserError
+from tectum.street.layout import PLACES, build
+from tectum.street.light import HOURS, Hour, leave
+from tectum.street.shapes import Array, Buffer, Camera
+from tectum.street.surface import Street
 
 CLASSES = ("background", "car", "person", "lamp")
 SUPERSAMPLE = 2
@@ -61,11 +62,11 @@ def render(seed: int, size: tuple[int, int] = (480, 640), *, hour: str = "night"
     ((3, 48, 64), (1, 48, 64), (48, 64))
     """
     if min(size) < 16:
-        raise ValueError(f"a scene must be at least 16 x 16 pixels, got {size[0]} x {size[1]}; ask for a larger size")
+        raise UserError(f"a scene must be at least 16 x 16 pixels, got {size[0]} x {size[1]}; ask for a larger size")
     if hour not in HOURS:
-        raise ValueError(f"hour must be one of {', '.join(HOURS)}, got {hour!r}; choose one of them")
+        raise UserError(f"hour must be one of {', '.join(HOURS)}, got {hour!r}; choose one of them")
     if place is not None and place not in PLACES:
-        raise ValueError(f"place must be one of {', '.join(PLACES)} or None, got {place!r}; choose one of them")
+        raise UserError(f"place must be one of {', '.join(PLACES)} or None, got {place!r}; choose one of them")
     rng = np.random.default_rng(seed)
     street = build(rng, hour, place)
     height, width = size[0] * SUPERSAMPLE, size[1] * SUPERSAMPLE

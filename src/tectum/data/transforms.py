@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tectum.errors import UserError
 from tectum.pair import Boxes, Pair
 
 MIN_SHARE = 0.25
@@ -38,7 +39,7 @@ def random_crop(
     """
     height, width = pair.a.shape[2:]
     if min(height, width) < size_px:
-        raise ValueError(
+        raise UserError(
             f"crops of {size_px} px need images at least as large, {' '.join(pair.name)} is {width}x{height}; "
             "use --crop-px with a smaller number"
         )
@@ -70,12 +71,12 @@ def crop(pair: Pair, top: int, left: int, height: int, width: int, *, min_share:
     """
     rows, columns = pair.a.shape[2:]
     if top < 0 or left < 0 or height < 1 or width < 1 or top + height > rows or left + width > columns:
-        raise ValueError(
+        raise UserError(
             f"a window must lie in its image of {columns}x{rows}, got {width}x{height} at row {top}, column {left}; "
             "choose a smaller one"
         )
     if isinstance(pair.target, Tensor) and pair.target.dim() >= 3 and pair.target.shape[-2:] != pair.a.shape[2:]:
-        raise ValueError(
+        raise UserError(
             f"a mask must have its image's size to be cut with it, {' '.join(pair.name)} has {columns}x{rows} and a "
             f"mask of {pair.target.shape[-1]}x{pair.target.shape[-2]}; crop before resizing, or resize with masks=True"
         )
@@ -222,4 +223,4 @@ def nearest(mask: Tensor, size: tuple[int, int]) -> Tensor:
 
 def check_size(size: tuple[int, int]) -> None:
     if min(size) < 1:
-        raise ValueError(f"a size must be (height, width) of at least 1 pixel each, got {tuple(size)}; ask for more")
+        raise UserError(f"a size must be (height, width) of at least 1 pixel each, got {tuple(size)}; ask for more")

@@ -20,13 +20,13 @@ from typing import Literal
 from torch import Tensor
 
 from tectum.color import to_levels
+from tectum.errors import UserError, unknown
 from tectum.metrics import METRICS
 from tectum.metrics.edges import Qabf
 from tectum.metrics.information import EN, MI
 from tectum.metrics.metric import Metric
 from tectum.metrics.statistics import SCD, SD, SF
 from tectum.metrics.structure import SSIM, VIF, truncated
-from tectum.protocols import unknown
 
 Levels = Literal["round", "truncate"]
 Make = Callable[[], Metric]
@@ -108,10 +108,10 @@ def with_metrics(convention: Convention, names: Sequence[str] | None) -> Convent
     if [name.lower() for name in names] == ["all"]:
         names = list(everything)
     if not names:
-        raise ValueError("at least one metric must be given; leave the option out for the convention's own")
+        raise UserError("at least one metric must be given; leave the option out for the convention's own")
     for name in names:
         if name.lower() not in by_lower:
-            raise ValueError(unknown(name, everything, kind="metric"))
+            raise UserError(unknown(name, everything, kind="metric"))
     chosen = [by_lower[name.lower()] for name in names]
     return replace(convention, metrics=MappingProxyType({name: everything[name] for name in chosen}))
 

@@ -20,6 +20,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from tectum.errors import UserError
 from tectum.metrics.metric import Reduction, SourceMetric
 from tectum.metrics.stripes import stripes, undefined
 
@@ -68,7 +69,7 @@ class FMI(SourceMetric):
 
     def __init__(self, *, feature: Feature = "gradient", reduction: Reduction = "mean") -> None:
         if feature not in ("gradient", "pixel"):
-            raise ValueError(f"feature must be 'gradient' or 'pixel', got {feature!r}")
+            raise UserError(f"feature must be 'gradient' or 'pixel', got {feature!r}")
         super().__init__(reduction=reduction)
         self.feature = feature
 

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from tectum.color import to_levels
+from tectum.errors import UserError
 from tectum.metrics.metric import Metric, Reduction, SourceMetric
 from tectum.metrics.stripes import blocks
 
@@ -72,7 +73,7 @@ class MI(SourceMetric):
 
     def __init__(self, *, reduction: Reduction = "mean", unit: Unit = "nats") -> None:
         if unit not in ("nats", "bits"):
-            raise ValueError(f"unit must be 'nats' or 'bits', got {unit!r}")
+            raise UserError(f"unit must be 'nats' or 'bits', got {unit!r}")
         super().__init__(reduction=reduction)
         self.unit = unit  # type: ignore[misc]
 

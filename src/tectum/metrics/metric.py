@@ -17,6 +17,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from tectum.errors import UserError
+
 Reduction = Literal["mean", "sum"]
 
 
@@ -109,7 +111,7 @@ class SourceMetric(Metric):
 
     def __init__(self, *, reduction: Reduction = "mean") -> None:
         if reduction not in ("mean", "sum"):
-            raise ValueError(f"reduction must be 'mean' or 'sum' over the two sources, got {reduction!r}")
+            raise UserError(f"reduction must be 'mean' or 'sum' over the two sources, got {reduction!r}")
         super().__init__()
         self.reduction = reduction
 
@@ -149,14 +151,14 @@ def check(fused: Tensor, a: Tensor, b: Tensor) -> None:
     """
     shapes = f"fused {tuple(fused.shape)}, a {tuple(a.shape)}, b {tuple(b.shape)}"
     if any(x.ndim != 4 or x.shape[1] != 1 for x in (fused, a, b)):
-        raise ValueError(f"fused, a and b must be luminances (B,1,H,W), got {shapes}; convert colour images first")
+        raise UserError(f"fused, a and b must be luminances (B,1,H,W), got {shapes}; convert colour images first")
     if not fused.shape[2:] == a.shape[2:] == b.shape[2:] or a.shape[0] != b.shape[0]:
-        raise ValueError(f"fused, a and b must share one size, got {shapes}; resize or register them first")
+        raise UserError(f"fused, a and b must share one size, got {shapes}; resize or register them first")
     if a.shape[0] not in (1, fused.shape[0]):
-        raise ValueError(f"there must be one pair, or one for each fused image, got {shapes}")
+        raise UserError(f"there must be one pair, or one for each fused image, got {shapes}")
     for name, x in (("fused", fused), ("a", a), ("b", b)):
         if not x.is_floating_point():
-            raise ValueError(f"{name} must be floating point in [0,1], got {x.dtype}; divide by 255")
+            raise UserError(f"{name} must be floating point in [0,1], got {x.dtype}; divide by 255")
         low, high = (float(v) for v in x.aminmax()) if x.numel() else (0.0, 0.0)
         if not -1e-6 <= low <= high <= 1 + 1e-6:  # false for NaN too
-            raise ValueError(f"{name} must lie in [0,1] and be finite, got {low:g} to {high:g}; scale it first")
+            raise UserError(f"{name} must lie in [0,1] and be finite, got {low:g} to {high:g}; scale it first")

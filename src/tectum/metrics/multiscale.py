@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from tectum.errors import UserError
 from tectum.metrics.filters import box, divide, gaussian, smooth
 from tectum.metrics.metric import Metric, Reduction, SourceMetric
 from tectum.metrics.stripes import stripes, undefined
@@ -131,7 +132,7 @@ class VIFF(Metric):
         self, *, weights: Sequence[float] = (1 / 2.15, 0.0, 0.15 / 2.15, 1 / 2.15), noise: float = 0.005 * 255**2
     ) -> None:
         if len(weights) != len(self.sizes) or min(weights) < 0 or noise <= 0:
-            raise ValueError(f"VIFF needs four weights >= 0 and noise > 0, got {tuple(weights)} and {noise:g}")
+            raise UserError(f"VIFF needs four weights >= 0 and noise > 0, got {tuple(weights)} and {noise:g}")
         super().__init__()
         self.weights, self.noise = tuple(weights), noise
 

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tectum.errors import UserError
 from tectum.metrics.filters import extend, gaussian, smooth, sobel_magnitude
 from tectum.metrics.metric import Metric
 from tectum.metrics.stripes import blocks, rows_of, stripes, undefined
@@ -60,7 +61,7 @@ class Qcv(Metric):
 
     def __init__(self, *, pixels_per_degree: float = 32.0, gamma: float = 1.0) -> None:
         if pixels_per_degree <= 0 or gamma <= 0:
-            raise ValueError(f"pixels_per_degree and gamma must be > 0, got {pixels_per_degree:g} and {gamma:g}")
+            raise UserError(f"pixels_per_degree and gamma must be > 0, got {pixels_per_degree:g} and {gamma:g}")
         super().__init__()
         self.pixels_per_degree, self.gamma = pixels_per_degree, gamma
 
@@ -151,7 +152,7 @@ class Qcb(Metric):
 
     def __init__(self, *, pixels_per_degree: float = 32.0) -> None:
         if pixels_per_degree <= 0:
-            raise ValueError(f"pixels_per_degree must be > 0, got {pixels_per_degree:g}")
+            raise UserError(f"pixels_per_degree must be > 0, got {pixels_per_degree:g}")
         super().__init__()
         # exp(-(r/f)^2) is a Gaussian of ppd / (sqrt(2) pi f) pixels; variances add, and 4^2 = 2^2 + 12
         sigmas = [math.hypot(2, pixels_per_degree / (math.sqrt(2) * math.pi * f)) for f in (self.f0, self.f1)]

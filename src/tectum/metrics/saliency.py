@@ -9,6 +9,7 @@ Neither has reference values from outside; the oracles of both are our own float
 import torch
 from torch import Tensor
 
+from tectum.errors import UserError
 from tectum.metrics.filters import box, divide, sobel_magnitude
 from tectum.metrics.metric import Metric
 from tectum.metrics.stripes import stripes, undefined
@@ -78,7 +79,7 @@ class Qe(Metric):
 
     def __init__(self, *, alpha: float = 0.5) -> None:
         if not 0 <= alpha <= 1:
-            raise ValueError(f"alpha must lie in [0,1], got {alpha:g}")
+            raise UserError(f"alpha must lie in [0,1], got {alpha:g}")
         super().__init__()
         self.alpha = alpha
 

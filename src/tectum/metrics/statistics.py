@@ -24,6 +24,7 @@ Reference:
 import torch
 from torch import Tensor
 
+from tectum.errors import UserError
 from tectum.metrics.metric import Metric, SourceMetric
 from tectum.metrics.stripes import blocks, rows_of, total, undefined
 
@@ -130,7 +131,7 @@ class PSNR(Metric):
 
     def __init__(self, *, peak: float | None = None) -> None:
         if peak is not None and not peak > 0:
-            raise ValueError(f"peak must be a positive grey level such as 255, or None for the image's own, got {peak}")
+            raise UserError(f"peak must be a positive grey level such as 255, or None for the image's own, got {peak}")
         super().__init__()
         self.peak = peak
 

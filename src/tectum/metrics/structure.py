@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tectum.errors import UserError
 from tectum.metrics.metric import Reduction, SourceMetric
 from tectum.metrics.moments import Box7, Gaussian, local_moments, smaller
 from tectum.metrics.stripes import Scratch, undefined
@@ -51,7 +52,7 @@ class SSIM(SourceMetric):
 
     def __init__(self, *, reduction: Reduction = "mean", data_range: float = 255.0, truncate: bool = False) -> None:
         if not data_range > 0:
-            raise ValueError(f"data_range must be positive, got {data_range}; images are on 0..255, so 255 fits them")
+            raise UserError(f"data_range must be positive, got {data_range}; images are on 0..255, so 255 fits them")
         super().__init__(reduction=reduction)
         self.data_range, self.truncate = data_range, truncate
 

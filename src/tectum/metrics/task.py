@@ -26,6 +26,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from tectum.errors import UserError
+
 NAN = float("nan")
 
 
@@ -82,13 +84,13 @@ class SegmentationScore:
             ValueError: shapes or types that do not fit, or a label that is no class.
         """
         if prediction.shape != target.shape or target.dim() != 3:
-            raise ValueError(
+            raise UserError(
                 "prediction and target must share one shape (B,H,W), got "
                 f"{tuple(prediction.shape)} and {tuple(target.shape)}; take the argmax over classes, and resize"
             )
         for name, x in (("prediction", prediction), ("target", target)):
             if x.is_floating_point() or x.is_complex():
-                raise ValueError(f"{name} must hold class numbers as integers, got {x.dtype}; take the argmax")
+                raise UserError(f"{name} must hold class numbers as integers, got {x.dtype}; take the argmax")
         counted = target != self.ignore_index if self.ignore_index is not None else torch.ones_like(target).bool()
         true, predicted = target[counted].long(), prediction[counted].long()
         if not true.numel():
@@ -97,7 +99,7 @@ class SegmentationScore:
             low, high = (int(v) for v in x.aminmax())
             if low < 0 or high >= self.num_classes:
                 ignored = "" if self.ignore_index is None else f" (or {self.ignore_index} in the target: ignored)"
-                raise ValueError(
+                raise UserError(
                     f"labels must be 0 to {self.num_classes - 1}{ignored}, got {low if low < 0 else high} in the "
                     f"{name}; check num_classes and the label files"
                 )
@@ -112,7 +114,7 @@ class SegmentationScore:
         """
         mine, theirs = ((score.num_classes, score.ignore_index) for score in (self, other))
         if mine != theirs:
-            raise ValueError(f"scores must share num_classes and ignore_index to be merged, got {mine} and {theirs}")
+            raise UserError(f"scores must share num_classes and ignore_index to be merged, got {mine} and {theirs}")
         self.confusion += other.confusion
 
     def compute(
@@ -128,9 +130,9 @@ class SegmentationScore:
                 accuracy, and against whichever class was predicted there.
         """
         if classes not in ("present", "target"):
-            raise ValueError(f"classes must be 'present' or 'target', got {classes!r}")
+            raise UserError(f"classes must be 'present' or 'target', got {classes!r}")
         if outside := [c for c in without if not 0 <= c < self.num_classes]:
-            raise ValueError(f"without must name classes 0 to {self.num_classes - 1}, got {outside}")
+            raise UserError(f"without must name classes 0 to {self.num_classes - 1}, got {outside}")
         matrix = self.confusion.double()
         right, of_target, predicted = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
         iou, recall = right / (of_target + predicted - right), right / of_target  # 0/0 is NaN
@@ -211,7 +213,7 @@ class DetectionScore:
             ValueError: counts or shapes that do not fit, a label that is no class, a box or score that is none.
         """
         if len(predictions) != len(targets):
-            raise ValueError(f"there must be one target for each prediction, got {len(targets)}, {len(predictions)}")
+            raise UserError(f"there must be one target for each prediction, got {len(targets)}, {len(predictions)}")
         found = [self.checked(x, "prediction", ("boxes", "labels", "scores")) for x in predictions]
         expected = [self.checked(x, "target", ("boxes", "labels")) for x in targets]
         self.images += zip(found, expected, strict=True)
@@ -219,29 +221,29 @@ class DetectionScore:
     def checked(self, image: Mapping[str, Tensor], role: str, keys: tuple[str, ...]) -> dict[str, Tensor]:
         """The tensors of one image on the CPU, in float64 but for the labels."""
         if missing := [key for key in keys if key not in image]:
-            raise ValueError(f"a {role} must have {', '.join(keys)}, but lacks {', '.join(missing)}")
+            raise UserError(f"a {role} must have {', '.join(keys)}, but lacks {', '.join(missing)}")
         cpu = {key: image[key].detach().cpu() for key in keys}
         num = len(cpu["labels"]) if cpu["labels"].dim() == 1 else -1
         shapes = {key: tuple(x.shape) for key, x in cpu.items()}
         if shapes != {key: (num, 4) if key == "boxes" else (num,) for key in keys}:
-            raise ValueError(f"a {role} must have boxes (N,4) and the rest (N,), got {shapes}")
+            raise UserError(f"a {role} must have boxes (N,4) and the rest (N,), got {shapes}")
         if cpu["labels"].is_floating_point():
-            raise ValueError(f"labels must be integers, got {cpu['labels'].dtype} in a {role}; use .long()")
+            raise UserError(f"labels must be integers, got {cpu['labels'].dtype} in a {role}; use .long()")
         out = {key: x.long() if key == "labels" else x.double() for key, x in cpu.items()}
         wrong = out["labels"][(out["labels"] < 0) | (out["labels"] >= self.num_classes)]
         if len(wrong):
-            raise ValueError(f"labels must be 0 to {self.num_classes - 1}, got {int(wrong[0])} in a {role}")
+            raise UserError(f"labels must be 0 to {self.num_classes - 1}, got {int(wrong[0])} in a {role}")
         if not all(bool(x.isfinite().all()) for x in out.values()):
-            raise ValueError(f"boxes and scores must be finite, got NaN or infinity in a {role}")
+            raise UserError(f"boxes and scores must be finite, got NaN or infinity in a {role}")
         turned = out["boxes"][(out["boxes"][:, 2:] < out["boxes"][:, :2]).any(1)]
         if len(turned):
-            raise ValueError(f"boxes must be x1 <= x2, y1 <= y2 (not centre and size), got {turned[0].tolist()}")
+            raise UserError(f"boxes must be x1 <= x2, y1 <= y2 (not centre and size), got {turned[0].tolist()}")
         return out
 
     def merge(self, other: "DetectionScore") -> None:
         """Take in the images of another score, e.g. of another process; no image should be in both."""
         if self.num_classes != other.num_classes:
-            raise ValueError(
+            raise UserError(
                 f"scores must share num_classes to be merged, got {self.num_classes} and {other.num_classes}"
             )
         self.images += other.images
@@ -281,7 +283,7 @@ class DetectionScore:
 
 def check_num_classes(num_classes: int) -> None:
     if num_classes < 1:
-        raise ValueError(f"num_classes must be at least 1, got {num_classes}")
+        raise UserError(f"num_classes must be at least 1, got {num_classes}")
 
 
 def coco_eval() -> tuple[Any, Any]:
@@ -289,7 +291,7 @@ def coco_eval() -> tuple[Any, Any]:
     try:
         from faster_coco_eval import COCO, COCOeval_faster
     except ImportError as error:
-        raise ValueError("average precision needs faster-coco-eval: pip install 'tectum[train]'") from error
+        raise UserError("average precision needs faster-coco-eval: pip install 'tectum[train]'") from error
     return COCO, COCOeval_faster
 
 

@@ -9,7 +9,7 @@ With n = LayerNorm(x) over the channels of each pixel, and [q; k; v] = depthwise
 The pixels of an image meet only in the *moments*, the products <q_i, k_j>, <q_i, q_i> and <k_j, k_j>, which are sums
 over pixels. Two things follow and are used here: A v is one matrix per image applied to every pixel, so that P A is a
 single 1x1 convolution; and an image may be processed in stripes or tiles, exactly, by summing their moments first
-(`tectum.inference.tiling`). So every block comes in two halves, and its forward pass is one after the other:
+(`tectum.nn.stages`). So every block comes in two halves, and its forward pass is one after the other:
 
     v, moments = block.ask(x)               everything up to the sums
     x          = block.answer(x, v, moments)

@@ -30,6 +30,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from tectum.errors import UserError
+
 CHUNK = 32
 """Tokens in a chunk. On a CPU 32 to 64 are the fastest; a GPU's kernel likes 256."""
 TOKENS_AT_ONCE = 4096
@@ -91,7 +93,7 @@ def scan_from(
     True
     """
     if chunk < 1:
-        raise ValueError(f"chunk must be at least 1, got {chunk}")
+        raise UserError(f"chunk must be at least 1, got {chunk}")
     if torch.compiler.is_compiling() or torch.is_grad_enabled() or forward_mode(x, dt, a, b, c):
         return chunks(state, x, dt, a, b, c, d, chunk)
     room = Room() if room is None else room

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from tectum.errors import UserError
+
 Array = np.ndarray[Any, np.dtype[Any]]
 
 LABELS = ("visible", "infrared", "fused")
@@ -52,7 +54,7 @@ def side_by_side(
     """
     sizes = [image.shape[:2] for image in (visible, infrared, fused)]
     if len(set(sizes)) != 1 or len(labels) != 3:
-        raise ValueError(f"three images of one size and three labels are needed, got {sizes} and {tuple(labels)}")
+        raise UserError(f"three images of one size and three labels are needed, got {sizes} and {tuple(labels)}")
     size = panel_size(*visible.shape[:2])
     panels = [_panel(image, size) for image in (visible, infrared, fused)]
     captions = list(labels)

@@ -40,6 +40,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tectum.errors import UserError
 from tectum.kinds import KINDS
 from tectum.losses import gradient_loss, magnitude_loss, ssim_map
 from tectum.nn.filters import box_mean, channels_last, sobel
@@ -317,7 +318,7 @@ class AdaSFFuseLoss(nn.Module):
     def __init__(self, kind: str = "infrared", *, variant: Variant = "repaired") -> None:
         super().__init__()
         if kind not in KINDS:
-            raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
+            raise UserError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
         self.kind, self.variant = kind, checked(variant)
         self.scales = (20.0, 100.0, 50.0) if kind == "medical" else (20.0, 20.0, 10.0)
 

@@ -14,6 +14,7 @@ https://doi.org/10.1109/TCOM.1983.1095851
 import torch
 from torch import Tensor, nn
 
+from tectum.errors import UserError
 from tectum.nn.pyramid import apart, together
 
 
@@ -56,7 +57,7 @@ class LaplacianPyramid(nn.Module):
     def __init__(self, levels: int = 4) -> None:
         super().__init__()
         if levels < 0:
-            raise ValueError(f"levels must be 0 or more, got {levels}; 0 is the average")
+            raise UserError(f"levels must be 0 or more, got {levels}; 0 is the average")
         self.levels = levels
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ keep (44,529 parameters): w_visible + w_infrared = 1.
     L(f) = mean[ w_a (f - a)^2 + w_b (f - b)^2 ] + alpha * mean|grad f - grad*|
 
 where grad* is, for each axis, the source gradient of larger magnitude. G is trained so that a task likes the image F
-makes of it (`tectum.engine`); with w = 1/2 everywhere the loss is fixed, and is the control the learned one must beat.
+makes of it (`tectum.training`); with w = 1/2 everywhere the loss is fixed, the control that the learned one must beat.
 
 Any H and W; nothing is resampled. Inputs and output (B,1,H,W) in [0,1].
 
@@ -33,6 +33,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tectum.errors import UserError
 from tectum.losses import gradient_loss, weighted_intensity_loss
 from tectum.nn.attention import RestormerBlock, attention_matrix, conv1x1, conv3x3, depthwise3x3, mix, products
 from tectum.nn.filters import channels_last
@@ -67,7 +68,7 @@ class TDFusion(nn.Module):
         return torch.sigmoid(self.output(F.leaky_relu(self.output_hidden(x), 0.01)))
 
     def stages(self) -> list[Stage]:
-        """The same network cut where pixels meet, for the exact schedules of `tectum.inference.tiling`."""
+        """The same network cut where pixels meet, for the exact schedules of `tectum.nn.stages`."""
         encoders = list(zip(self.encoder_infrared, self.encoder_visible, strict=True))
 
         def embed(state: State, _: State, window: Window) -> tuple[State, State]:
@@ -262,7 +263,7 @@ class WeightedSum(nn.Module):
 
 def checked(variant: Variant) -> Variant:
     if variant not in ("repaired", "published"):
-        raise ValueError(f"variant must be 'repaired' or 'published', got {variant!r}")
+        raise UserError(f"variant must be 'repaired' or 'published', got {variant!r}")
     return variant
 
 

@@ -90,7 +90,7 @@ class TOMIFF(nn.Module):
 
     @property
     def stages(self) -> Callable[[], list[Stage]]:
-        """The same network cut into pieces, for the exact schedules of `tectum.inference.tiling`; not as published."""
+        """The same network cut into pieces, for the exact schedules of `tectum.nn.stages`; not as published."""
         if self.variant == "published":
             raise AttributeError  # the stretch needs all of the image; nn.Module replaces any message by its own
         return self.pieces

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tectum.errors import UserError
 from tectum.pair import Boxes
 
 
@@ -22,9 +23,9 @@ def check_classes(classes: Sequence[str], channels: int, *, least: int = 1) -> t
     """
     names = tuple(classes)
     if isinstance(classes, str) or len(names) < least or len(set(names)) < len(names):
-        raise ValueError(f"classes must be {least} or more different names, got {classes!r}; name each class once")
+        raise UserError(f"classes must be {least} or more different names, got {classes!r}; name each class once")
     if channels not in (1, 3):
-        raise ValueError(f"channels must be 1 (luminance) or 3 (colour), got {channels}")
+        raise UserError(f"channels must be 1 (luminance) or 3 (colour), got {channels}")
     return names
 
 
@@ -35,12 +36,12 @@ def check_image(image: Tensor, channels: int) -> Tensor:
         ValueError: it is not (B,1,H,W) or (B,channels,H,W), floating and not empty.
     """
     if image.dim() != 4 or image.shape[1] not in (1, channels) or 0 in image.shape:
-        raise ValueError(
+        raise UserError(
             f"the task looks at images (B,{channels},H,W), got {tuple(image.shape)}; build it with the channels the "
             "images have"
         )
     if not image.is_floating_point():
-        raise ValueError(f"the task looks at floating point images in [0,1], got {image.dtype}; divide by 255")
+        raise UserError(f"the task looks at floating point images in [0,1], got {image.dtype}; divide by 255")
     return image.expand(-1, channels, -1, -1)
 
 
@@ -64,18 +65,18 @@ def check_boxes(target: Any, batch: int, num_classes: int) -> list[Boxes]:
         or not isinstance(target, Sequence)
         or not all(isinstance(x, Mapping) for x in target)
     ):
-        raise ValueError(
+        raise UserError(
             f'a detector learns from a list of {{"boxes", "labels"}}, one per image, got {described(target)}; '
             "open the data with boxes as its target"
         )
     if len(target) != batch:
-        raise ValueError(f"a target needs one entry per image, got {len(target)} for {batch}")
+        raise UserError(f"a target needs one entry per image, got {len(target)} for {batch}")
     for i, image in enumerate(target):
         if missing := {"boxes", "labels"} - image.keys():
-            raise ValueError(f"a target must have boxes and labels, but image {i} lacks {', '.join(sorted(missing))}")
+            raise UserError(f"a target must have boxes and labels, but image {i} lacks {', '.join(sorted(missing))}")
         boxes, labels = image["boxes"], image["labels"]
         if labels.dim() != 1 or boxes.shape != (len(labels), 4) or labels.is_floating_point():
-            raise ValueError(
+            raise UserError(
                 f"a target must have boxes (N,4) and integer labels (N,), got {tuple(boxes.shape)} and {labels.dtype} "
                 f"{tuple(labels.shape)} in image {i} of the batch"
             )
@@ -83,13 +84,13 @@ def check_boxes(target: Any, batch: int, num_classes: int) -> list[Boxes]:
             continue
         low, high = (int(x) for x in labels.aminmax())
         if low < 0 or high >= num_classes:
-            raise ValueError(
+            raise UserError(
                 f"labels must be 0 to {num_classes - 1}, got {low if low < 0 else high} in image {i} of the batch; "
                 "check the classes and the label files"
             )
         if not bool(((boxes >= 0) & (boxes <= 1)).all() and (boxes[:, 2:] >= boxes[:, :2]).all()):  # NaN fails too
             wrong = ((boxes < 0) | (boxes > 1) | boxes.isnan()).any(1) | (boxes[:, 2:] < boxes[:, :2]).any(1)
-            raise ValueError(
+            raise UserError(
                 "boxes must be x1 <= x2, y1 <= y2 as parts of the image, in [0,1], got "
                 f"{[round(x, 3) for x in boxes[wrong][0].tolist()]} in image {i} of the batch; divide x by the width "
                 "and y by the height"
@@ -148,7 +149,7 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, ValueError, OSError) as error:
-        raise ValueError(f"{path} is not a readable safetensors file ({error}); train or download it again") from error
+        raise UserError(f"{path} is not a readable safetensors file ({error}); train or download it again") from error
 
 
 def fill(task: nn.Module, state: Mapping[str, Tensor], path: str | Path, *, head: str, num_classes: int) -> None:
@@ -169,7 +170,7 @@ def fill(task: nn.Module, state: Mapping[str, Tensor], path: str | Path, *, head
     shapes = sorted(name for name in own.keys() & state.keys() if own[name].shape != state[name].shape)
     name = (strange or shapes or [""])[0]
     if not strange and head in shapes and len(state[head]) != num_classes:
-        raise ValueError(
+        raise UserError(
             f"{path} holds weights for {len(state[head])} classes, but the task has {num_classes}; give the classes "
             "it was trained with, or other weights"
         )
@@ -178,12 +179,12 @@ def fill(task: nn.Module, state: Mapping[str, Tensor], path: str | Path, *, head
     elif shapes:
         what = f"{name} is {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
     elif not all(bool(x.isfinite().all()) for x in state.values()):
-        raise ValueError(f"{path} holds values that are not finite; take an earlier checkpoint")
+        raise UserError(f"{path} holds values that are not finite; take an earlier checkpoint")
     else:
         task.load_state_dict(dict(state))
         return
     more = len(strange) + len(shapes) - 1
-    raise ValueError(
+    raise UserError(
         f"{path} does not hold weights of this {type(task).__name__}: {what}{f' and {more} more' if more else ''}; "
         "choose the task, size and channels it was trained with"
     )

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tectum.errors import UserError
 from tectum.metrics.task import DetectionScore
 from tectum.pair import Boxes
 from tectum.tasks.contract import (
@@ -94,7 +95,7 @@ class DFine(nn.Module):
         super().__init__()
         self.classes = check_classes(classes, channels)
         if queries < 1 or denoising < 0:
-            raise ValueError(f"queries must be at least 1 and denoising 0 or more, got {queries} and {denoising}")
+            raise UserError(f"queries must be at least 1 and denoising 0 or more, got {queries} and {denoising}")
         self.channels, self.queries = channels, queries
         self.network = network(len(self.classes), channels, size, denoising)
         if weights is not None:
@@ -149,13 +150,13 @@ class DFine(nn.Module):
 def network(num_classes: int, channels: int, size: str, denoising: int) -> Any:
     """transformers' DFineForObjectDetection in a published size."""
     if size not in SIZES:
-        raise ValueError(f"size must be one of {', '.join(SIZES)}, got {size!r}")
+        raise UserError(f"size must be one of {', '.join(SIZES)}, got {size!r}")
     ensure_torchvision()
     try:
         import scipy  # noqa: F401  # the assignment's
         import transformers
     except ImportError as error:
-        raise ValueError("D-FINE needs transformers and scipy: pip install 'tectum[train]'") from error
+        raise UserError("D-FINE needs transformers and scipy: pip install 'tectum[train]'") from error
     library: Any = transformers
     constants = dict(SIZES[size])
     strides = constants.pop("strides")

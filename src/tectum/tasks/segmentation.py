@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tectum.errors import UserError
 from tectum.metrics.task import SegmentationScore
 from tectum.tasks.contract import (
     answering,
@@ -89,11 +90,11 @@ class SegFormer(nn.Module):
         self.classes = check_classes(classes, channels, least=2)
         self.channels, self.ignore_index = channels, ignore_index
         if 0 <= ignore_index < len(self.classes):
-            raise ValueError(f"ignore_index must be no class (0 to {len(self.classes) - 1}), got {ignore_index}")
+            raise UserError(f"ignore_index must be no class (0 to {len(self.classes) - 1}), got {ignore_index}")
         self.network = network(len(self.classes), channels, size)
         balance = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
         if balance is not None and (len(balance) != len(self.classes) or not bool((balance >= 0).all())):
-            raise ValueError(
+            raise UserError(
                 f"class_weights must be one number >= 0 for each of {len(self.classes)} classes, got {class_weights}"
             )
         self.register_buffer("class_weights", balance, persistent=False)
@@ -140,18 +141,18 @@ class SegFormer(nn.Module):
     def check_masks(self, target: Any, batch: int) -> bool:
         """Whether any pixel counts in the loss."""
         if not isinstance(target, Tensor) or target.dim() != 3 or target.dtype != torch.int64:
-            raise ValueError(
+            raise UserError(
                 f"a segmenter learns from masks (B,H,W) int64, got {described(target)}; open the data with masks as "
                 "its target"
             )
         if len(target) != batch:
-            raise ValueError(f"a target needs one entry per image, got {len(target)} for {batch}")
+            raise UserError(f"a target needs one entry per image, got {len(target)} for {batch}")
         num_classes = len(self.classes)
         counted = target != self.ignore_index
         wrong = ((target < 0) | (target >= num_classes)) & counted
         if bool(wrong.any()):
             image, row, column = wrong.nonzero()[0].tolist()
-            raise ValueError(
+            raise UserError(
                 f"labels must be 0 to {num_classes - 1} (or {self.ignore_index}: ignored), got "
                 f"{int(target[image, row, column])} in image {image} of the batch; check the classes and the label "
                 "files"
@@ -164,12 +165,12 @@ class SegFormer(nn.Module):
 def network(num_classes: int, channels: int, size: str) -> Any:
     """transformers' SegformerForSemanticSegmentation with the published constants."""
     if size not in DEPTHS:
-        raise ValueError(f"size must be one of {', '.join(DEPTHS)}, got {size!r}")
+        raise UserError(f"size must be one of {', '.join(DEPTHS)}, got {size!r}")
     ensure_torchvision()
     try:
         import transformers
     except ImportError as error:
-        raise ValueError("SegFormer needs transformers: pip install 'tectum[train]'") from error
+        raise UserError("SegFormer needs transformers: pip install 'tectum[train]'") from error
     library: Any = transformers
     small = size == "b0"
     config = library.SegformerConfig(

@@ -29,6 +29,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tectum.errors import UserError
 from tectum.metrics.task import DetectionScore
 from tectum.pair import Boxes
 from tectum.tasks.contract import (
@@ -144,14 +145,14 @@ def network(num_classes: int, channels: int, version: str, size: str, momentum: 
     """An ultralytics DetectionModel from its own description."""
     name = f"yolo{version}{size}"
     if version not in VERSIONS or len(size) != 1 or size not in SIZES:
-        raise ValueError(f"a YOLO must be {' or '.join(VERSIONS)}, in a size of {', '.join(SIZES)}, got {name}")
+        raise UserError(f"a YOLO must be {' or '.join(VERSIONS)}, in a size of {', '.join(SIZES)}, got {name}")
     try:
         with quiet():
             library: Any = importlib.import_module("ultralytics")
             settings: Any = importlib.import_module("ultralytics.cfg")
             models: Any = importlib.import_module("ultralytics.nn.tasks")
     except ImportError as error:
-        raise ValueError(f"{name} needs ultralytics (AGPL-3.0): pip install 'tectum[yolo]', or take dfine-n") from error
+        raise UserError(f"{name} needs ultralytics (AGPL-3.0): pip install 'tectum[yolo]', or take dfine-n") from error
     file = Path(library.__file__).parent / "cfg" / "models" / version / f"yolo{version}.yaml"
     description = library.utils.YAML.load(file) | {"scale": size, "nc": num_classes}
     net = models.DetectionModel(description, ch=channels, verbose=False)
@@ -207,7 +208,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
         return {name if name.startswith("network.") else f"network.{name}": x.float() for name, x in state.items()}
     except Exception as error:  # zipfile, pickle and torch each raise their own
-        raise ValueError(
+        raise UserError(
             f"{path} must be a state dict that can be read without running code in it, but {type(error).__name__}; "
             f"make one with torch.save(ultralytics.YOLO('{path.name}').model.float().state_dict(), 'weights.pt')"
         ) from error

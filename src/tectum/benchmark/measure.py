@@ -1,0 +1,261 @@
+"""What a fuser costs on this machine, now: seconds, memory, parameters, multiply-accumulates.
+
+    round 1: A B C      round 2: A B C      ...        each letter a process of its own, one at a time
+
+A process (`tectum.benchmark.clock`) builds one variant of one system, fuses one pair of one size as `tectum fuse` does
+(`fuse_tensors`, sources in memory, nothing read or written), leaves out the first call and times the next ones. So no
+variant inherits another's memory, and whatever else the machine does meets all of them alike. Weights are random: they
+do not change the time.
+
+*Seconds* are the median and the quartiles over the calls of all rounds. *Memory* is the largest resident size of the
+process, Python and torch included, or on CUDA what torch had allocated at most; in MB of 10^6 bytes. *Parameters* are
+those of the module. *MACs* are half of what `torch.utils.flop_counter` finds in the plain forward pass: convolutions
+and matrix products. What is done element by element is not counted, though it may take most of the time.
+"""
+
+import inspect
+import re
+import sys
+import typing
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from tectum.benchmark.clock import in_a_process
+from tectum.errors import UserError, unknown
+from tectum.protocols import System, resolve
+from tectum.systems import SYSTEMS
+from tectum.weights.loading import DTYPES, find_device, own_fuser
+
+SMALLEST_PX = 16
+"""Sides below this say nothing about any image."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one variant of a system costs at one size; None is not known, in costs of others that were added by hand.
+
+    Attributes:
+        name: the system, as it was asked for.
+        variant: value of the fuser's keyword `variant`; "default" where it has none.
+        params: number of parameters.
+        macs: multiply-accumulates of convolutions and matrix products for one pair.
+        size: "640x480", width and height in pixels.
+        seconds_median: seconds for one pair.
+        seconds_iqr: lower and upper quartile.
+        peak_mb: peak memory in MB (10^6 bytes), of the process, or on CUDA of torch's allocations; None where the
+            operating system does not tell.
+        device: "cpu", "cuda", "cuda:1" or "mps".
+        threads: processor threads of torch.
+        dtype: of the numbers it computed with. What has no parameters computes in the type of the images, float32.
+    """
+
+    name: str
+    variant: str | None = None
+    params: int | None = None
+    macs: int | None = None
+    size: str | None = None
+    seconds_median: float | None = None
+    seconds_iqr: tuple[float, float] | None = None
+    peak_mb: float | None = None
+    device: str | None = None
+    threads: int | None = None
+    dtype: str | None = None
+
+    def checked(self) -> "Cost":
+        """The same, if every field is of its type: costs may come from a file that a person wrote.
+
+        Raises:
+            TypeError: one is not.
+        """
+        for field in ("name", "variant", "size", "device", "dtype"):
+            text = getattr(self, field)
+            if not isinstance(text, str) and (text is not None or field == "name"):
+                raise TypeError(f"{field} must be text, got {text!r}")
+        for field in ("params", "macs", "seconds_median", "peak_mb", "threads"):
+            if not (getattr(self, field) is None or is_number(getattr(self, field))):
+                raise TypeError(f"{field} must be a number, got {getattr(self, field)!r}")
+        quartiles = (0, 0) if self.seconds_iqr is None else tuple(self.seconds_iqr)
+        if len(quartiles) != 2 or not all(map(is_number, quartiles)):
+            raise TypeError(f"seconds_iqr must be two numbers, got {self.seconds_iqr!r}")
+        return self
+
+
+def is_number(x: object) -> bool:
+    return isinstance(x, int | float) and not isinstance(x, bool) and 0 <= x < float("inf")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One row of the table."""
+
+    system: str
+    variant: str
+    size: tuple[int, int]
+
+    def __str__(self) -> str:
+        variant = "" if self.variant == "default" else f" ({self.variant})"
+        return f"{self.system}{variant} at {self.size[0]}x{self.size[1]}"
+
+
+class Measurement:
+    """A run of measurements that may be cut short: `run`, and then `costs`, also after a KeyboardInterrupt.
+
+    Args:
+        systems: names of `SYSTEMS`, or `package.module:Class`; none given takes all of `SYSTEMS`.
+        sizes: "WIDTHxHEIGHT" each.
+        device: "auto" (CUDA, then MPS, then the CPU), "cpu", "cuda", "cuda:1", "mps".
+        dtype: "float32" or "bfloat16".
+        threads: processor threads; None leaves it to torch, as `tectum fuse` does.
+        rounds: how often everything takes its turn.
+
+    Attributes:
+        failures: {what: why it could not be measured}.
+        machine: what the processes ran on, known once one has.
+
+    Raises:
+        ValueError: an unknown system (the closest is offered) or device, a size or number that nothing can run with.
+    """
+
+    def __init__(
+        self,
+        systems: Sequence[str] = (),
+        *,
+        sizes: Sequence[str] = ("640x480",),
+        device: str = "auto",
+        dtype: str = "float32",
+        threads: int | None = None,
+        rounds: int = 5,
+    ) -> None:
+        if dtype not in DTYPES:
+            raise UserError(unknown(dtype, DTYPES, kind="dtype"))
+        if threads is not None and not 1 <= threads <= 1024:
+            raise UserError(f"--threads must be between 1 and 1024, got {threads}")
+        if rounds < 1:
+            raise UserError(f"--rounds must be at least 1, got {rounds}")
+        self.settings: dict[str, Any] = {"device": find_device(device), "dtype": dtype, "threads": threads}
+        self.rounds = rounds
+        parsed = dict.fromkeys(parse_size(size) for size in sizes)
+        if not parsed:
+            raise UserError("--size needs at least one size, such as 640x480")
+        names = dict.fromkeys(systems or SYSTEMS)
+        self.jobs = [Job(name, variant, size) for name in names for variant in variants(name) for size in parsed]
+        self.counted: dict[Job, tuple[int, int]] = {}
+        self.timed: dict[Job, list[dict[str, Any]]] = {job: [] for job in self.jobs}
+        self.failures: dict[str, str] = {}
+        self.machine = ""
+
+    def run(self, *, quiet: bool = True) -> None:
+        """Count, then time in turns; what fails once is told in `failures` and not tried again."""
+        bar = tqdm(
+            total=(1 + self.rounds) * len(self.jobs),
+            unit="run",
+            disable=quiet or not sys.stderr.isatty(),
+            dynamic_ncols=True,
+        )
+        with bar:
+            for turn in range(1 + self.rounds):
+                for job in self.jobs:
+                    bar.set_postfix_str(str(job))
+                    if str(job) not in self.failures:
+                        self.take(job, counts=turn == 0)
+                    bar.update()
+
+    def take(self, job: Job, *, counts: bool) -> None:
+        """One process."""
+        request = {"system": job.system, "variant": job.variant, "size": job.size}
+        if counts:
+            answer = in_a_process({"count": request})
+        else:  # as many calls in every round, so that a slow round counts no less
+            calls = len(self.timed[job][0]["seconds"]) if self.timed[job] else None
+            answer = in_a_process({"clock": request | self.settings | {"calls": calls}})
+        if "error" in answer:
+            self.failures[str(job)] = answer["error"]
+        elif counts:
+            self.counted[job] = answer["params"], answer["macs"]
+        else:
+            self.timed[job].append(answer)
+            self.machine = answer["machine"]
+
+    def costs(self) -> list[Cost]:
+        """The rows measured so far, in the order of the systems."""
+        return [self.cost(job) for job in self.jobs if self.timed[job]]
+
+    def cost(self, job: Job) -> Cost:
+        runs = self.timed[job]
+        low, median, high = np.percentile([s for run in runs for s in run["seconds"]], (25, 50, 75)).tolist()
+        peaks = [run["peak_mb"] for run in runs if run["peak_mb"] is not None]
+        return Cost(
+            job.system,
+            job.variant,
+            *self.counted[job],
+            size=f"{job.size[0]}x{job.size[1]}",
+            seconds_median=median,
+            seconds_iqr=(low, high),
+            peak_mb=max(peaks, default=None),
+            device=self.settings["device"],
+            threads=runs[0]["threads"],
+            dtype=runs[0]["dtype"],
+        )
+
+
+def measure(
+    systems: Sequence[str] = (),
+    *,
+    sizes: Sequence[str] = ("640x480",),
+    device: str = "auto",
+    dtype: str = "float32",
+    threads: int | None = None,
+    rounds: int = 5,
+    quiet: bool = True,
+) -> list[Cost]:
+    """Measure systems and baselines on this machine; `Measurement` says what the arguments are and what they raise.
+
+    One row for each variant of each system at each size. What could not be measured is left out with a warning. With
+    `quiet=False` a progress bar is shown.
+
+        measure(["tdfusion", "average"], sizes=["640x480", "1280x720"], rounds=3)
+    """
+    found = Measurement(systems, sizes=sizes, device=device, dtype=dtype, threads=threads, rounds=rounds)
+    found.run(quiet=quiet)
+    for what, why in found.failures.items():
+        warnings.warn(f"{what} could not be measured: {why}", stacklevel=2)
+    return found.costs()
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Width and height.
+
+    >>> parse_size("640x480")
+    (640, 480)
+    """
+    found = re.fullmatch(r"(\d{1,6})[xX×](\d{1,6})", text.strip())
+    if found is None:
+        raise UserError(f"a size must read WIDTHxHEIGHT in pixels, such as 640x480, got {text!r}")
+    width, height = int(found[1]), int(found[2])
+    if min(width, height) < SMALLEST_PX:
+        raise UserError(f"a size must be at least {SMALLEST_PX}x{SMALLEST_PX} pixels, got {width}x{height}")
+    return width, height
+
+
+def variants(system: str) -> tuple[str, ...]:
+    """What the fuser's keyword `variant` may be, ("default",) without such a keyword.
+
+    >>> variants("average")
+    ('default',)
+    """
+    entry = resolve(SYSTEMS, system, kind="system")
+    if not isinstance(entry, System):
+        with torch.device("meta"):
+            own_fuser(entry, system)
+    make: Any = entry.fuser if isinstance(entry, System) else entry
+    if "variant" not in inspect.signature(make).parameters:
+        return ("default",)
+    hint = inspect.signature(make, eval_str=True).parameters["variant"].annotation
+    named = typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
+    return named or ("default",)

@@ -1,0 +1,171 @@
+"""`tectum data`: what each set must look like, and what is wrong with this one."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from tyro.conf import OmitSubcommandPrefixes, Positional, arg, subcommand
+
+from tectum.console import Flag, optional
+
+if TYPE_CHECKING:
+    from tectum.data.check import Histogram, Part
+    from tectum.data.known import KnownSet
+
+MOST_PROBLEMS = 20
+
+
+@dataclass(frozen=True)
+class ListData:
+    """List the sets tectum knows: where they come from, their licence, their folders and classes.
+
+    Nothing is downloaded: each set comes from its authors.
+    """
+
+    markdown: Flag = False
+    """Print tables in Markdown, as in docs/data.md."""
+
+    def run(self) -> int:
+        from tectum.data.known import DATASETS, FOLDER, VOC
+
+        print(
+            markdown()
+            if self.markdown
+            else "\n\n".join(
+                described(name, known) for name, known in {**DATASETS, "voc": VOC, "folder": FOLDER}.items()
+            )
+        )
+        return 0
+
+
+@dataclass(frozen=True)
+class CheckData:
+    """Read every image and label of a set; say what is there and what is wrong. Exit code 1 if anything is."""
+
+    folder: Annotated[Positional[str], arg(metavar="DIR")]
+    """The set's folder."""
+
+    data: Annotated[str | None, optional("NAME")] = None
+    """Which set it is (see tectum data list), "voc" or "folder"; told by its names without it."""
+
+    split: Annotated[str | None, optional("PART")] = None
+    """train, val or test; all there are without it."""
+
+    target: Annotated[Literal["masks", "boxes"] | None, optional("KIND")] = None
+    """masks or boxes; what is there without it."""
+
+    kind: Annotated[str | None, optional("KIND")] = None
+    """What the pairs of a folder of your own are: infrared, exposure, focus or medical; told by a tree such as
+    train/MEF/over, else infrared, without it."""
+
+    quiet: Flag = False
+    """No progress bar."""
+
+    def run(self) -> int:
+        from tectum.data.check import check, detect, detect_kind
+        from tectum.data.datasets import known_set
+
+        name, why = (self.data, "--data") if self.data is not None else detect(self.folder)
+        kind = detect_kind(self.folder) if name == "folder" and self.kind is None else self.kind
+        parts = check(
+            self.folder,
+            name,
+            kind=kind,
+            splits=() if self.split is None else (self.split,),
+            targets=() if self.target is None else (self.target,),
+            each=self.progress,
+        )
+        known = known_set(name, kind)
+        of_kind = "" if known.kind == "infrared" else f", {known.kind} pairs"
+        print(f"{name}: {known.title}{of_kind} (told by {why}{'' if self.data else '; --data NAME says otherwise'})")
+        for part in parts:
+            print(shown(part, known))
+        problems = [f"{part.split}: {problem}" for part in parts for problem in part.problems]
+        print(f"problems: {len(problems) or 'none'}")
+        for problem in problems[:MOST_PROBLEMS]:
+            print(f"  {' '.join(problem.split())}")
+        if len(problems) > MOST_PROBLEMS:
+            print(f"  and {len(problems) - MOST_PROBLEMS} more")
+        return 1 if problems else 0
+
+    def progress(self, split: str, names: list[str]) -> Iterable[str]:
+        from tqdm import tqdm
+
+        yield from tqdm(names, split, unit="pair", disable=True if self.quiet else None, leave=False)
+
+
+@dataclass(frozen=True)
+class Data:
+    """Check a folder of labelled pairs, or list what each known set must look like."""
+
+    verb: OmitSubcommandPrefixes[Annotated[CheckData, subcommand("check")] | Annotated[ListData, subcommand("list")]]
+
+    def run(self) -> int:
+        return self.verb.run()
+
+
+def shown(part: "Part", known: "KnownSet") -> str:
+    """What a part holds, in lines."""
+    published = known.splits.get(part.split)
+    sizes = ", ".join(f"{size} ({num})" if len(part.sizes) > 1 else size for size, num in part.sizes.most_common(4))
+    more = f" and {len(part.sizes) - 4} sizes more" if len(part.sizes) > 4 else ""
+    lines = [f"{part.split}: {len(part.names)} pairs{f' ({published} published)' if published else ''}, {sizes}{more}"]
+    if not part.found:
+        lines.append("  no labels")
+    for kind, histogram in part.found.items():
+        lines += amounts(kind, histogram)
+    return "\n".join(lines)
+
+
+def amounts(kind: str, histogram: "Histogram") -> list[str]:
+    """A line per class."""
+    total = sum(histogram.amount) + histogram.ignored
+    unit = "pixels" if kind == "masks" else "boxes"
+    without = f", {histogram.bare} images without one" if kind == "boxes" else ""
+    lines = [f"  {kind}: {total} {unit}{without}"]
+    wide = max(len(name) for name in (*histogram.classes, "(ignored)"))
+    rows = [*zip(histogram.classes, histogram.amount, histogram.images, strict=True)]
+    for name, amount, images in rows:
+        share = f"{amount / max(total, 1):8.3%}" if kind == "masks" else f"{amount:8d}"
+        lines.append(f"    {name:{wide}} {share}  in {images} image{'s' * (images != 1)}")
+    if histogram.ignored:
+        lines.append(f"    {'(ignored)':{wide}} {histogram.ignored / total:8.3%}")
+    return lines
+
+
+def described(name: str, known: "KnownSet") -> str:
+    """A set in lines."""
+    numbered = {kind: ", ".join(f"{i} {x}" for i, x in enumerate(getattr(known, kind))) for kind in ("masks", "boxes")}
+    rows = {
+        "kind": known.kind,
+        "from": known.url,
+        "licence": known.licence if known.url else "",
+        "images": known.size,
+        "pairs": ", ".join(f"{split} {num}" for split, num in known.splits.items()),
+        "folders": "; ".join(known.tree),
+        "masks": numbered["masks"],
+        "boxes": numbered["boxes"],
+        "to do": known.steps,
+    }
+    return "\n".join([f"{name}: {known.title}", *(f"  {key:8} {value}" for key, value in rows.items() if value)])
+
+
+def markdown() -> str:
+    """The tables of docs/data.md."""
+    from tectum.data.known import DATASETS
+
+    lines = ["| name | set | kind | images | pairs | classes | licence as stated |", "|---|---|---|---|---|---|---|"]
+    for name, known in DATASETS.items():
+        pairs = ", ".join(f"{split} {num}" for split, num in known.splits.items())
+        kinds = " and ".join(f"{len(x)} of {kind}" for kind, x in (("masks", known.masks), ("boxes", known.boxes)) if x)
+        title = f"[{known.title}]({known.url})"
+        lines.append(
+            f"| `{name}` | {title} | {known.kind} | {known.size} | {pairs} | {kinds or '-'} | {known.licence} |"
+        )
+    for name, known in DATASETS.items():
+        lines += ["", f"### {name}", "", known.steps, ""]
+        lines += [f"    {line}" for line in known.tree]
+        for kind in ("masks", "boxes"):
+            if classes := getattr(known, kind):
+                lines += ["", f"{kind.capitalize()}: " + ", ".join(f"{i} {x}" for i, x in enumerate(classes)) + "."]
+    return "\n".join(lines)

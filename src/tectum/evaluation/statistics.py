@@ -1,0 +1,327 @@
+"""From one number per image, method and metric to a table that can be read: means, intervals, differences, ranks.
+
+    mean of a metric    over the images where it is defined; the others are counted, never dropped in silence
+    interval            2.5 % .. 97.5 % of the means of 10,000 bootstrap resamples of the images
+    difference          method - reference, image by image, so that what a hard image does to both cancels out
+    p of a difference   the share of sign flips  mean_i(+-d_i)  that lie as far from zero as  mean_i(d_i)
+    clear               p < 0.05
+
+Images are resampled, not pixels: the interval says how far the mean would move on other images of this kind. It is
+blind to what all images of a set have in common, such as one camera or one town.
+
+Of few images the interval is too narrow to decide with: where there is no difference it leaves zero out in every second
+set of two images and in every fourth of three. So it only says how large a difference may be. Whether there is one is
+decided by the paired permutation test, which keeps its level at any number of images: were the two methods
+interchangeable, each image's difference could as well have had the other sign. All 2^n signs are tried where few images
+differ, random ones otherwise. Of five images or fewer no difference is clear, however large (the smallest p is 2/2^5).
+Of dozens of images it tests means; of fewer, differences that are far from symmetric (an exponential) with a mean of
+zero are called clear up to twice as often as one in twenty. Each comparison is decided by itself: of many without a
+difference, up to one in twenty is clear by chance.
+
+An infinite value (PSNR of an image that equals both its sources) is a value: a mean with one is infinite and has no
+interval. A difference has none, so it leaves out the images where one of the two is infinite. Both count them.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from tectum.errors import UserError
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Kind = Literal["method", "baseline"]
+Mark = Literal["", "best", "second", "gamed"]
+
+RESAMPLES = 10_000
+LEVEL = 0.95
+ALPHA = 0.05
+"""A difference is clear below this p."""
+FEWEST_CLEAR = 6
+"""Images that must differ before a difference can be clear: 2/2^6 is the first smallest p below ALPHA."""
+EXACT = 14
+"""With at most so many images that differ every sign is tried: 2^13 of them, the other half mirrors these."""
+CHUNK = 2_000_000
+"""Numbers drawn at a time: resamples go by in chunks, whatever the number of images."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One number per image, method and metric.
+
+    Attributes:
+        images, methods, metrics: the names along the three axes.
+        values: float64 (images, methods, metrics), NaN where a metric is not defined; it may be infinite.
+    """
+
+    images: tuple[str, ...]
+    methods: tuple[str, ...]
+    metrics: tuple[str, ...]
+    values: Array
+
+    def __post_init__(self) -> None:
+        assert self.values.shape == (len(self.images), len(self.methods), len(self.metrics))
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The mean of a metric over the images of a method, with its interval.
+
+    Attributes:
+        mean: NaN where no image has a value; infinite where one has an infinite value (NaN where both signs occur).
+        low, high: 95 % of the bootstrap; NaN where the mean is not finite.
+        num: images with a value, infinite ones included.
+        num_undefined: images without.
+        num_infinite: images with an infinite value.
+    """
+
+    mean: float
+    low: float
+    high: float
+    num: int
+    num_undefined: int
+    num_infinite: int = 0
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Method minus reference over the images that both have a finite value for; NaN where there are none.
+
+    Attributes:
+        mean: of the differences.
+        low, high: 95 % of the bootstrap: how large the difference may be, not whether there is one.
+        num: images counted.
+        better: the part of them where the method wins.
+        p: of the sign-flip test that there is no difference; at least 2/2^num.
+        num_infinite: images left out because one of the two values is infinite.
+    """
+
+    mean: float
+    low: float
+    high: float
+    num: int
+    better: float
+    p: float
+    num_infinite: int = 0
+
+    @property
+    def clear(self) -> bool:
+        """True when p < 0.05: hardly ever so large by chance. Never with fewer than six images."""
+        return self.p < ALPHA
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What `summarise` returns.
+
+    Attributes:
+        kinds: {method: "method" | "baseline"}; ranks are given to methods, baselines are told apart.
+        reference: the method that the others are compared with.
+        cells: {method: {metric: Cell}}.
+        differences: {method: {metric: Difference}} for every method but the reference.
+        ranks: {metric: (best, second)}, each the names that share the rank: ((best, also best), (second,)); shorter
+            where fewer methods have a value, () when there is but one method.
+        beaten_by: {metric: the baselines whose mean is at least as good as the best method's}.
+    """
+
+    kinds: Mapping[str, Kind]
+    reference: str
+    cells: Mapping[str, Mapping[str, Cell]]
+    differences: Mapping[str, Mapping[str, Difference]]
+    ranks: Mapping[str, tuple[tuple[str, ...], ...]]
+    beaten_by: Mapping[str, tuple[str, ...]]
+
+    def mark(self, method: str, metric: str) -> Mark:
+        """What a table says of a mean: best or second of the methods, or a baseline that shows the metric is gamed."""
+        if method in self.beaten_by[metric]:
+            return "gamed"
+        marks: tuple[Mark, ...] = ("best", "second")
+        return next((mark for mark, names in zip(marks, self.ranks[metric], strict=False) if method in names), "")
+
+
+def summarise(
+    scores: Scores,
+    *,
+    higher_is_better: Mapping[str, bool],
+    baselines: Sequence[str] = (),
+    reference: str | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Summary:
+    """Means with bootstrap intervals, paired differences with their tests, and ranks.
+
+    Args:
+        scores: at least one image and one method.
+        higher_is_better: by metric.
+        baselines: the methods that are not ranked; when all are, they are ranked among themselves.
+        reference: what the others are compared with; the first method that is no baseline without it.
+        resamples: number of bootstrap resamples; the same for all methods and metrics, so that they stay paired. The
+            sign-flip test draws one flip less, and counts the signs as they are among them.
+        seed: of the resampling and the flips.
+    """
+    ranked = [method for method in scores.methods if method not in baselines] or list(scores.methods)
+    reference = reference or ranked[0]
+    if reference not in scores.methods:
+        raise UserError(f"the reference must be one of {', '.join(scores.methods)}, got {reference!r}")
+    gaps = _gaps(scores, reference)
+    lows, highs = _bootstrap(np.stack([scores.values, gaps], 1), resamples, seed)
+    cells = _cells(scores, lows[0], highs[0])
+    ranks = {metric: _ranks(metric, cells, ranked, higher_is_better[metric]) for metric in scores.metrics}
+    return Summary(
+        kinds={method: "method" if method in ranked else "baseline" for method in scores.methods},
+        reference=reference,
+        cells=cells,
+        differences=_differences(
+            scores, gaps, lows[1], highs[1], _sign_flip(gaps, resamples - 1, seed), reference, higher_is_better
+        ),
+        ranks={metric: places if len(ranked) > 1 else () for metric, places in ranks.items()},
+        beaten_by={
+            metric: tuple(
+                method
+                for method in scores.methods
+                if method not in ranked
+                and places
+                and _at_least(cells[method][metric].mean, cells[places[0][0]][metric].mean, higher_is_better[metric])
+            )
+            for metric, places in ranks.items()
+        },
+    )
+
+
+def _gaps(scores: Scores, reference: str) -> Array:
+    """Every method minus the reference, image by image, of the shape of the scores; NaN where one is not finite."""
+    finite = np.where(np.isfinite(scores.values), scores.values, np.nan)
+    r = scores.methods.index(reference)
+    gaps: Array = finite - finite[:, r : r + 1]
+    return gaps
+
+
+def _chunks(num_rows: int, width: int) -> Iterator[int]:
+    """Rows to draw at a time, `num_rows` in all."""
+    step = max(1, CHUNK // width)
+    yield from (min(step, num_rows - start) for start in range(0, num_rows, step))
+
+
+def _bootstrap(values: Array, resamples: int, seed: int) -> tuple[Array, Array]:
+    """Lower and upper limits of the means along the first axis of (images, ...); NaN where a value is infinite."""
+    num, shape = len(values), values.shape[1:]
+    flat = values.reshape(num, -1)
+    defined = ~np.isnan(flat)
+    filled = np.where(np.isfinite(flat), flat, 0.0)
+    partly = ~defined.all(0)
+    generator = np.random.default_rng(seed)
+    means = []
+    for rows in _chunks(resamples, num):  # how often each image is drawn: rows sum to the number of images
+        weights = generator.multinomial(num, np.full(num, 1 / num), size=rows).astype(np.float64)
+        sums, counts = weights @ filled, np.full((rows, flat.shape[1]), float(num))
+        counts[:, partly] = weights @ defined[:, partly].astype(np.float64)
+        with np.errstate(invalid="ignore"):
+            means.append(sums / counts)  # NaN where no defined image was drawn
+    drawn = np.concatenate(means)
+    tail = (1 - LEVEL) / 2
+    low, high = np.full(flat.shape[1], np.nan), np.full(flat.shape[1], np.nan)
+    for i in np.flatnonzero(defined.any(0) & ~np.isinf(flat).any(0)):
+        column = drawn[:, i]
+        low[i], high[i] = np.quantile(column[~np.isnan(column)], (tail, 1 - tail))
+    return low.reshape(shape), high.reshape(shape)
+
+
+def _sign_flip(gaps: Array, flips: int, seed: int) -> Array:
+    """Two-sided p of the sign-flip test along the first axis of (images, ...), NaN where no image has a value.
+
+    An image that is missing, or has no gap, changes nothing with either sign. So every sign is tried where few images
+    have a gap, and p is exact; elsewhere p = (1 + flips at least as far off) / (1 + flips).
+    """
+    flat = np.nan_to_num(gaps.reshape(len(gaps), -1))
+    few = np.count_nonzero(flat, 0) <= EXACT
+    p = np.full(flat.shape[1], np.nan)
+
+    order = np.argsort(-np.abs(flat[:, few]), 0)[:EXACT]
+    own = np.take_along_axis(flat[:, few], order, 0)
+    places = np.arange(len(own))
+    signs = 1.0 - 2 * (np.arange(2 ** (len(own) - 1))[:, None] >> places & 1)  # the last one stays: |-x| = |x|
+    p[few] = _as_far(signs, own).mean(0)
+
+    own = flat[:, ~few]
+    generator = np.random.default_rng([seed, 1])  # not the bootstrap's own draws
+    counts = np.ones(own.shape[1])
+    for rows in _chunks(flips if own.shape[1] else 0, len(own)):
+        counts += _as_far(1.0 - 2 * (generator.random((rows, len(own))) < 0.5), own).sum(0)
+    p[~few] = counts / (1 + flips)
+    p[np.isnan(gaps).all(0).reshape(-1)] = np.nan
+    return p.reshape(gaps.shape[1:])
+
+
+def _as_far(signs: Array, gaps: Array) -> Array:
+    """Where (flips, images) @ (images, columns) lies as far from zero as the sums do; equal but for rounding counts."""
+    slack = 1e-10 * np.abs(gaps).sum(0)
+    found: Array = np.abs(signs @ gaps) >= np.abs(gaps.sum(0)) - slack
+    return found
+
+
+def _means(values: Array) -> tuple[Array, Array]:
+    """Means of the defined values along the first axis, and how many there are."""
+    defined = ~np.isnan(values)
+    with np.errstate(invalid="ignore"):
+        return np.where(defined, values, 0.0).sum(0) / defined.sum(0), defined.sum(0)
+
+
+def _cells(scores: Scores, lows: Array, highs: Array) -> dict[str, dict[str, Cell]]:
+    means, nums = _means(scores.values)
+    infinite = np.isinf(scores.values).sum(0)
+    num_images = len(scores.images)
+    return {
+        method: {
+            metric: Cell(
+                means[m, k],
+                lows[m, k],
+                highs[m, k],
+                int(nums[m, k]),
+                num_images - int(nums[m, k]),
+                int(infinite[m, k]),
+            )
+            for k, metric in enumerate(scores.metrics)
+        }
+        for m, method in enumerate(scores.methods)
+    }
+
+
+def _differences(
+    scores: Scores,
+    gaps: Array,
+    lows: Array,
+    highs: Array,
+    p: Array,
+    reference: str,
+    higher_is_better: Mapping[str, bool],
+) -> dict[str, dict[str, Difference]]:
+    means, nums = _means(gaps)
+    wins = np.where([higher_is_better[metric] for metric in scores.metrics], gaps > 0, gaps < 0).sum(0)
+    values, own = scores.values, scores.values[:, [scores.methods.index(reference)]]
+    infinite = ((np.isinf(values) | np.isinf(own)) & ~np.isnan(values) & ~np.isnan(own)).sum(0)
+    with np.errstate(invalid="ignore"):
+        better = wins / nums
+    return {
+        method: {
+            metric: Difference(
+                means[m, k], lows[m, k], highs[m, k], int(nums[m, k]), better[m, k], p[m, k], int(infinite[m, k])
+            )
+            for k, metric in enumerate(scores.metrics)
+        }
+        for m, method in enumerate(scores.methods)
+        if method != reference
+    }
+
+
+def _ranks(
+    metric: str, cells: Mapping[str, Mapping[str, Cell]], ranked: Sequence[str], higher: bool
+) -> tuple[tuple[str, ...], ...]:
+    """The best and the second best methods."""
+    means = {method: cells[method][metric].mean for method in ranked if not np.isnan(cells[method][metric].mean)}
+    places = sorted(set(means.values()), reverse=higher)[:2]
+    return tuple(tuple(method for method, mean in means.items() if mean == place) for place in places)
+
+
+def _at_least(value: float, best: float, higher: bool) -> bool:
+    return value >= best if higher else value <= best

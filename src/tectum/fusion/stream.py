@@ -1,0 +1,214 @@
+"""A folder of pairs as a stream: read ahead, fuse, write behind.
+
+    reader thread    read 1 | read 2 | read 3 | ...
+    main thread             | fuse 1 | fuse 2 | ...
+    writer thread                    | write 1 | ...
+
+At most `ahead` pairs wait on either side, so memory stays bounded however long the folder is. Whatever ends a run
+(Ctrl-C, a full disk), what was fused until then is written whole, and the same call goes on from there.
+"""
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from tqdm import tqdm
+
+from tectum.errors import UserError
+from tectum.fusion.pipeline import Fused, FusePipeline
+from tectum.io.folders import Matches, PairFiles, ResultFolder
+from tectum.io.image import Array, Picture, write_image
+
+T = TypeVar("T")
+U = TypeVar("U")
+V = TypeVar("V")
+
+
+def overlap(
+    items: Iterable[T],
+    read: Callable[[T], U],
+    work: Callable[[U], V],
+    write: Callable[[T, V], None],
+    *,
+    done: Callable[[T, Exception | None], None],
+    ahead: int = 2,
+) -> None:
+    """Run `write(item, work(read(item)))` for every item, in order, with the three steps of neighbours overlapping.
+
+    `read` runs in one thread, `write` in another, `work` in the caller's. `done(item, error)` is called in the caller's
+    thread once an item is written, or when it failed with a ValueError, or an OSError before writing (the stream goes
+    on). Any other exception, an OSError from `write` (a full disk) or Ctrl-C ends the stream: what was already worked
+    on is still written and reported, then the exception goes on to the caller.
+
+    >>> overlap([1, 2], read=lambda i: 10 * i, work=lambda x: x + 1, write=print, done=lambda item, error: None)
+    1 11
+    2 21
+    """
+    waiting = iter(items)
+    reading: deque[tuple[T, Future[U]]] = deque()
+    writing: deque[tuple[T, Future[None]]] = deque()
+
+    def settle() -> None:
+        item, written = writing[0]
+        error = written.exception()
+        if error is not None and not isinstance(error, ValueError):
+            raise error
+        writing.popleft()
+        done(item, error)
+
+    with ThreadPoolExecutor(1, "tectum-read") as reader, ThreadPoolExecutor(1, "tectum-write") as writer:
+        try:
+            while True:
+                while len(reading) < ahead and (item := next(waiting, None)) is not None:
+                    reading.append((item, reader.submit(read, item)))
+                if not reading:
+                    break
+                reading[0][1].exception()  # waits; the pair stays in `reading` if Ctrl-C comes meanwhile
+                item, loaded = reading.popleft()
+                try:
+                    result = work(loaded.result())
+                except (ValueError, OSError) as error:
+                    done(item, error)
+                    continue
+                writing.append((item, writer.submit(write, item, result)))
+                while writing and (len(writing) > ahead or writing[0][1].done()):
+                    settle()
+            while writing:
+                settle()
+        finally:
+            with _deaf_to_ctrl_c():
+                reader.shutdown(wait=True, cancel_futures=True)
+                writer.shutdown(wait=True)
+            for item, written in writing:
+                if written.exception() is None:
+                    done(item, None)
+
+
+@contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    """Let a second Ctrl-C pass: an interrupted `Thread.join` takes a running thread for finished, and Python aborts."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before or signal.SIG_DFL)
+
+
+@dataclass
+class Outcome:
+    """What became of a folder run.
+
+    Attributes:
+        num_pairs: pairs that were asked for, finished ones included.
+        num_skipped: finished before this run.
+        done: names written by this run, in order.
+        failures: {name: why it was not fused}.
+        notes: {what looks wrong: names}.
+        seconds: time of the run.
+        interrupted: it was ended by Ctrl-C.
+        stopped: why no result could be written any more, if so.
+    """
+
+    num_pairs: int
+    num_skipped: int = 0
+    done: list[str] = field(default_factory=list)
+    failures: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, list[str]] = field(default_factory=dict)
+    seconds: float = 0.0
+    interrupted: bool = False
+    stopped: str | None = None
+
+    @property
+    def num_there(self) -> int:
+        """Results that are there now, of this run and of earlier ones."""
+        return self.num_skipped + len(self.done)
+
+
+def fuse_folder(
+    pipeline: FusePipeline,
+    matches: Matches,
+    results: ResultFolder,
+    *,
+    bits: int = 8,
+    picture: Callable[[Fused], Array] | None = None,
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> Outcome:
+    """Fuse all pairs of `matches` into `results`, passing over those that are finished.
+
+    Args:
+        pipeline: how to fuse.
+        matches: what to fuse.
+        results: where to.
+        bits: 8 or 16 a channel.
+        picture: draws the report picture, when `results.report`.
+        overwrite: make finished results again.
+        quiet: no progress bar (there is none either where stderr is not a terminal).
+
+    Raises:
+        ValueError, OSError: before anything is fused: other settings in the folder, or it cannot be written. Later
+            problems are in the outcome.
+    """
+    names = [pair.name for pair in matches.pairs]
+    sources = {file.parent.resolve() for pair in matches.pairs for file in pair.files}
+    if sources & {results.path.resolve(), *(file.parent.resolve() for file in results.files("any").values())}:
+        raise UserError(f"results must not go among their sources, got {results.path}; choose another folder with -o")
+    settings = pipeline.settings() | {"output": "both" if len(results.kinds) > 1 else results.kinds[0], "bits": bits}
+    settings |= {role: os.path.relpath(folder, results.path) for role, folder in matches.folders.items()}
+    finished = results.prepare(settings, names, overwrite=overwrite)
+    outcome = Outcome(len(names) + len(matches.ambiguous), len(finished), failures=dict(matches.ambiguous))
+    bar = tqdm(
+        total=len(names),
+        initial=len(finished),
+        unit="image",
+        disable=quiet or not sys.stderr.isatty(),
+        dynamic_ncols=True,
+    )
+
+    def read(pair: PairFiles) -> tuple[PairFiles, tuple[Picture, ...]]:
+        return pair, pipeline.read(*pair.files)
+
+    def work(loaded: tuple[PairFiles, tuple[Picture, ...]]) -> Fused:
+        pair, pictures = loaded
+        fused = pipeline(*pictures)
+        for note in fused.notes:
+            outcome.notes.setdefault(note, []).append(pair.name)
+        return fused
+
+    def write(pair: PairFiles, fused: Fused) -> None:
+        for kind, path in results.files(pair.name).items():
+            array = picture(fused) if kind == "report" and picture else fused.array(kind, bits=bits)
+            write_image(path, array)
+
+    def done(pair: PairFiles, error: Exception | None) -> None:
+        if error is None:
+            outcome.done.append(pair.name)
+        else:
+            outcome.failures[pair.name] = str(error)
+        bar.update()
+
+    start = time.perf_counter()
+    todo = [pair for pair in matches.pairs if pair.name not in finished]
+    try:
+        overlap(todo, read, work, write, done=done)
+    except KeyboardInterrupt:
+        outcome.interrupted = True
+    except OSError as error:
+        outcome.stopped = str(error)
+    finally:
+        bar.close()
+        outcome.seconds = time.perf_counter() - start
+    if outcome.num_there == len(names):
+        results.settle(settings)
+    return outcome

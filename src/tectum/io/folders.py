@@ -1,0 +1,249 @@
+"""Folders of images and the folder of their results: what belongs together, what is done, how it was made.
+
+Pairs are matched by file name without the extension. A result counts as finished when all its files are under their
+final names (writes are atomic), and `tectum.json` beside the results says with which settings they were made, so that
+two settings are never mixed in one folder without a word.
+"""
+
+import glob
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tectum.errors import UserError
+from tectum.io.files import write_whole
+from tectum.io.image import EXTENSIONS
+
+
+@dataclass(frozen=True)
+class PairFiles:
+    """The two files of one pair and the name they share; `more` where a scene has more exposures or foci."""
+
+    name: str
+    visible: Path
+    infrared: Path
+    more: tuple[Path, ...] = ()
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All of them, in the order given."""
+        return self.visible, self.infrared, *self.more
+
+
+@dataclass(frozen=True)
+class Matches:
+    """What two folders, or more, have in common.
+
+    Attributes:
+        pairs: files of one name, sorted by it.
+        alone: {role ("visible", "infrared", ..): names that another side lacks}.
+        ambiguous: {name: sentence} where one side has two files of that name.
+        folders: {role: the folder the images were looked for in}.
+    """
+
+    pairs: tuple[PairFiles, ...]
+    alone: Mapping[str, tuple[str, ...]]
+    ambiguous: Mapping[str, str]
+    folders: Mapping[str, Path]
+
+
+def is_many(where: str) -> bool:
+    """True for a folder or a pattern such as 'vi/*.png', False for anything else (a file, or nothing at all)."""
+    return Path(where).is_dir() or (glob.has_magic(where) and not Path(where).exists())
+
+
+def home(where: str) -> Path:
+    """The folder a folder or a pattern looks in: `vi` for 'vi', 'vi/*.png' and 'vi/**/*.png'."""
+    if Path(where).is_dir():
+        return Path(where)
+    parts = Path(where).parts
+    fixed = next((i for i, part in enumerate(parts) if glob.has_magic(part)), len(parts))
+    return Path(*parts[:fixed])
+
+
+def match(*places: str, roles: Sequence[str] = ("visible", "infrared")) -> Matches:
+    """Match the images of folders (or quoted patterns) by their names without the extension.
+
+    Hidden files, other file types and sub-folders are passed over. Patterns whose file names have nothing in common
+    ('*_vi.png', '*_ir.png') are matched by what their last * stands for.
+
+    Args:
+        places: two folders or patterns, or more.
+        roles: what the images of each are.
+
+    Raises:
+        FileNotFoundError: a folder is missing, holds no images, or they share no name.
+    """
+    found = {role: find_images(place) for role, place in zip(roles, places, strict=True)}
+    names = {role: by_name(files) for role, files in found.items()}
+    if not shared_names(names):
+        starred = {role: by_star(found[role], place) for role, place in zip(roles, places, strict=True)}
+        if all(starred.values()) and shared_names(starred):
+            names = starred
+    common = shared_names(names)
+    if not common:
+        held = [f"{place} ({some(names[role])})" for role, place in zip(roles, places, strict=True)]
+        raise FileNotFoundError(
+            f"pairs are matched by file name without its extension, but {' and '.join(held)} share none; rename the "
+            f"files, or quote two patterns such as 'DIR/*_{short(roles[0])}.png' 'DIR/*_{short(roles[1])}.png'"
+        )
+    ambiguous = {}
+    for name in common:
+        for side in names.values():
+            if len(side[name]) > 1:
+                ambiguous[name] = f"{len(side[name])} files of this name ({', '.join(map(str, side[name]))}); keep one"
+    return Matches(
+        pairs=tuple(
+            paired(name, [side[name][0] for side in names.values()]) for name in common if name not in ambiguous
+        ),
+        alone={role: tuple(sorted(names[role].keys() - set(common))) for role in names},
+        ambiguous=ambiguous,
+        folders={role: home(place) for role, place in zip(roles, places, strict=True)},
+    )
+
+
+def shared_names(sides: Mapping[str, Mapping[str, list[Path]]]) -> list[str]:
+    """The names that every side has, sorted."""
+    first, *others = (side.keys() for side in sides.values())
+    return sorted(set(first).intersection(*others))
+
+
+def paired(name: str, files: Sequence[Path]) -> PairFiles:
+    return PairFiles(name, files[0], files[1], tuple(files[2:]))
+
+
+def short(role: str) -> str:
+    return {"visible": "vi", "infrared": "ir"}.get(role, role)
+
+
+def find_images(where: str) -> list[Path]:
+    """The image files of a folder or a pattern, sorted. Raises FileNotFoundError when there are none."""
+    folder = Path(where)
+    if folder.is_dir():
+        candidates = list(folder.iterdir())
+    elif glob.has_magic(where):
+        candidates = [Path(path) for path in glob.glob(where, recursive=True)]  # noqa: PTH207 - Path.glob takes no '/x/*'
+    elif folder.exists():
+        raise NotADirectoryError(f"a folder of images is needed, {where} is a file; give the folder it lies in")
+    else:
+        raise FileNotFoundError(f"no such folder: {where}")
+    files = [p for p in candidates if p.suffix.lower() in EXTENSIONS and not p.name.startswith(".") and p.is_file()]
+    if not files:
+        inside = sorted(p.name for p in candidates if p.is_dir())
+        hint = f"; it holds the folders {some(inside)}, give one of them" if inside else ""
+        raise FileNotFoundError(f"no images in {where} (looked for {', '.join(sorted(EXTENSIONS))}){hint}")
+    return sorted(files)
+
+
+def by_name(files: Iterable[Path]) -> dict[str, list[Path]]:
+    """Group files by name without the last extension: 0001.tar.png -> 0001.tar."""
+    names: dict[str, list[Path]] = {}
+    for file in files:
+        names.setdefault(file.stem, []).append(file)
+    return names
+
+
+def by_star(files: Iterable[Path], pattern: str) -> dict[str, list[Path]]:
+    """Group files by what the only * in the last part of a pattern stands for; empty when there is no single *."""
+    last = Path(pattern).name
+    if last.count("*") != 1 or glob.has_magic(last.replace("*", "")):
+        return {}
+    star = re.compile("(.+)".join(map(re.escape, last.split("*"))), re.DOTALL)
+    names: dict[str, list[Path]] = {}
+    for file in files:
+        if found := star.fullmatch(file.name):
+            names.setdefault(found[1], []).append(file)
+    return names
+
+
+def some(names: Iterable[str], num: int = 3) -> str:
+    """The first few of many: 'a, b, c, ... and 7 more'."""
+    names = sorted(names)
+    more = f", ... and {len(names) - num} more" if len(names) > num else ""
+    return ", ".join(names[:num]) + more
+
+
+@dataclass(frozen=True)
+class ResultFolder:
+    """Where the results of a folder run lie, and how they were made.
+
+    One kind ("colour" or "grey") is written to OUT/NAME.png, both to OUT/colour/NAME.png and OUT/grey/NAME.png, report
+    pictures to OUT/report/NAME.png, the settings to OUT/tectum.json.
+    """
+
+    path: Path
+    kinds: tuple[str, ...] = ("colour",)
+    report: bool = False
+
+    def files(self, name: str) -> dict[str, Path]:
+        """The files of one result by kind."""
+        places = {kind: self.path / kind if len(self.kinds) > 1 else self.path for kind in self.kinds}
+        if self.report:
+            places["report"] = self.path / "report"
+        return {kind: place / f"{name}.png" for kind, place in places.items()}
+
+    def prepare(self, settings: Mapping[str, Any], names: Sequence[str], *, overwrite: bool = False) -> set[str]:
+        """Make the folders, note the settings, and return the names that are already finished.
+
+        Raises:
+            ValueError: the folder holds results made with other settings, or images that are not ours.
+            OSError: it cannot be written.
+        """
+        note = self.path / "tectum.json"
+        if self.path.exists() and not self.path.is_dir():
+            raise NotADirectoryError(f"{self.path} is a file; two folders are fused into a folder, choose another name")
+        stored = {} if overwrite else _read_json(note)
+        unfinished_remake = stored.pop("remaking", False)
+        stored.pop("tectum", None)
+        there = [name for name in names if any(file.exists() for file in self.files(name).values())]
+        if not overwrite and there and not stored:
+            raise UserError(
+                f"{self.path} already holds {some(f'{name}.png' for name in there)}, and no tectum.json says how they "
+                "were made; choose another folder, or add --overwrite"
+            )
+        keys = [key for key in sorted({*stored, *settings}) if stored and stored.get(key) != settings.get(key)]
+        if keys and not overwrite and any(self.path.rglob("*.png")):
+            differences = ", ".join(f"{key}: {stored.get(key)} there, {settings.get(key)} here" for key in keys)
+            raise UserError(
+                f"{self.path} holds results made with other settings ({differences}); "
+                "choose another folder, or add --overwrite to make them all again"
+            )
+        for file in self.files("any").values():
+            file.parent.mkdir(parents=True, exist_ok=True)
+        if overwrite and there:
+            self.note(settings, remaking=True)
+            return set()
+        if keys or not stored:
+            self.note(settings)
+        # After a --overwrite run that was cut short, the results older than its note are still the old ones.
+        since = note.stat().st_mtime_ns if unfinished_remake else 0
+        return {
+            name
+            for name in there
+            if all(file.exists() and file.stat().st_mtime_ns >= since for file in self.files(name).values())
+        }
+
+    def settle(self, settings: Mapping[str, Any]) -> None:
+        """All results are of these settings now: drop the mark that an --overwrite run leaves until it is through."""
+        if "remaking" in _read_json(self.path / "tectum.json"):
+            self.note(settings)
+
+    def note(self, settings: Mapping[str, Any], *, remaking: bool = False) -> None:
+        """Write tectum.json, whole or not at all."""
+        from tectum import __version__
+
+        text = json.dumps({"tectum": __version__, **settings, **({"remaking": True} if remaking else {})}, indent=2)
+        write_whole(self.path / "tectum.json", lambda file: file.write_text(text + "\n", encoding="utf-8"))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        return dict(stored)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path} must hold the settings of its results ({error}); add --overwrite") from error

@@ -1,0 +1,190 @@
+"""The two images as normalised gradient fields, and the transform that makes the fields agree best.
+
+A field (H,W,2) is the z of `tectum.registration.align`, and the correlation of two is the score. `search_all` tries all
+shifts with a few rotations and scales at low resolution, `refine` improves a transform by Gauss-Newton steps.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Size = tuple[int, int]
+
+# Displacements each model may make: columns over (u=1, v=1, u=x, u=y, v=x, v=y, (u,v)=x(x,y), (u,v)=y(x,y)).
+FREEDOMS: dict[str, Array] = {
+    "translation": np.eye(8)[:, :2],
+    "similarity": np.c_[np.eye(8)[:, :2], [0, 0, 1, 0, 0, 1, 0, 0], [0, 0, 0, -1, 1, 0, 0, 0]],
+    "affine": np.eye(8)[:, :6],
+    "homography": np.eye(8),
+}
+PRIOR_STD = 0.015  # of rotation (rad), scale and shear, relative to plain resizing
+CORRELATED_PX = 25.0  # pixels of a smoothed field that count as one observation
+
+
+def plain_matrix(size: Size, infrared_size: Size) -> Array:
+    """The (3,3) matrix of plain resizing: visible to infrared pixel coordinates, pixel centres at integers.
+
+    >>> plain_matrix((4, 4), (2, 2))[0].tolist()
+    [0.5, 0.0, -0.25]
+    """
+    sy, sx = infrared_size[0] / size[0], infrared_size[1] / size[1]
+    return np.array([[sx, 0, sx / 2 - 0.5], [0, sy, sy / 2 - 0.5], [0, 0, 1]])
+
+
+def size_of(image: Array) -> Size:
+    return int(image.shape[0]), int(image.shape[1])
+
+
+def shrunk(size: Size, max_pixels: float) -> Size:
+    """The size with at most about this many pixels, at least 32 a side."""
+    shrink = min(1.0, math.sqrt(max_pixels / (size[0] * size[1])))
+    return max(32, round(size[0] * shrink)), max(32, round(size[1] * shrink))
+
+
+def corners(size: Size) -> Array:
+    height, width = size
+    return np.array([[0, 0], [width - 1, 0], [width - 1, height - 1], [0, height - 1]], float)
+
+
+def resized(image: Array, size: Size) -> Array:
+    import cv2
+
+    if size_of(image) == size:
+        return image
+    finer = image.shape[0] >= size[0]
+    return np.asarray(cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if finer else cv2.INTER_LINEAR))
+
+
+def gradient_field(image: Array) -> Array:
+    """(H,W) -> (H,W,2): the normalised gradient, angle doubled. A 2 % margin (black borders) is 0."""
+    import cv2
+
+    smooth = cv2.GaussianBlur(image, (0, 0), 1.0)
+    gx = cv2.Sobel(smooth, cv2.CV_32F, 1, 0, borderType=cv2.BORDER_REPLICATE)
+    gy = cv2.Sobel(smooth, cv2.CV_32F, 0, 1, borderType=cv2.BORDER_REPLICATE)
+    energy = gx * gx + gy * gy
+    floor = energy + max(float(energy.mean()), 1e-9)
+    field = cv2.GaussianBlur(np.dstack([(gx * gx - gy * gy) / floor, 2 * gx * gy / floor]), (0, 0), 1.0)
+    margin = max(2, round(0.02 * image.shape[1]))
+    inner = np.zeros_like(field)
+    inner[margin:-margin, margin:-margin] = field[margin:-margin, margin:-margin]
+    return inner
+
+
+def dot(a: Array, b: Array) -> Array:
+    """Re a conj(b) per pixel; faster than a sum over the last axis."""
+    return np.asarray(a[..., 0] * b[..., 0] + a[..., 1] * b[..., 1])
+
+
+def score_of(a: Array, b: Array) -> float:
+    return float(np.vdot(a, b)) / math.sqrt(float(np.vdot(a, a)) * float(np.vdot(b, b)) + 1e-12)
+
+
+def move_field(field: Array, matrix: Array) -> tuple[Array, Array]:
+    """The field seen through the matrix, and (H,W,1) where it is inside the view (1) or not (0)."""
+    import cv2
+
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    moved = cv2.warpPerspective(field, matrix, field.shape[1::-1], flags=flags)
+    inside = cv2.warpPerspective(np.ones(field.shape[:2], np.float32), matrix, field.shape[1::-1], flags=flags) > 0.99
+    return moved * inside[..., None], inside[..., None].astype(np.float32)
+
+
+def correlation_plane(a: Array, b: Array, reach: int) -> Array:
+    """Re sum_p a(p) conj(b(p + d)) / (|a| |b|) for all shifts |dx|, |dy| <= reach: (2 reach + 1, 2 reach + 1)."""
+    import cv2
+
+    shape = [cv2.getOptimalDFTSize(n + reach) for n in a.shape[:2]]
+    fa, fb = (np.fft.fft2(x[..., 0] + 1j * x[..., 1], s=shape) for x in (a, b))
+    plane = np.fft.ifft2(np.conj(fa) * fb).real / math.sqrt(float(np.vdot(a, a)) * float(np.vdot(b, b)) + 1e-12)
+    return np.roll(plane, (reach, reach), axis=(0, 1))[: 2 * reach + 1, : 2 * reach + 1]
+
+
+def contrast_of(a: Array, b: Array) -> float:
+    """How many standard deviations the score lies over those of other shifts of the same two fields."""
+    half = (max(32, a.shape[0] // 2), max(32, a.shape[1] // 2))
+    a, b = resized(a, half), resized(b, half)
+    reach = int(min(half) * 0.3)
+    plane = correlation_plane(a, b, reach)
+    y, x = np.ogrid[-reach : reach + 1, -reach : reach + 1]
+    others = plane[x * x + y * y > (0.04 * half[1]) ** 2]
+    return (score_of(a, b) - float(others.mean())) / max(float(others.std()), 1e-6)
+
+
+def centred_frame(size: Size) -> Array:
+    """Maps pixels to coordinates with the origin in the centre and half the width as the unit."""
+    unit = size[1] / 2
+    return np.array([[1 / unit, 0, -(size[1] - 1) / 2 / unit], [0, 1 / unit, -(size[0] - 1) / 2 / unit], [0, 0, 1]])
+
+
+def search_all(field_a: Array, b: Array, max_shift: float) -> dict[str, Array]:
+    """The best of all shifts ("translation"), and with rotations of -3..3 degrees and scales of 0.94..1.06."""
+    import cv2
+
+    size = size_of(b)
+    centred, reach = centred_frame(size), math.ceil(max_shift * size[1])
+    best = {"translation": -2.0, "similarity": -2.0}
+    found = {name: np.eye(3) for name in best}
+    for angle in range(-3, 4):
+        for scale in np.arange(0.94, 1.061, 0.02):
+            c, s = scale * math.cos(math.radians(angle)), scale * math.sin(math.radians(angle))
+            turn = np.linalg.inv(centred) @ np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]]) @ centred
+            flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+            turned = cv2.warpPerspective(b, turn, size[::-1], flags=flags, borderMode=cv2.BORDER_REPLICATE)
+            plane = correlation_plane(field_a, gradient_field(turned), reach)
+            y, x = divmod(int(plane.argmax()), 2 * reach + 1)
+            unturned = angle == 0 and abs(scale - 1) < 1e-6
+            for name in best if unturned else ["similarity"]:
+                if plane[y, x] > best[name]:
+                    best[name] = float(plane[y, x])
+                    found[name] = turn @ np.array([[1, 0, x - reach], [0, 1, y - reach], [0, 0, 1]])
+    return found
+
+
+def refine(field_a: Array, field_b: Array, matrix: Array, model: str, num_steps: int = 12) -> tuple[Array, float]:
+    """Gauss-Newton on sum |a / gain - b o W|^2 + prior; the gain makes its minimum the maximum of the score."""
+    import cv2
+
+    size, free = size_of(field_a), FREEDOMS[model]
+    unit, centred = size[1] / 2, centred_frame(size)
+    cells = (math.ceil(size[0] / 8), math.ceil(size[1] / 8))  # the displacement is taken as constant in a cell
+    area = size[0] * size[1] / (cells[0] * cells[1])
+    row, column = np.indices(cells)
+    x, y, _ = centred @ plain_matrix(cells, size) @ np.stack([column.ravel(), row.ravel(), np.ones(column.size)])
+    one, zero = np.ones_like(x), np.zeros_like(x)
+    u = np.stack([one, zero, x, y, zero, zero, x * x, x * y], 1) @ free
+    v = np.stack([zero, one, zero, zero, x, y, x * y, y * y], 1) @ free
+    best, best_matrix = -2.0, matrix
+    for _ in range(num_steps):
+        moved, inside = move_field(field_b, matrix)
+        a = field_a * inside
+        score = score_of(a, moved)
+        if score > best:
+            best, best_matrix = score, matrix
+        elif score < best - 1e-3:
+            break
+        gain = max(float(np.vdot(a, moved)) / (float(np.vdot(moved, moved)) + 1e-9), 0.05)
+        error = a / gain - moved
+        gx = cv2.Sobel(moved, cv2.CV_32F, 1, 0, scale=1 / 8) * inside
+        gy = cv2.Sobel(moved, cv2.CV_32F, 0, 1, scale=1 / 8) * inside
+        pairs = ((gx, gx), (gx, gy), (gy, gy), (gx, error), (gy, error))
+        xx, xy, yy, ex, ey = (resized(dot(p, q), cells).reshape(-1, 1) * area for p, q in pairs)
+        normal = u.T @ (xx * u + xy * v) + v.T @ (xy * u + yy * v)
+        right = (u.T @ ex + v.T @ ey)[:, 0]
+        variance = float(np.vdot(error, error)) / max(float(inside.sum()), 1.0)
+        prior = np.r_[0, 0, np.ones(4), 9, 9] * CORRELATED_PX * variance / (PRIOR_STD * unit) ** 2
+        m = centred @ matrix @ np.linalg.inv(centred)
+        m = m / m[2, 2] - np.eye(3)
+        past = unit * np.array([m[0, 2], m[1, 2], m[0, 0], m[0, 1], m[1, 0], m[1, 1], -m[2, 0], -m[2, 1]])
+        normal += free.T @ (prior[:, None] * free) + np.diag(np.full(free.shape[1], 1e-6 * np.trace(normal) + 1e-9))
+        tx, ty, a, b, c, d, p, q = step = free @ np.linalg.solve(normal, right - free.T @ (prior * past)) / unit
+        small = np.array([[1 + a, b, tx], [c, 1 + d, ty], [-p, -q, 1]])
+        matrix = matrix @ np.linalg.inv(centred) @ small @ centred
+        matrix = matrix / matrix[2, 2]
+        largest = float(np.abs(step).sum()) * unit
+        if largest < 0.02 or largest > 0.5 * size[1]:
+            break
+    return best_matrix, best
