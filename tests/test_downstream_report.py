@@ -12,12 +12,13 @@ import torch
 pytest.importorskip("matplotlib", reason="the report needs matplotlib: pip install 'tectum[report]'")
 pytest.importorskip("jinja2", reason="the report needs jinja2: pip install 'tectum[report]'")
 
+from tectum.console import parse_named
 from tectum.data.synthetic import render, save
 from tectum.downstream import tables
 from tectum.downstream.cell import Budget, save_predictions
 from tectum.downstream.command import Downstream, kind, parse_size
 from tectum.downstream.frames import Frames
-from tectum.downstream.inputs import chosen, named
+from tectum.downstream.inputs import chosen
 from tectum.downstream.instances import boxed, masked, seen, tallies
 from tectum.downstream.page import draw_predictions, featured, sorted_by_gain, write_page
 from tectum.downstream.predictions import FALSE, FOUND, MISSED, PALETTE, drawing, marked, with_legend
@@ -318,7 +319,7 @@ def test_validation_pairs_are_taken_out_of_the_training_pairs(tiny: str, streets
         ({"images": ("visibel",)}, "unknown input 'visibel'; did you mean 'visible'.*or a folder of fused images"),
         ({"images": ("visible", "visible")}, "got 'visible' twice; write NAME=visible"),
         ({"images": ("no/such/folder",)}, "no/such/folder does not exist"),
-        ({"images": ("a/b=visible",)}, "--images must be given as INPUT or NAME=INPUT"),
+        ({"images": ("a/b=visible",)}, "--images must be INPUT or NAME=INPUT"),
         ({"size": "128"}, "--size must be WIDTHxHEIGHT, such as 160x128, got '128'"),
         ({"seeds": 0}, "--seeds must be at least 1"),
         ({"balance": 0.5}, "--balance weighs the pixels of classes, which tiny_task:Tiny cannot"),
@@ -366,7 +367,7 @@ def test_names_of_inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     for part in ("average", "ours/train", "ours/test"):
         (tmp_path / part).mkdir(parents=True)
         write_image(tmp_path / part / "a.png", np.zeros((8, 8), np.uint8))
-    assert named("my.module:Fuser") == ("Fuser", "my.module:Fuser")
+    assert parse_named("my.module:Fuser", "--images") == ("Fuser", "my.module:Fuser")
     assert not isinstance(chosen("average", "average", "cpu", scored="test").test, Folder)  # the baseline
     assert isinstance(chosen("average", "./average", "cpu", scored="test").test, Folder)
     ours = chosen("ours", "ours", "cpu", scored="test")

@@ -540,8 +540,8 @@ def test_problems_are_told_and_the_code_says_so(folder: Path, capsys: pytest.Cap
     [
         (["--fused", "x={}/nowhere"], "does not exist"),
         (["--fused", "x={}/ours", "--fused", "x={}/theirs"], "got 'x' twice"),
-        (["--fused", "a/b={}/ours"], "--fused must be NAME=DIR"),
-        (["--fused", "{}/ours/*.png"], "--fused must be NAME=DIR"),
+        (["--fused", "a/b={}/ours"], "--fused must be DIR or NAME=DIR"),
+        (["--fused", "{}/ours/*.png"], "--fused must be DIR or NAME=DIR"),
         (["--fused", "{}/ours/1.png"], "is a file; give the folder"),
         (["--system", "tdfuson"], "did you mean 'tdfusion'"),
         (["--data", "msrs"], "give either --data or --visible and --infrared"),

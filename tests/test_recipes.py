@@ -213,7 +213,7 @@ def test_ablations_of_every_recipe_have_an_objective(which: str) -> None:
     for make in recipes.RECIPES.values():
         if make().learned:
             recipe = recipes.ablation(make(), which)
-            system = resolve(SYSTEMS, recipe.system, kind="system")
+            system = resolve(SYSTEMS, recipe.system, noun="system")
             objective = (system.learned if recipe.learned else system.objective)(**recipe.options)  # type: ignore[misc]
             assert bool(list(objective.parameters())) == recipe.learned == (which not in ("I", "V"))
 

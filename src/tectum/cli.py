@@ -8,7 +8,6 @@ Nothing heavy is imported here: torch and OpenCV come in when a verb runs, so th
 """
 
 import contextlib
-import difflib
 import io
 import os
 import re
@@ -24,7 +23,7 @@ from tectum.benchmark.command import Bench
 from tectum.console import say, sentence
 from tectum.data.command import Data
 from tectum.downstream.command import Downstream
-from tectum.errors import UserError
+from tectum.errors import UserError, suggest
 from tectum.evaluation.command import Eval
 from tectum.fusion.command import Fuse
 from tectum.registration.command import Align
@@ -105,8 +104,7 @@ def parse(argv: Sequence[str]) -> Verb:
         SystemExit: help was asked for and printed.
     """
     if argv[0] not in VERBS:
-        close = difflib.get_close_matches(argv[0], VERBS, n=1)
-        hint = f" did you mean '{close[0]}'?" if close else ""
+        hint = suggest(argv[0], VERBS)
         raise UserError(f"a command must come first, got '{argv[0]}';{hint} available: {', '.join(VERBS)}")
     complaint = io.StringIO()
     try:

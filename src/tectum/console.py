@@ -1,6 +1,5 @@
-"""What the verbs share: how they speak, and two kinds of flags."""
+"""Command-line parts shared by all verbs: types of flags, messages on stderr, progress bars, parser of NAME=SPEC."""
 
-import difflib
 import glob
 import sys
 from collections.abc import Mapping
@@ -9,7 +8,7 @@ from typing import Annotated, Any
 
 from tyro.conf import arg
 
-from tectum.errors import UserError
+from tectum.errors import UserError, abbreviate, closest
 
 Flag = Annotated[bool, arg(help_behavior_hint="")]
 
@@ -20,44 +19,105 @@ def optional(metavar: str) -> Any:
 
 
 def sentence(error: BaseException) -> str:
+    """Returns the message of an exception as one sentence for a user."""
     if isinstance(error, OSError) and error.strerror:
         return f"cannot read or write {error.filename}: {error.strerror}; check the path, its permissions and the disk"
     return str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
 
 
 def say(sentence: str) -> None:
-    """One line on stderr."""
+    """Print one line on stderr."""
     print(f"tectum: {' '.join(sentence.split())}", file=sys.stderr)
 
 
-def say_failures(what: str, failures: Mapping[str, str]) -> None:
-    """A line for each reason in {name: why}, with the names it holds for."""
-    from tectum.io.folders import some
+def say_failures(label: str, failures: Mapping[str, str]) -> None:
+    """Print a line on stderr for each reason in {name: reason}, with the names that share it.
 
+    Args:
+        label: opens each line, such as "not fused".
+        failures: {name: reason}.
+    """
     reasons: dict[str, list[str]] = {}
     for name, reason in failures.items():
         reasons.setdefault(reason, []).append(name)
     for reason, names in reasons.items():
-        say(f"{what}: {some(names)}: {reason}")
+        say(f"{label}: {abbreviate(names)}: {reason}")
 
 
-def check_place(role: str, where: str) -> None:
-    """A quick answer to a misspelt path, before torch is imported."""
-    if not Path(where).exists() and not glob.has_magic(where):
-        close = difflib.get_close_matches(Path(where).name, neighbours(Path(where)), n=1)
-        hint = f"did you mean {Path(where).with_name(close[0])}?" if close else "check the path"
-        raise FileNotFoundError(f"{role} image or folder {where} does not exist; {hint}")
+def check_path_exists(noun: str, path: str) -> None:
+    """Refuse a misspelt path at once, before torch is imported.
 
+    Args:
+        noun: what kind of image is looked for there ("visible", "fused", ...).
+        path: a file, a folder or a pattern with wildcards, which is not looked up.
 
-def neighbours(path: Path) -> list[str]:
+    Raises:
+        FileNotFoundError: nothing is there; the closest name in that folder is offered.
+    """
+    if Path(path).exists() or glob.has_magic(path):
+        return
+    folder = Path(path).parent
     try:
-        return [p.name for p in path.parent.iterdir()]
+        close = closest(Path(path).name, [entry.name for entry in folder.iterdir()])
     except OSError:
-        return []
+        close = None
+    hint = f"did you mean {Path(path).with_name(close)}?" if close else "check the path"
+    raise FileNotFoundError(f"{noun} image or folder {path} does not exist; {hint}")
+
+
+def parse_named(text: str, option: str, *, metavar: str = "SPEC") -> tuple[str, str]:
+    """Split the value of an option that reads NAME=SPEC, or SPEC alone.
+
+    Args:
+        text: the value.
+        option: the option, for the message.
+        metavar: what SPEC is called in the message.
+
+    Returns:
+        (name, spec). Without a name it is the last part of a folder's path, or the system's name or class.
+
+    Raises:
+        UserError: one of the two is missing, or the name could not be that of a file.
+
+    >>> parse_named("ours=results/ours", "--fused"), parse_named("results/ours", "--fused")
+    (('ours', 'results/ours'), ('ours', 'results/ours'))
+    >>> parse_named("tdfusion@run/best.safetensors", "--system"), parse_named("my.module:Fuser", "--system")[0]
+    (('tdfusion', 'tdfusion@run/best.safetensors'), 'Fuser')
+    """
+    name, equals, spec = text.partition("=")
+    if not equals:
+        spec, system = text, text.partition("@")[0].rpartition(":")[2]
+        name = Path(text).name if Path(text).is_dir() else system.rstrip("/").rpartition("/")[2]
+    if not spec or not name or any(sign in name for sign in "/\\*?[\0") or name.startswith("."):
+        raise UserError(f"{option} must be {metavar} or NAME={metavar} with a plain name, got {text!r}")
+    return name, spec
+
+
+def progress_bar(
+    total: int | None, unit: str, *, quiet: bool = False, label: str | None = None, initial: int = 0, leave: bool = True
+) -> Any:
+    """Returns a tqdm progress bar on stderr; it is silent where stderr is not a terminal.
+
+    Args:
+        total: number of steps, or None if it is not known.
+        unit: name of a step ("image", "pair", ...).
+        quiet: show nothing.
+        label: text in front of the bar.
+        initial: steps that were done before.
+        leave: whether the bar stays on the screen at the end.
+    """
+    from tqdm import tqdm
+
+    disable = True if quiet else None  # None: tqdm asks whether stderr is a terminal
+    return tqdm(total=total, unit=unit, desc=label, initial=initial, leave=leave, disable=disable, dynamic_ncols=True)
 
 
 def use_threads(threads: int | None) -> None:
-    """Have torch use so many threads; refuses numbers it crashes on."""
+    """Set the number of processor threads of torch; None leaves it.
+
+    Raises:
+        UserError: a number that torch crashes on.
+    """
     if threads is None:
         return
     if not 1 <= threads <= 1024:

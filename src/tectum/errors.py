@@ -1,4 +1,4 @@
-"""The exception for a user's mistake, and the suggestion of the closest known name."""
+"""The exception for a user's mistake, and the parts of messages: the closest known name, and short lists of names."""
 
 import difflib
 from collections.abc import Iterable
@@ -13,35 +13,44 @@ class UserError(ValueError):
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
-    """The hint for a misspelt name, to stand in a message.
-
-    Args:
-        name: what was given.
-        known: the names there are.
-
-    Returns:
-        " did you mean 'CLOSEST'?", or "" where nothing is close.
+    """Returns " did you mean 'CLOSEST'?" for a misspelt name, to stand in a message, or "" where nothing is close.
 
     >>> suggest("tdfuson", ["tdfusion", "average"])
     " did you mean 'tdfusion'?"
     """
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f" did you mean '{close[0]}'?" if close else ""
+    close = closest(name, known)
+    return "" if close is None else f" did you mean '{close}'?"
 
 
-def unknown(name: str, known: Iterable[str], *, kind: str) -> str:
+def closest(name: str, known: Iterable[str]) -> str | None:
+    """Returns the known name that is spelt most like `name`, or None where nothing is close."""
+    return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)), None)
+
+
+def unknown(name: str, known: Iterable[str], *, noun: str) -> str:
     """The message for an unknown name: the closest known one, and all there are.
 
     Args:
-        name: what was given.
+        name: the name that came.
         known: the names there are.
-        kind: what they name ("system", "metric", ...).
+        noun: what they name ("system", "metric", ...).
 
     Returns:
         One sentence.
 
-    >>> unknown("tdfuson", {"tdfusion": 1, "average": 2}, kind="system")
+    >>> unknown("tdfuson", {"tdfusion": 1, "average": 2}, noun="system")
     "unknown system 'tdfuson'; did you mean 'tdfusion'? available: average, tdfusion"
     """
     known = sorted(known)
-    return f"unknown {kind} '{name}';{suggest(name, known)} available: {', '.join(known) or 'none'}"
+    return f"unknown {noun} '{name}';{suggest(name, known)} available: {', '.join(known) or 'none'}"
+
+
+def abbreviate(names: Iterable[str], num: int = 3) -> str:
+    """Returns the first `num` names in alphabetical order, and the number of the others.
+
+    >>> abbreviate(["d", "b", "c", "a"], num=2)
+    'a, b, ... and 2 more'
+    """
+    names = sorted(names)
+    more = f", ... and {len(names) - num} more" if len(names) > num else ""
+    return ", ".join(names[:num]) + more

@@ -10,11 +10,10 @@
 names of publications (IVF or VIF, MEF, MFF, MIF) are understood wherever a kind is asked for.
 """
 
-import difflib
 from dataclasses import dataclass
 from typing import Literal
 
-from tectum.errors import UserError
+from tectum.errors import UserError, suggest
 
 
 @dataclass(frozen=True)
@@ -121,7 +120,5 @@ def find_kind(name: str) -> Kind:
     tagged = {tag.lower(): kind for kind in KINDS.values() for tag in kind.tags}
     if name.lower() in tagged:
         return tagged[name.lower()]
-    close = difflib.get_close_matches(name.lower(), KINDS, n=1, cutoff=0.5)
-    hint = f" did you mean '{close[0]}'?" if close else ""
     known = ", ".join(f"{kind.name} ({' or '.join(kind.tags)})" for kind in KINDS.values())
-    raise UserError(f"unknown kind '{name}';{hint} available: {known}")
+    raise UserError(f"unknown kind '{name}';{suggest(name.lower(), KINDS)} available: {known}")

@@ -165,18 +165,18 @@ class System:
     balance: Callable[..., Balance] | None = None
 
 
-def resolve(table: Mapping[str, T], name: str, *, kind: str) -> T:
+def resolve(table: Mapping[str, T], name: str, *, noun: str) -> T:
     """Find `name` in a registry, or import it when it reads `package.module:Attr`.
 
     Args:
         table: the registry, a plain dict.
         name: a key of the table, or `package.module:Attr` from the user's own code.
-        kind: what the table holds, for the message ("system", "dataset", ...).
+        noun: what the table holds, for the message ("system", "dataset", ...).
 
     Raises:
         ValueError: the name is unknown; the message offers the closest one.
 
-    >>> resolve({"tdfusion": 1}, "tdfusion", kind="system")
+    >>> resolve({"tdfusion": 1}, "tdfusion", noun="system")
     1
     """
     if name in table:
@@ -186,6 +186,6 @@ def resolve(table: Mapping[str, T], name: str, *, kind: str) -> T:
         try:
             found: T = getattr(importlib.import_module(module), attribute)
         except (ImportError, AttributeError, TypeError, ValueError) as error:
-            raise UserError(f"{kind} '{name}' must be importable as module:attribute, but {error}") from error
+            raise UserError(f"{noun} '{name}' must be importable as module:attribute, but {error}") from error
         return found
-    raise UserError(unknown(name, table, kind=kind))
+    raise UserError(unknown(name, table, noun=noun))

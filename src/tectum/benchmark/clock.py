@@ -61,7 +61,7 @@ def child() -> None:
 
 
 def build(system: str, variant: str) -> nn.Module:
-    entry = resolve(SYSTEMS, system, kind="system")
+    entry = resolve(SYSTEMS, system, noun="system")
     make = entry.fuser if isinstance(entry, System) else entry
     fuser: nn.Module = make() if variant == "default" else make(variant=variant)
     return fuser.eval().requires_grad_(False)

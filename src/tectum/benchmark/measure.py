@@ -15,7 +15,6 @@ and matrix products. What is done element by element is not counted, though it m
 
 import inspect
 import re
-import sys
 import typing
 import warnings
 from collections.abc import Sequence
@@ -24,9 +23,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from tectum.benchmark.clock import in_a_process
+from tectum.console import progress_bar
 from tectum.errors import UserError, unknown
 from tectum.protocols import System, resolve
 from tectum.systems import SYSTEMS
@@ -133,7 +132,7 @@ class Measurement:
         rounds: int = 5,
     ) -> None:
         if dtype not in DTYPES:
-            raise UserError(unknown(dtype, DTYPES, kind="dtype"))
+            raise UserError(unknown(dtype, DTYPES, noun="dtype"))
         if threads is not None and not 1 <= threads <= 1024:
             raise UserError(f"--threads must be between 1 and 1024, got {threads}")
         if rounds < 1:
@@ -152,13 +151,7 @@ class Measurement:
 
     def run(self, *, quiet: bool = True) -> None:
         """Count, then time in turns; what fails once is told in `failures` and not tried again."""
-        bar = tqdm(
-            total=(1 + self.rounds) * len(self.jobs),
-            unit="run",
-            disable=quiet or not sys.stderr.isatty(),
-            dynamic_ncols=True,
-        )
-        with bar:
+        with progress_bar((1 + self.rounds) * len(self.jobs), "run", quiet=quiet) as bar:
             for turn in range(1 + self.rounds):
                 for job in self.jobs:
                     bar.set_postfix_str(str(job))
@@ -249,7 +242,7 @@ def variants(system: str) -> tuple[str, ...]:
     >>> variants("average")
     ('default',)
     """
-    entry = resolve(SYSTEMS, system, kind="system")
+    entry = resolve(SYSTEMS, system, noun="system")
     if not isinstance(entry, System):
         with torch.device("meta"):
             own_fuser(entry, system)

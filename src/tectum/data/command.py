@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import OmitSubcommandPrefixes, Positional, arg, subcommand
 
-from tectum.console import Flag, optional
+from tectum.console import Flag, optional, progress_bar
 
 if TYPE_CHECKING:
     from tectum.data.check import Histogram, Part
@@ -89,9 +89,10 @@ class CheckData:
         return 1 if problems else 0
 
     def progress(self, split: str, names: list[str]) -> Iterable[str]:
-        from tqdm import tqdm
-
-        yield from tqdm(names, split, unit="pair", disable=True if self.quiet else None, leave=False)
+        with progress_bar(len(names), "pair", label=split, quiet=self.quiet, leave=False) as bar:
+            for name in names:
+                yield name
+                bar.update()
 
 
 @dataclass(frozen=True)

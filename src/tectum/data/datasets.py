@@ -99,7 +99,7 @@ def known_set(name: str, kind: str | None = None) -> KnownSet:
     """
     table = {**DATASETS, "voc": VOC, "folder": FOLDER}
     if name not in table:
-        raise UserError(unknown(name, table, kind="dataset"))
+        raise UserError(unknown(name, table, noun="dataset"))
     known, wanted = table[name], None if kind is None else find_kind(kind).name
     if name == "folder" and wanted is not None:
         return replace(known, kind=wanted)
@@ -251,7 +251,7 @@ def find_set(name: str, root: str | Path, split: str = "test") -> tuple[Path, Pa
         ValueError: the set is unknown.
         FileNotFoundError: it is not there; the message says what was looked for.
     """
-    known, root = resolve(DATASETS, name, kind="dataset"), Path(root).resolve()
+    known, root = resolve(DATASETS, name, noun="dataset"), Path(root).resolve()
     pairs = [pair for pair in (*known.layouts, *layouts_of(known.role, known.sides)) if "*" not in pair[0]]
     layouts = [(a.format(split=split), b.format(split=split)) for a, b in pairs]
     if not root.is_dir():

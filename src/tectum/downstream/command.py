@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from tectum.console import Flag, check_place, optional, say, say_failures, use_threads
+from tectum.console import (
+    Flag,
+    check_path_exists,
+    optional,
+    parse_named,
+    progress_bar,
+    say,
+    say_failures,
+    use_threads,
+)
 from tectum.errors import UserError
 
 if TYPE_CHECKING:
@@ -111,7 +120,7 @@ class Downstream:
     def run(self) -> int:
         if self.seeds < 1:
             raise UserError(f"--seeds must be at least 1, got {self.seeds}")
-        check_place("data", self.data)
+        check_path_exists("data", self.data)
         if Path(self.out).exists() and not Path(self.out).is_dir():
             raise NotADirectoryError(f"{self.out} is a file; a run is a folder, choose another name with -o")
         use_threads(self.threads)
@@ -167,7 +176,7 @@ class Downstream:
 
         name = SHORT.get(self.task, self.task)
         short = {few: TASKS[full] for few, full in SHORT.items() if full in TASKS}
-        make = resolve({**TASKS, **short}, name, kind="task")
+        make = resolve({**TASKS, **short}, name, noun="task")
         pairs, classes = self.pairs(kind(make))
         device, lr = find_device(self.device), Budget.lr if self.lr is None else self.lr
         settings = {"task": name, "classes": list(classes), "balance": self.balance, "weights": file_mark(self.weights)}
@@ -249,11 +258,11 @@ class Downstream:
 
     def inputs(self, device: str) -> "list[Input]":
         """What --images names, each under a name of its own."""
-        from tectum.downstream.inputs import chosen, named
+        from tectum.downstream.inputs import chosen
 
         found: dict[str, Input] = {}
         for text in self.images:
-            name, what = named(text)
+            name, what = parse_named(text, "--images", metavar="INPUT")
             if name in found:
                 raise UserError(f"every input needs a name of its own, got '{name}' twice; write NAME={what}")
             found[name] = chosen(name, what, device, scored="train" if self.split == "validation" else "test")
@@ -300,9 +309,7 @@ class Progress:
     """A bar over the steps of the cell in work, and a line for each finished cell."""
 
     def __init__(self, num_cells: int, *, quiet: bool) -> None:
-        from tqdm import tqdm
-
-        self.tqdm, self.quiet, self.num_cells = tqdm, quiet, num_cells
+        self.quiet, self.num_cells = quiet, num_cells
         self.bar: Any = None
         self.what: object = None
 
@@ -316,7 +323,7 @@ class Progress:
     def at(self, what: str, done: int, total: int, unit: str) -> None:
         if self.what != what:
             self.__exit__()
-            self.bar = self.tqdm(total=total, unit=unit, desc=what, disable=self.quiet or None, leave=False)
+            self.bar = progress_bar(total, unit, label=what, quiet=self.quiet, leave=False)
             self.what = what
         self.bar.update(done - self.bar.n)
 

@@ -27,10 +27,10 @@ from torch import Tensor, nn
 from tectum.color import to_levels
 from tectum.downstream.cell import Budget, predict, read_json, save_predictions, scored, train
 from tectum.downstream.frames import Frames, fingerprint, small
-from tectum.errors import UserError
+from tectum.errors import UserError, abbreviate
 from tectum.evaluation.methods import Folder, Made, Method
 from tectum.io.files import write_tensors, write_whole
-from tectum.io.folders import PairFiles, ResultFolder, some
+from tectum.io.folders import PairFiles, ResultFolder
 from tectum.io.image import Array, Picture, read_image, to_array, write_image
 from tectum.nn.memory import keep_memory
 from tectum.pair import Pairs
@@ -129,8 +129,8 @@ class Comparison:
                 if lacking and isinstance(method, Folder):
                     raise FileNotFoundError(
                         f"{i.name} must hold an image of every training and test pair, but {method.where} (which has "
-                        f"{some(method.found)}) has none for {some(lacking)}; fuse them too, or give a folder with "
-                        "train and test inside"
+                        f"{abbreviate(method.found)}) has none for {abbreviate(lacking)}; fuse them "
+                        "too, or give a folder with train and test inside"
                     )
             self.check_one_folder(i)
 
@@ -140,7 +140,7 @@ class Comparison:
         if both and isinstance(i.train, Folder) and isinstance(i.test, Folder) and i.train.where == i.test.where:
             raise UserError(
                 f"training and test pairs of one folder must have different names, but {i.test.where} has one image "
-                f"for both of {some(both)}; give a folder with train and test inside"
+                f"for both of {abbreviate(both)}; give a folder with train and test inside"
             )
 
     def load(

@@ -122,7 +122,7 @@ def check_names(names: Sequence[str | None], known: Sequence[str], kind: str) ->
     """Refuse names of inputs or classes that are not there; None is no name."""
     for name in names:
         if name is not None and name not in known:
-            raise UserError(unknown(name, dict.fromkeys(known), kind=kind))
+            raise UserError(unknown(name, dict.fromkeys(known), noun=kind))
 
 
 def columns(comparison: Comparison) -> tuple[str, ...]:

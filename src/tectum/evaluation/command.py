@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import UseAppendAction, arg
 
-from tectum.console import Flag, check_place, optional, say, say_failures, sentence
+from tectum.console import Flag, check_path_exists, optional, parse_named, say, say_failures, sentence
 from tectum.errors import UserError
 
 if TYPE_CHECKING:
@@ -200,8 +200,8 @@ class Eval:
         if self.data is None:
             if self.visible is None or self.infrared is None:
                 raise UserError("eval needs both sources; give --visible DIR and --infrared DIR, or --data SET")
-            check_place("visible", self.visible)
-            check_place("infrared", self.infrared)
+            check_path_exists("visible", self.visible)
+            check_path_exists("infrared", self.infrared)
             return self.visible, self.infrared
         self.refuse_folders()
         from tectum.data.datasets import find_set
@@ -214,13 +214,13 @@ class Eval:
         found: dict[str, Any] = {}
         for option, given in (("--fused", self.fused), ("--system", self.system)):
             for text in given:
-                name, what = named(text, option)
+                name, what = parse_named(text, option, metavar="DIR" if option == "--fused" else "SYSTEM")
                 if name in found:
                     raise UserError(
                         f"every method needs a name of its own, got '{name}' twice; write {option} NAME={what}"
                     )
                 if option == "--fused":
-                    check_place("fused", what)
+                    check_path_exists("fused", what)
                     found[name] = Path(what)
                 else:
                     found[name] = what
@@ -245,17 +245,6 @@ class Eval:
             say(note)
         say_failures("not scored", found.failures)
         return 1 if found.failures else 0
-
-
-def named(text: str, option: str) -> tuple[str, str]:
-    """`ours=results/ours` -> (ours, results/ours); without a name the folder's, or the system's, own."""
-    name, equals, what = text.partition("=")
-    if not equals:
-        what = text
-        name = Path(text).name if option == "--fused" else text.partition("@")[0].rpartition(":")[2]
-    if not what or not name or any(sign in name for sign in "/\\*?[") or name.startswith("."):
-        raise UserError(f"{option} must be NAME={'DIR' if option == '--fused' else 'SYSTEM'}, got {text!r}")
-    return name, what
 
 
 def command_line() -> str:

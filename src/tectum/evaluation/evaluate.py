@@ -25,11 +25,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from tectum import __version__
 from tectum.color import to_levels
-from tectum.errors import UserError, unknown
+from tectum.console import progress_bar
+from tectum.errors import UserError, abbreviate, unknown
 from tectum.evaluation.methods import (
     BASELINES,
     Folder,
@@ -42,7 +42,7 @@ from tectum.evaluation.methods import (
 )
 from tectum.evaluation.score_file import ScoreFile, Values
 from tectum.evaluation.statistics import Scores, Summary, summarise
-from tectum.io.folders import Matches, PairFiles, match, some
+from tectum.io.folders import Matches, PairFiles, match
 from tectum.io.image import Array, Picture, parse_range, to_array
 from tectum.kinds import find_kind
 from tectum.metrics.conventions import CONVENTIONS, Convention, with_metrics
@@ -137,14 +137,14 @@ class Evaluator:
         } | ({} if self.kind.name == "infrared" else {"kind": self.kind.name})
         if isinstance(metrics, str):
             metrics = [name.strip() for name in metrics.split(",")]
-        self.convention = with_metrics(resolve(CONVENTIONS, convention, kind="convention"), metrics)
+        self.convention = with_metrics(resolve(CONVENTIONS, convention, noun="convention"), metrics)
         self.metrics = {name: make() for name, make in self.convention.metrics.items()}
         self.out, self.reference, self.command = out, reference, command
         self.data = data or f"{visible} and {infrared}"
         matches = match(str(visible), str(infrared), roles=self.kind.roles) if pairs is None else pairs
         self.failures: dict[str, str] = dict(matches.ambiguous)
         self.notes = [
-            f"{len(alone)} {role} images have no partner and are left out: {some(alone)}"
+            f"{len(alone)} {role} images have no partner and are left out: {abbreviate(alone)}"
             for role, alone in matches.alone.items()
             if alone and names is None
         ]
@@ -177,7 +177,7 @@ class Evaluator:
         for name in baselines:
             name = dict(zip(BASELINES, known, strict=True)).get(name, name)
             if name not in known:
-                raise UserError(unknown(name, dict.fromkeys(known), kind="baseline"))
+                raise UserError(unknown(name, dict.fromkeys(known), noun="baseline"))
             if name in methods:
                 self.notes.append(f"{name} is the method of that name, {methods[name]}, not the baseline")
             else:
@@ -185,7 +185,7 @@ class Evaluator:
         if not found:
             raise UserError("there is nothing to score; give --fused NAME=FOLDER or --system NAME")
         if self.reference is not None and self.reference not in [method.name for method in found]:
-            raise UserError(unknown(self.reference, {method.name: 0 for method in found}, kind="method"))
+            raise UserError(unknown(self.reference, {method.name: 0 for method in found}, noun="method"))
         return found
 
     def common(self, pairs: Sequence[PairFiles]) -> list[PairFiles]:
@@ -196,13 +196,13 @@ class Evaluator:
         for method in self.methods:
             lacking = [pair.name for pair in pairs if not method.has(pair.name)]
             if len(lacking) == len(pairs):
-                where = f" in {method.where} ({some(method.found)})" if isinstance(method, Folder) else ""
+                where = f" in {method.where} ({abbreviate(method.found)})" if isinstance(method, Folder) else ""
                 raise FileNotFoundError(
                     f"fused images are matched with their sources by name, but {method.name} has none{where} for "
-                    f"{some(lacking)}; rename them, or give another folder"
+                    f"{abbreviate(lacking)}; rename them, or give another folder"
                 )
             if lacking:
-                self.notes.append(f"{method.name} lacks {len(lacking)} of {len(pairs)} images: {some(lacking)}")
+                self.notes.append(f"{method.name} lacks {len(lacking)} of {len(pairs)} images: {abbreviate(lacking)}")
         common = [pair for pair in pairs if all(method.has(pair.name) for method in self.methods)]
         if not common:
             raise FileNotFoundError(f"no pair has an image of every method ({'; '.join(self.notes)}); complete them")
@@ -234,7 +234,7 @@ class Evaluator:
         failures = dict(self.failures)
         rows: dict[str, dict[str, Values]] = {}
         workers = max(1, min(workers or num_cores(), len(self.pairs)))
-        bar = tqdm(total=len(self.pairs), unit="image", disable=quiet or not sys.stderr.isatty(), dynamic_ncols=True)
+        bar = progress_bar(len(self.pairs), "image", quiet=quiet)
         with bar, one_thread_each(workers) as begin, ThreadPoolExecutor(workers, "tectum-score", begin) as pool:
             futures = {pool.submit(self.score, pair, store): pair.name for pair in self.pairs}
             try:
@@ -245,7 +245,7 @@ class Evaluator:
                         failures[futures[future]] = str(error) or "it does not fit in memory"
                     bar.update()
             except KeyboardInterrupt:
-                tqdm.write("tectum: stopping, once the pairs in work are done", file=sys.stderr)
+                bar.write("tectum: stopping, once the pairs in work are done", file=sys.stderr)
                 raise
             finally:
                 for future in futures:
@@ -389,7 +389,9 @@ def chosen(pairs: Mapping[str, PairFiles], names: Sequence[str] | None, failures
         raise UserError("the list of pairs is empty; name some, or leave it out to take all")
     lost = [name for name in names if name not in pairs and name not in failures]
     if lost:
-        raise FileNotFoundError(f"the sources must hold every pair of the list, but lack {some(lost)}; check the list")
+        raise FileNotFoundError(
+            f"the sources must hold every pair of the list, but lack {abbreviate(lost)}; check the list"
+        )
     return [pairs[name] for name in dict.fromkeys(names) if name in pairs]
 
 

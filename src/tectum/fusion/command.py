@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from tectum.console import Flag, check_place, optional, say, say_failures, use_threads
-from tectum.errors import UserError
+from tectum.console import Flag, check_path_exists, optional, say, say_failures, use_threads
+from tectum.errors import UserError, abbreviate
 
 if TYPE_CHECKING:
     from tectum.fusion.pipeline import Fused, FuseOptions
@@ -115,7 +115,7 @@ class Fuse:
         if self.more and self.report:
             raise UserError(f"--report shows two sources, got {len(self.sources)} images; leave it out")
         for role, where in zip(kind.words if not self.more else self.roles, self.sources, strict=True):
-            check_place(role, where)
+            check_path_exists(role, where)
         options = self.options()
         from tectum.io import folders
 
@@ -229,8 +229,6 @@ def report_picture(fused: "Fused", labels: Sequence[str]) -> Any:
 
 def tell(outcome: "Outcome", matches: "Matches", out: str, *, quiet: bool, overwrite: bool) -> int:
     """Say what became of a folder run: the summary on stdout, problems on stderr. Returns the exit code."""
-    from tectum.io.folders import some
-
     again = "the same command without --overwrite" if overwrite else "the same command"
     if not quiet:
         there = f" ({outcome.num_skipped} were there already)" if outcome.num_skipped else ""
@@ -238,11 +236,11 @@ def tell(outcome: "Outcome", matches: "Matches", out: str, *, quiet: bool, overw
         rate = f" in {outcome.seconds:.1f} s, {speed:.2f} images/s" if outcome.done else ""
         print(f"{len(outcome.done)} of {outcome.num_pairs} pairs fused into {out}{there}{rate}")
     for note, names in outcome.notes.items():
-        say(f"warning: {some(names)}: {note}")
+        say(f"warning: {abbreviate(names)}: {note}")
     for role, alone in matches.alone.items():
         if alone:
             others = " or ".join(other for other in matches.alone if other != role)
-            say(f"{len(alone)} {role} without {others} of that name, passed over: {some(alone)}")
+            say(f"{len(alone)} {role} without {others} of that name, passed over: {abbreviate(alone)}")
     say_failures("not fused", outcome.failures)
     kept = f"{outcome.num_there} of {outcome.num_pairs} pairs are done and kept, {again} continues"
     if outcome.interrupted:

@@ -10,7 +10,6 @@ At most `ahead` pairs wait on either side, so memory stays bounded however long 
 
 import os
 import signal
-import sys
 import threading
 import time
 from collections import deque
@@ -20,8 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from tqdm import tqdm
-
+from tectum.console import progress_bar
 from tectum.errors import UserError
 from tectum.fusion.pipeline import Fused, FusePipeline
 from tectum.io.folders import Matches, PairFiles, ResultFolder
@@ -168,13 +166,7 @@ def fuse_folder(
     settings |= {role: os.path.relpath(folder, results.path) for role, folder in matches.folders.items()}
     finished = results.prepare(settings, names, overwrite=overwrite)
     outcome = Outcome(len(names) + len(matches.ambiguous), len(finished), failures=dict(matches.ambiguous))
-    bar = tqdm(
-        total=len(names),
-        initial=len(finished),
-        unit="image",
-        disable=quiet or not sys.stderr.isatty(),
-        dynamic_ncols=True,
-    )
+    bar = progress_bar(len(names), "image", quiet=quiet, initial=len(finished))
 
     def read(pair: PairFiles) -> tuple[PairFiles, tuple[Picture, ...]]:
         return pair, pipeline.read(*pair.files)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tectum.errors import UserError
+from tectum.errors import UserError, abbreviate
 from tectum.io.files import write_whole
 from tectum.io.image import EXTENSIONS
 
@@ -85,7 +85,7 @@ def match(*places: str, roles: Sequence[str] = ("visible", "infrared")) -> Match
             names = starred
     common = shared_names(names)
     if not common:
-        held = [f"{place} ({some(names[role])})" for role, place in zip(roles, places, strict=True)]
+        held = [f"{place} ({abbreviate(names[role])})" for role, place in zip(roles, places, strict=True)]
         raise FileNotFoundError(
             f"pairs are matched by file name without its extension, but {' and '.join(held)} share none; rename the "
             f"files, or quote two patterns such as 'DIR/*_{short(roles[0])}.png' 'DIR/*_{short(roles[1])}.png'"
@@ -133,7 +133,7 @@ def find_images(where: str) -> list[Path]:
     files = [p for p in candidates if p.suffix.lower() in EXTENSIONS and not p.name.startswith(".") and p.is_file()]
     if not files:
         inside = sorted(p.name for p in candidates if p.is_dir())
-        hint = f"; it holds the folders {some(inside)}, give one of them" if inside else ""
+        hint = f"; it holds the folders {abbreviate(inside)}, give one of them" if inside else ""
         raise FileNotFoundError(f"no images in {where} (looked for {', '.join(sorted(EXTENSIONS))}){hint}")
     return sorted(files)
 
@@ -157,13 +157,6 @@ def by_star(files: Iterable[Path], pattern: str) -> dict[str, list[Path]]:
         if found := star.fullmatch(file.name):
             names.setdefault(found[1], []).append(file)
     return names
-
-
-def some(names: Iterable[str], num: int = 3) -> str:
-    """The first few of many: 'a, b, c, ... and 7 more'."""
-    names = sorted(names)
-    more = f", ... and {len(names) - num} more" if len(names) > num else ""
-    return ", ".join(names[:num]) + more
 
 
 @dataclass(frozen=True)
@@ -201,8 +194,8 @@ class ResultFolder:
         there = [name for name in names if any(file.exists() for file in self.files(name).values())]
         if not overwrite and there and not stored:
             raise UserError(
-                f"{self.path} already holds {some(f'{name}.png' for name in there)}, and no tectum.json says how they "
-                "were made; choose another folder, or add --overwrite"
+                f"{self.path} already holds {abbreviate(f'{name}.png' for name in there)}, and no tectum.json says how "
+                "they were made; choose another folder, or add --overwrite"
             )
         keys = [key for key in sorted({*stored, *settings}) if stored and stored.get(key) != settings.get(key)]
         if keys and not overwrite and any(self.path.rglob("*.png")):

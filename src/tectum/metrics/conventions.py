@@ -111,7 +111,7 @@ def with_metrics(convention: Convention, names: Sequence[str] | None) -> Convent
         raise UserError("at least one metric must be given; leave the option out for the convention's own")
     for name in names:
         if name.lower() not in by_lower:
-            raise UserError(unknown(name, everything, kind="metric"))
+            raise UserError(unknown(name, everything, noun="metric"))
     chosen = [by_lower[name.lower()] for name in names]
     return replace(convention, metrics=MappingProxyType({name: everything[name] for name in chosen}))
 

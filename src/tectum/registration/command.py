@@ -1,6 +1,5 @@
 """`tectum align`: one transform and one infrared range for a fixed pair of cameras."""
 
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from tectum.console import Flag, check_place, say, sentence
+from tectum.console import Flag, check_path_exists, progress_bar, say, sentence
 from tectum.errors import UserError
 
 if TYPE_CHECKING:
@@ -50,8 +49,8 @@ class Align:
     """No progress bar and no summary."""
 
     def run(self) -> int:
-        check_place("visible", self.visible)
-        check_place("infrared", self.infrared)
+        check_path_exists("visible", self.visible)
+        check_path_exists("infrared", self.infrared)
         if self.pairs < 3:
             raise UserError(f"--pairs must be at least 3, got {self.pairs}")
         if Path(self.out).exists() and not self.overwrite:
@@ -85,17 +84,17 @@ class Align:
 
     def frames(self, chosen: "Sequence[PairFiles]", ranges: list[tuple[float, float]]) -> "Iterator[tuple[Any, Any]]":
         """Luminance pairs (H,W), read one by one; the raw ranges of radiometric infrared frames go into `ranges`."""
-        from tqdm import tqdm
-
         from tectum.io.image import read_image
 
-        for pair in tqdm(chosen, unit="pair", disable=self.quiet or not sys.stderr.isatty()):
-            try:
-                visible = read_image(pair.visible)
-                infrared = read_image(pair.infrared, role="infrared", value_range=self.infrared_range)
-            except (ValueError, OSError) as error:
-                say(f"passed over: {sentence(error)}")
-                continue
-            if infrared.bits > 8 or self.infrared_range != "auto":
-                ranges.append(infrared.raw_range)
-            yield visible.y[0].numpy(), infrared.y[0].numpy()
+        with progress_bar(len(chosen), "pair", quiet=self.quiet) as bar:
+            for pair in chosen:
+                try:
+                    visible = read_image(pair.visible)
+                    infrared = read_image(pair.infrared, role="infrared", value_range=self.infrared_range)
+                except (ValueError, OSError) as error:
+                    say(f"passed over: {sentence(error)}")
+                else:
+                    if infrared.bits > 8 or self.infrared_range != "auto":
+                        ranges.append(infrared.raw_range)
+                    yield visible.y[0].numpy(), infrared.y[0].numpy()
+                bar.update()

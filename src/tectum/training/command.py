@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from tectum.console import Flag, optional, say, use_threads
+from tectum.console import Flag, optional, progress_bar, say, use_threads
 from tectum.errors import UserError
 
 if TYPE_CHECKING:
@@ -189,7 +189,7 @@ class Train:
                 raise FileNotFoundError(f"a recipe must be a file, and {self.recipe} is none; check the path")
             recipe = recipes.read(Path(self.recipe))
         else:
-            make = resolve(recipes.RECIPES, self.recipe, kind="recipe")
+            make = resolve(recipes.RECIPES, self.recipe, noun="recipe")
             recipe = make()
             if not isinstance(recipe, recipes.Recipe):
                 raise UserError(
@@ -249,10 +249,8 @@ class Progress:
     """A bar with the loss of each step, and TensorBoard beside the log where it is installed."""
 
     def __init__(self, run: Path, schedule: "Schedule", *, quiet: bool, writes: bool = True) -> None:
-        from tqdm import tqdm
-
         total = schedule.task_first + schedule.steps + schedule.meta_due(schedule.steps - 1)
-        self.bar = tqdm(total=total, unit="step", disable=quiet or None)
+        self.bar = progress_bar(total, "step", quiet=quiet)
         self.begun = False
         self.writer: Any = None
         with contextlib.suppress(ImportError):

@@ -47,10 +47,10 @@ def load(
     0.5
     """
     if dtype not in DTYPES:
-        raise UserError(unknown(dtype, DTYPES, kind="dtype"))
+        raise UserError(unknown(dtype, DTYPES, noun="dtype"))
     if weights is None and (card := cards().get(system)) is not None:
         system, weights = card["system"], system
-    entry = resolve(SYSTEMS, system, kind="system")
+    entry = resolve(SYSTEMS, system, noun="system")
     if isinstance(entry, System):
         fuser, default = entry.fuser(), entry.weights
     else:
@@ -80,7 +80,7 @@ def load_objective(name: str, **options: Any) -> nn.Module:
     """
     packaged = cards()
     if name not in packaged:
-        raise UserError(unknown(name, packaged, kind="weights"))
+        raise UserError(unknown(name, packaged, noun="weights"))
     card = packaged[name]
     learned = SYSTEMS[card["system"]].learned
     if "objective" not in card or learned is None:
@@ -136,7 +136,7 @@ def required(make: type) -> list[str]:
 
 def default_weights(system: str) -> str | None:
     """Name of the packaged set a system uses when none is given."""
-    entry = resolve(SYSTEMS, system, kind="system")
+    entry = resolve(SYSTEMS, system, noun="system")
     return getattr(entry, "weights", None)
 
 
@@ -156,7 +156,7 @@ def find(weights: str | Path) -> tuple[Path, dict[str, Any] | None]:
         if not path.is_file():
             raise FileNotFoundError(f"weights must be a file, and {path} is none; check the path")
         return path, None
-    raise UserError(unknown(str(weights), packaged, kind="weights") + "; or give a .safetensors file")
+    raise UserError(unknown(str(weights), packaged, noun="weights") + "; or give a .safetensors file")
 
 
 def read(path: Path, card: dict[str, Any] | None = None) -> dict[str, Tensor]:
@@ -285,7 +285,7 @@ def convert(source: Path, target: Path) -> int:
     if not states:
         raise UserError(f"{source} holds no state dict; give the checkpoint of the fusion network")
     converted = from_published(next((s for s in states if any("project_in_1" in name for name in s)), states[0]))
-    fuser = resolve(SYSTEMS, "tdfusion", kind="system").fuser()
+    fuser = resolve(SYSTEMS, "tdfusion", noun="system").fuser()
     fill(fuser, converted, source)
     target.parent.mkdir(parents=True, exist_ok=True)
     save(converted, target)

@@ -42,7 +42,7 @@ def build(recipe: Recipe, data: Path | None) -> Built:
         ValueError: the recipe needs a folder and got none, or the system cannot be trained so.
         FileNotFoundError: the folder does not hold the pairs.
     """
-    system = resolve(SYSTEMS, recipe.system, kind="system")
+    system = resolve(SYSTEMS, recipe.system, noun="system")
     refuse_other_kinds(recipe)
     make = None if recipe.loss is not None else objective_of(recipe, system)
     balance = balance_of(recipe, system)
@@ -54,7 +54,7 @@ def build(recipe: Recipe, data: Path | None) -> Built:
     else:
         refuse_options(make, recipe)
         objective = make(**(({"kind": recipe.kind} if takes_kind(make) else {}) | recipe.options))
-    task = None if recipe.task is None else resolve(TASKS, recipe.task, kind="task")(classes, **recipe.task_options)
+    task = None if recipe.task is None else resolve(TASKS, recipe.task, noun="task")(classes, **recipe.task_options)
     kind = getattr(task, "kind", recipe.target)
     if task is not None and kind != recipe.target:
         raise UserError(
@@ -86,7 +86,7 @@ def objective_of(recipe: Recipe, system: System) -> Callable[..., nn.Module]:
     named = recipe.objective or KINDS[recipe.kind].objective
     if named is not None:
         found: dict[str, Callable[..., nn.Module]] = {}
-        return resolve(found, named, kind="objective")
+        return resolve(found, named, noun="objective")
     if recipe.kind != "infrared" and not takes_kind(own):
         raise UserError(
             f"recipe '{recipe.name}' trains {recipe.kind} pairs and the objective of '{recipe.system}' is for infrared "
