@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from tectum.data.folders import PairFolder
+from tectum.io.files import load_state
 from tectum.nn.stages import fuse_tensors
 from tectum.pair import Pairs
 from tectum.systems import SYSTEMS
@@ -44,7 +45,7 @@ def main() -> None:
     best = max(lines, key=merit)
     state = weights.read(arguments.run / "best.safetensors")
     fuser = system.fuser()
-    weights.fill(fuser, state, arguments.run)
+    load_state(fuser, state, arguments.run, advice="give the folder of a run of this system")
     sets: dict[str, Pairs] = {}
     objective: nn.Module = system.objective()
     if not recipe.learned and recipe.loss is None:  # what a learned loss leaves is judged by the task

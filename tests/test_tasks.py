@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from tectum.io.files import write_tensors
 from tectum.protocols import Task
 from tectum.tasks import TASKS
-from tectum.tasks.contract import check_boxes
-from tectum.tasks.segmentation import SegFormer
-from tectum.tasks.vision import ensure_torchvision, nms
+from tectum.tasks.detector import check_boxes
+from tectum.tasks.segformer import SegFormer
+from tectum.tasks.torchvision import ensure_torchvision, suppress
 
 SMALLEST = ("segformer-b0", "dfine-n", "yolov8n", "yolov5n")
 CLASSES = ("background", "car", "person")
@@ -278,10 +278,10 @@ def test_weights_that_do_not_fit(name: str, tmp_path: Path) -> None:
     write_tensors(path, build(name).state_dict())
     with pytest.raises(ValueError, match=r"task.safetensors holds weights for 3 classes, but the task has 2; give"):
         build(name, ("car", "person"), weights=path)
-    with pytest.raises(ValueError, match=r"does not hold weights of this \w+: .* is \(.*\) instead of \(.*; choose"):
+    with pytest.raises(ValueError, match=r"does not hold weights of \w+: .* is \(.*\) instead of \(.*; choose"):
         build(name, channels=3, weights=path)
     write_tensors(path, {"conv.weight": torch.zeros(2, 1, 3, 3)})
-    with pytest.raises(ValueError, match=r"does not hold weights of this \w+: it (has an unknown|lacks) .* more; "):
+    with pytest.raises(ValueError, match=r"does not hold weights of \w+: it (has an unknown|lacks) .* more; "):
         build(name, weights=path)
     path.write_bytes(path.read_bytes()[:40])
     with pytest.raises(ValueError, match="is not a readable safetensors file"):
@@ -484,9 +484,9 @@ def test_suppression_against_a_loop(threshold: float) -> None:
     scores = torch.rand(60, generator=generator)
     expected = slow_nms(boxes, scores, threshold)
     assert 3 < len(expected) < 60
-    assert nms(boxes, scores, threshold).tolist() == expected
-    assert nms(boxes, scores, threshold, most=3).tolist() == expected[:3]
-    assert nms(boxes[:0], scores[:0], threshold).tolist() == []
+    assert suppress(boxes, scores, threshold).tolist() == expected
+    assert suppress(boxes, scores, threshold, most=3).tolist() == expected[:3]
+    assert suppress(boxes[:0], scores[:0], threshold).tolist() == []
 
 
 def test_transformers_beside_a_torchvision_for_another_torch(tmp_path: Path) -> None:
@@ -501,7 +501,7 @@ def test_transformers_beside_a_torchvision_for_another_torch(tmp_path: Path) -> 
     )
     code = """
 import torch
-from tectum.tasks.vision import ensure_torchvision
+from tectum.tasks.torchvision import ensure_torchvision
 try:
     import torchvision
 except RuntimeError as error:

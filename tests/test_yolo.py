@@ -4,6 +4,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -104,13 +105,19 @@ def test_what_there_is_not() -> None:
         YOLO(["car"], size="nano")
 
 
-def planted(anchors: list[list[float]]) -> torch.Tensor:
-    """What a network of three classes says: for each anchor centre, size and the classes' scores."""
-    return torch.tensor(anchors)
+@pytest.fixture
+def predict(detector: YOLO, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, torch.Tensor]]:
+    """The prediction for an image (H,W), given the network's output: of each anchor centre, size, scores of classes."""
+
+    def answer(anchors: torch.Tensor, size: tuple[int, int]) -> dict[str, torch.Tensor]:
+        monkeypatch.setattr(detector, "forward", lambda image: (anchors.T[None],))
+        return detector.predict(torch.zeros(1, 1, *size))[0]
+
+    return answer
 
 
-def test_an_answer_by_hand(detector: YOLO) -> None:
-    found = planted(
+def test_an_answer_by_hand(predict: Callable[..., dict[str, torch.Tensor]]) -> None:
+    anchors = torch.tensor(
         [
             [20, 10, 20, 10, 0.9, 0.0, 0.0],
             [21, 10, 20, 10, 0.8, 0.7, 0.0],  # the same car, and a person right there
@@ -119,7 +126,7 @@ def test_an_answer_by_hand(detector: YOLO) -> None:
             [95, 20, 10, 10, 0.0, 0.0, 0.6],  # in the padding only
         ]
     )
-    answer = detector.answer(found, (40, 80))
+    answer = predict(anchors, (40, 80))
     assert answer["labels"].tolist() == [0, 1, 2]
     assert answer["scores"].tolist() == pytest.approx([0.9, 0.7, 0.5])
     expected = torch.tensor([[10 / 80, 5 / 40, 30 / 80, 15 / 40], [11 / 80, 5 / 40, 31 / 80, 15 / 40]])
@@ -127,12 +134,12 @@ def test_an_answer_by_hand(detector: YOLO) -> None:
     torch.testing.assert_close(answer["boxes"][2], torch.tensor([72 / 80, 32 / 40, 1, 1]))
 
 
-def test_answers_are_limited(detector: YOLO) -> None:
-    found = torch.zeros(1000, 7)
-    found[:, 0], found[:, 1], found[:, 2:4], found[:, 4] = torch.arange(1000) * 9 + 5.0, 5, 8, 0.5
-    assert len(detector.answer(found, (10, 10000))["scores"]) == MOST
-    found[:, 4] = 0
-    assert len(detector.answer(found, (10, 10000))["scores"]) == 0
+def test_answers_are_limited(predict: Callable[..., dict[str, torch.Tensor]]) -> None:
+    anchors = torch.zeros(1000, 7)
+    anchors[:, 0], anchors[:, 1], anchors[:, 2:4], anchors[:, 4] = torch.arange(1000) * 9 + 5.0, 5, 8, 0.5
+    assert len(predict(anchors, (10, 10000))["scores"]) == MOST
+    anchors[:, 4] = 0
+    assert len(predict(anchors, (10, 10000))["scores"]) == 0
 
 
 def test_boxes_are_mapped_into_the_padded_image(detector: YOLO, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,7 +200,7 @@ def test_another_number_of_classes(detector: YOLO, tmp_path: Path) -> None:
     torch.save({name.removeprefix("network."): x for name, x in detector.state_dict().items()}, tmp_path / "best.pt")
     with pytest.raises(ValueError, match=r"best.pt holds weights for 3 classes, but the task has 1; give the classes"):
         YOLO(["car"], weights=tmp_path / "best.pt")
-    with pytest.raises(ValueError, match=r"best.pt does not hold weights of this YOLO: .*; choose the task, size"):
+    with pytest.raises(ValueError, match=r"best.pt does not hold weights of YOLO: .*; choose the task, size"):
         YOLO(detector.classes, version="v5", weights=tmp_path / "best.pt")
 
 
@@ -211,5 +218,5 @@ def test_a_checkpoint_that_runs_code(detector: YOLO, tmp_path: Path) -> None:
 
 def test_a_file_of_another_task(detector: YOLO, tmp_path: Path) -> None:
     write_tensors(tmp_path / "other.safetensors", {"network.conv.weight": torch.zeros(3)})
-    with pytest.raises(ValueError, match=r"other.safetensors does not hold weights of this YOLO"):
+    with pytest.raises(ValueError, match=r"other.safetensors does not hold weights of YOLO"):
         YOLO(detector.classes, weights=tmp_path / "other.safetensors")

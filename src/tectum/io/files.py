@@ -1,4 +1,4 @@
-"""Files that are whole or not there."""
+"""Files that are written whole or not at all; tensors in safetensors files, and into a network."""
 
 import contextlib
 import os
@@ -7,8 +7,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tectum.errors import UserError
+
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
@@ -55,3 +57,49 @@ def write_tensors(path: Path, tensors: Mapping[str, "Tensor"]) -> None:
         write_whole(path, lambda file: save_file(whole, file))
     except SafetensorError as error:  # what it makes of a full disk
         raise OSError(f"{path} cannot be written ({error}); make room, or choose another place") from error
+
+
+def read_tensors(path: Path) -> dict[str, "Tensor"]:
+    """Read the tensors of a safetensors file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        UserError: it is damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        raise FileNotFoundError(f"weights must be a file, and {path} is none; check the path")
+    try:
+        return load_file(path)
+    except (SafetensorError, ValueError, OSError) as error:
+        raise UserError(f"{path} is not a readable safetensors file ({error}); train or download it again") from error
+
+
+def load_state(network: "nn.Module", state: Mapping[str, "Tensor"], source: str | Path, *, advice: str) -> None:
+    """Load tensors into a network that they fit.
+
+    Args:
+        network: is filled in place.
+        state: tensors by the names of the network's `state_dict`.
+        source: where they come from, for the message.
+        advice: what to do if they are another network's, the end of the message.
+
+    Raises:
+        UserError: tensors are missing, unknown, of another shape, or not finite.
+    """
+    own = network.state_dict()
+    problems = [f"it lacks {name}" for name in sorted(own.keys() - state.keys())]
+    problems += [f"it has an unknown {name}" for name in sorted(state.keys() - own.keys())]
+    problems += [
+        f"{name} is {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
+        for name in sorted(own.keys() & state.keys())
+        if own[name].shape != state[name].shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
+        raise UserError(f"{source} does not hold weights of {type(network).__name__}: {problems[0]}{more}; {advice}")
+    if not all(bool(x.isfinite().all()) for x in state.values()):
+        raise UserError(f"{source} holds values that are not finite; take an earlier checkpoint")
+    network.load_state_dict(dict(state))

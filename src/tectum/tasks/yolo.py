@@ -1,8 +1,8 @@
-"""Detection by YOLOv8 and YOLOv5 (its anchor-free form, v5u) through ultralytics, for those who accept its licence.
+"""YOLOv8 and YOLOv5 (its anchor-free form, v5u), detectors from ultralytics, for those who accept its licence.
 
 **ultralytics is AGPL-3.0**: whoever distributes or serves a program together with it must follow that licence. It
 comes only with the extra `tectum[yolo]`; this is the only module that imports it, and only when a YOLO is built.
-Nothing of it is copied here. `tectum.tasks.detection` has a detector under Apache-2.0.
+Nothing of it is copied here. `tectum.tasks.dfine` is a detector under Apache-2.0.
 
     loss       7.5 (1 - CIoU) + 0.5 BCE + 1.5 DFL over the anchors that the task-aligned assigner gives to the boxes,
                each divided by the sum of the batch's target scores
@@ -30,28 +30,17 @@ import torch
 from torch import Tensor, nn
 
 from tectum.errors import UserError
-from tectum.metrics.task import DetectionScore
-from tectum.pair import Boxes
-from tectum.tasks.contract import (
-    answering,
-    as_answer,
-    at_least,
-    centred,
-    check_boxes,
-    check_classes,
-    check_image,
-    fill,
-    read_tensors,
-)
-from tectum.tasks.vision import nms
+from tectum.io.files import read_tensors
+from tectum.tasks.contract import load_weights
+from tectum.tasks.detector import Detector
+from tectum.tasks.torchvision import suppress
 
 VERSIONS, SIZES = ("v8", "v5"), "nsmlx"
-STRIDE = 32
-CANDIDATES, MOST = 3000, 300
+_CANDIDATES, MOST = 3000, 300
 """Boxes that enter non-maximum suppression, and that leave it, per image."""
 
 
-class YOLO(nn.Module):
+class YOLO(Detector):
     """YOLOv8 or YOLOv5u, randomly initialised or with your weights.
 
     Args:
@@ -65,15 +54,9 @@ class YOLO(nn.Module):
         momentum: share of a batch in the running means that `predict` uses. With the published 0.03 and a fast rate
             they lag: two images learned in 30 steps were not found in evaluation mode after 150, with 0.1 after 60.
 
-    Attributes:
-        classes, channels: as given.
-        kind: "boxes".
-
     Raises:
-        ValueError: weights that do not fit, or ultralytics is not installed.
+        UserError: weights that do not fit, or ultralytics is not installed.
     """
-
-    kind = "boxes"
 
     def __init__(
         self,
@@ -87,67 +70,46 @@ class YOLO(nn.Module):
         overlap: float = 0.7,
         momentum: float = 0.03,
     ) -> None:
-        super().__init__()
-        self.classes = check_classes(classes, channels)
-        self.channels, self.threshold, self.overlap = channels, threshold, overlap
-        self.network = network(len(self.classes), channels, version, size, momentum)
+        super().__init__(classes, channels)
+        self.threshold, self.overlap = threshold, overlap
+        self.network = _network(len(self.classes), channels, version, size, momentum)
         if weights is not None:
-            last = len(self.network.model) - 1
-            head = f"network.model.{last}.cv3.0.2.weight"
-            fill(self, read_weights(Path(weights)), weights, head=head, num_classes=len(self.classes))
+            head = f"network.model.{len(self.network.model) - 1}.cv3.0.2.weight"
+            load_weights(self, weights, len(self.classes), head=head, read=_read_weights)
 
     def forward(self, image: Tensor) -> Any:
-        """What the network says of the image, its last row and column repeated up to a multiple of 32."""
-        return self.network(at_least(check_image(image, self.channels), multiple=STRIDE))
+        """ultralytics' output for the image, its last row and column repeated up to a multiple of 32."""
+        return self.network(self._pad(image))
 
-    def loss(self, fused: Tensor, target: Sequence[Boxes]) -> Tensor:
-        """ultralytics' own criterion, not multiplied by the batch size.
-
-        Args:
-            fused: (B,channels,H,W) in [0,1].
-            target: boxes and labels of each image.
-
-        Raises:
-            ValueError: targets that are no boxes, boxes outside the image, labels that are no class.
-        """
-        x = at_least(check_image(fused, self.channels), multiple=STRIDE)
-        boxes = check_boxes(target, len(x), len(self.classes))
-        corners = torch.cat([image["boxes"].to(x) for image in boxes])
-        owners = torch.cat([x.new_full((len(image["labels"]),), i) for i, image in enumerate(boxes)])
-        labels = torch.cat([image["labels"].to(x) for image in boxes])
-        batch = {"batch_idx": owners, "cls": labels, "bboxes": centred(corners, fused, x)}
+    def _criterion(self, x: Tensor, boxes: list[Tensor], labels: list[Tensor]) -> Tensor:
+        owners = torch.cat([x.new_full((len(label),), i) for i, label in enumerate(labels)])
+        batch = {"batch_idx": owners, "cls": torch.cat(labels).to(x), "bboxes": torch.cat(boxes)}
         criterion = self.network.init_criterion()  # anew, for it remembers a device
-        loss: Tensor = criterion(self(x), batch)[0].sum() / len(x)
+        loss: Tensor = criterion(self(x), batch)[0].sum() / len(x)  # it multiplies by the batch size
         return loss
 
-    def predict(self, fused: Tensor, size: tuple[int, int] | None = None) -> list[Boxes]:
-        """Boxes (N,4) as parts of the image, scores and labels of each image, best first; `size` does not matter."""
-        with answering(self):
-            found = self(fused)[0].float().transpose(1, 2)  # (B, anchors, 4 + classes): centre, size, scores
-            return [self.answer(image, (fused.shape[2], fused.shape[3])) for image in found]
+    def _detect(self, output: Any, fused: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
+        return [self._suppress(image) for image in output[0].float().transpose(1, 2)]
 
-    def answer(self, found: Tensor, size: tuple[int, int]) -> Boxes:
-        scores, index = found[:, 4:].flatten().topk(min(CANDIDATES, found[:, 4:].numel()))
+    def _suppress(self, found: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Boxes, scores and labels that stay of (anchors, 4 + classes): centre, size, scores."""
+        scores, index = found[:, 4:].flatten().topk(min(_CANDIDATES, found[:, 4:].numel()))
         index, scores = index[scores > self.threshold], scores[scores > self.threshold]
         anchor, label = index // len(self.classes), index % len(self.classes)
         centre, half = found[anchor, :2], found[anchor, 2:4] / 2
         boxes = torch.cat([centre - half, centre + half], dim=1)
-        apart = (boxes.abs().amax() * 2 + 1 if len(boxes) else 0) * label[:, None]  # classes do not meet
-        kept = nms(boxes + apart, scores, self.overlap, most=MOST)
-        return as_answer(boxes[kept], scores[kept], label[kept], size)
-
-    def metric(self) -> DetectionScore:
-        """An empty score: mAP50 first."""
-        return DetectionScore(len(self.classes))
+        shift = (boxes.abs().amax() * 2 + 1 if len(boxes) else 0) * label[:, None]  # so that classes do not meet
+        kept = suppress(boxes + shift, scores, self.overlap, most=MOST)
+        return boxes[kept], scores[kept], label[kept]
 
 
-def network(num_classes: int, channels: int, version: str, size: str, momentum: float) -> Any:
+def _network(num_classes: int, channels: int, version: str, size: str, momentum: float) -> Any:
     """An ultralytics DetectionModel from its own description."""
     name = f"yolo{version}{size}"
     if version not in VERSIONS or len(size) != 1 or size not in SIZES:
         raise UserError(f"a YOLO must be {' or '.join(VERSIONS)}, in a size of {', '.join(SIZES)}, got {name}")
     try:
-        with quiet():
+        with _quiet():
             library: Any = importlib.import_module("ultralytics")
             settings: Any = importlib.import_module("ultralytics.cfg")
             models: Any = importlib.import_module("ultralytics.nn.tasks")
@@ -163,14 +125,14 @@ def network(num_classes: int, channels: int, version: str, size: str, momentum: 
     return net.train()
 
 
-SETTINGS = {"YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false", "YOLO_VERBOSE": "false"}
-FOLDERS: list[Any] = []
-"""Where ultralytics may write; they are gone when the process is."""
+_SETTINGS = {"YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false", "YOLO_VERBOSE": "false"}
+_FOLDERS: list[Any] = []
+"""Where ultralytics may write; the folders are removed when the process ends."""
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Import ultralytics inside: offline, with its settings in a folder of this process, and leave no trace."""
+def _quiet() -> Iterator[None]:
+    """For the import of ultralytics: offline, settings in a temporary folder, other libraries' settings put back."""
     import cv2
     import numpy as np
 
@@ -178,10 +140,10 @@ def quiet() -> Iterator[None]:
         yield
         return
     before, save, threads, printing = dict(os.environ), torch.save, cv2.getNumThreads(), np.get_printoptions()
-    os.environ.update(SETTINGS)
+    os.environ.update(_SETTINGS)
     if "YOLO_CONFIG_DIR" not in os.environ:
-        FOLDERS.append(tempfile.TemporaryDirectory(prefix="tectum-yolo-"))
-        os.environ["YOLO_CONFIG_DIR"] = FOLDERS[-1].name
+        _FOLDERS.append(tempfile.TemporaryDirectory(prefix="tectum-yolo-"))
+        os.environ["YOLO_CONFIG_DIR"] = _FOLDERS[-1].name
     try:
         with warnings.catch_warnings():
             yield
@@ -195,12 +157,12 @@ def quiet() -> Iterator[None]:
         cv2.setNumThreads(threads)
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
+def _read_weights(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file, or of a state dict in a .pt file, by the task's names.
 
     Raises:
-        FileNotFoundError: there is none.
-        ValueError: it is damaged, or holds more than tensors.
+        FileNotFoundError: there is no such file.
+        UserError: it is damaged, or holds more than tensors.
     """
     if path.suffix not in (".pt", ".pth") or not path.is_file():
         return read_tensors(path)

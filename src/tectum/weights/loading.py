@@ -14,16 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from tectum.errors import UserError, unknown
-from tectum.io.files import write_tensors
+from tectum.io.files import load_state, read_tensors, write_tensors
 from tectum.protocols import System, resolve
 from tectum.systems import SYSTEMS
 
 FOLDER = Path(str(resources.files("tectum.weights")))
+ADVICE = "choose the matching --system"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -62,7 +61,7 @@ def load(
             raise UserError(
                 f"weights '{weights}' are of system '{card['system']}', not '{system}'; take one of the two"
             )
-        fill(fuser, read(path, card), path)
+        load_state(fuser, read(path, card), path, advice=ADVICE)
     elif list(fuser.parameters()):
         raise UserError(f"system '{system}' has no packaged weights; name a .safetensors file with --weights")
     return fuser.to(device=find_device(device), dtype=DTYPES[dtype]).eval().requires_grad_(False)
@@ -88,7 +87,7 @@ def load_objective(name: str, **options: Any) -> nn.Module:
     told = card["objective"]
     path = FOLDER / told["file"]
     objective = learned(**told["options"] | options)
-    fill(objective, read(path, told), path)
+    load_state(objective, read(path, told), path, advice="install tectum again")
     return objective.eval().requires_grad_(False)
 
 
@@ -167,31 +166,7 @@ def read(path: Path, card: dict[str, Any] | None = None) -> dict[str, Tensor]:
         )
     if card is not None and hashlib.sha256(path.read_bytes()).hexdigest() != card["sha256"]:
         raise UserError(f"{path.name} is not the file its card describes (SHA-256 differs); install tectum again")
-    try:
-        return load_file(path)
-    except (SafetensorError, ValueError, OSError) as error:
-        raise UserError(f"{path} is not a readable safetensors file ({error}); train or download it again") from error
-
-
-def fill(fuser: nn.Module, state: dict[str, Tensor], path: Path) -> None:
-    """Load a state into a network, or say in one sentence why it is another network's."""
-    own = fuser.state_dict()
-    problems = [f"lacks {name}" for name in own.keys() - state.keys()]
-    problems += [f"has an unknown {name}" for name in state.keys() - own.keys()]
-    problems += [
-        f"{name} is {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
-        for name in own.keys() & state.keys()
-        if own[name].shape != state[name].shape
-    ]
-    if problems:
-        more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
-        kind = type(fuser).__name__
-        raise UserError(
-            f"{path} does not hold weights of {kind}: it {min(problems)}{more}; choose the matching --system"
-        )
-    if not all(bool(x.isfinite().all()) for x in state.values()):
-        raise UserError(f"{path} holds values that are not finite; take an earlier checkpoint")
-    fuser.load_state_dict(state)
+    return read_tensors(path)
 
 
 def save(state: dict[str, Tensor], path: Path) -> str:
@@ -286,7 +261,7 @@ def convert(source: Path, target: Path) -> int:
         raise UserError(f"{source} holds no state dict; give the checkpoint of the fusion network")
     converted = from_published(next((s for s in states if any("project_in_1" in name for name in s)), states[0]))
     fuser = resolve(SYSTEMS, "tdfusion", noun="system").fuser()
-    fill(fuser, converted, source)
+    load_state(fuser, converted, source, advice=ADVICE)
     target.parent.mkdir(parents=True, exist_ok=True)
     save(converted, target)
     return sum(x.numel() for x in converted.values())

@@ -1,9 +1,9 @@
-"""A torchvision that was built for another torch, made importable.
+"""Makes a torchvision importable that was built for another torch; non-maximum suppression in plain torch.
 
 The torchvision wheels of PyPI are built for CUDA. Beside a CPU torch their compiled part cannot be loaded, and then
 `import torchvision` raises, as does every library that imports it when it is there, transformers among them. Nothing
 tectum uses needs that part but one operator, non-maximum suppression, which is a few lines: greedy in the order of the
-scores, a box is dropped when its overlap with a kept one is above the threshold.
+scores, a box is dropped when its overlap with one that stays is above the threshold.
 """
 
 import importlib.util
@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-KEPT: list[Any] = []
-"""The operators' library; they are gone when it is."""
+_LIBRARIES: list[Any] = []
+"""Keeps the Library alive; otherwise its operators unregister."""
 
 
 def ensure_torchvision() -> bool:
-    """Whether torchvision can be imported now. Does nothing where it works, or is not installed."""
+    """Make torchvision importable where it is installed; returns False where it is not."""
     if importlib.util.find_spec("torchvision") is None:
         return False
     try:
@@ -33,19 +33,28 @@ def ensure_torchvision() -> bool:
     library = torch.library.Library("torchvision", "DEF")
     for name in ("nms", "qnms"):
         library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    library.impl("nms", nms, "CPU")
-    KEPT.append(library)
+    library.impl("nms", suppress, "CPU")
+    _LIBRARIES.append(library)
     import torchvision
 
     torchvision.extension._has_ops = lambda: True
     return True
 
 
-def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, *, most: int | None = None) -> Tensor:
-    """Indices of the boxes (N,4) that stay, best score first, `most` of them at most.
+def suppress(boxes: Tensor, scores: Tensor, iou_threshold: float, *, most: int | None = None) -> Tensor:
+    """Non-maximum suppression.
+
+    Args:
+        boxes: (N,4), x1, y1, x2, y2.
+        scores: (N,).
+        iou_threshold: a box that overlaps a better one by more than this is dropped.
+        most: how many may stay; None for all.
+
+    Returns:
+        Indices of the boxes that stay, best score first.
 
     >>> boxes = torch.tensor([[0.0, 0, 9, 9], [1, 0, 9, 9], [20, 0, 29, 9]])
-    >>> nms(boxes, torch.tensor([0.5, 0.9, 0.7]), 0.5).tolist()
+    >>> suppress(boxes, torch.tensor([0.5, 0.9, 0.7]), 0.5).tolist()
     [1, 2]
     """
     order = scores.argsort(descending=True, stable=True)

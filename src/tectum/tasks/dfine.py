@@ -1,4 +1,4 @@
-"""Detection by D-FINE: a box is a distribution over where its edges are, refined layer by layer.
+"""D-FINE N and S, a detection transformer: a box is a distribution over where its edges are, refined layer by layer.
 
     features   HGNetV2, then attention within the coarsest scale and mixing between scales
     queries    the places the encoder scores highest; each decoder layer attends to a few points around its box and
@@ -18,25 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tectum.errors import UserError
-from tectum.metrics.task import DetectionScore
-from tectum.pair import Boxes
-from tectum.tasks.contract import (
-    answering,
-    as_answer,
-    at_least,
-    centred,
-    check_boxes,
-    check_classes,
-    check_image,
-    fill,
-    read_tensors,
-)
-from tectum.tasks.vision import ensure_torchvision
+from tectum.tasks.contract import load_weights
+from tectum.tasks.detector import STRIDE, Detector
+from tectum.tasks.torchvision import ensure_torchvision
 
-STRIDE = 32
 SIZES: dict[str, dict[str, Any]] = {
     "n": {
         "strides": [16, 32],
@@ -61,7 +49,7 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 
 
-class DFine(nn.Module):
+class DFine(Detector):
     """D-FINE N or S, randomly initialised or with your weights.
 
     Args:
@@ -69,18 +57,12 @@ class DFine(nn.Module):
         channels: 1 for luminance, 3 for colour (a luminance then goes into all three).
         weights: a safetensors file of this task's `state_dict`.
         size: "n" (3.8 million parameters) or "s" (10).
-        queries: boxes it can find in an image; as many as there are cells in a small one.
+        queries: boxes it can find in an image; fewer where a small image has fewer cells.
         denoising: further queries in training that start from a target's box, shaken; 0 for none.
 
-    Attributes:
-        classes, channels: as given.
-        kind: "boxes".
-
     Raises:
-        ValueError: weights that do not fit, or transformers is not installed.
+        UserError: weights that do not fit, or transformers is not installed.
     """
-
-    kind = "boxes"
 
     def __init__(
         self,
@@ -92,62 +74,39 @@ class DFine(nn.Module):
         queries: int = 100,
         denoising: int = 100,
     ) -> None:
-        super().__init__()
-        self.classes = check_classes(classes, channels)
+        super().__init__(classes, channels)
         if queries < 1 or denoising < 0:
             raise UserError(f"queries must be at least 1 and denoising 0 or more, got {queries} and {denoising}")
-        self.channels, self.queries = channels, queries
-        self.network = network(len(self.classes), channels, size, denoising)
+        self.queries = queries
+        self.network = _network(len(self.classes), channels, size, denoising)
         if weights is not None:
-            head = "network.model.decoder.class_embed.0.weight"
-            fill(self, read_tensors(weights), weights, head=head, num_classes=len(self.classes))
+            load_weights(self, weights, len(self.classes), head="network.model.decoder.class_embed.0.weight")
 
     def forward(self, image: Tensor, labels: list[dict[str, Tensor]] | None = None) -> Any:
-        """What the network says of the image, its last row and column repeated up to a multiple of 32."""
-        x = at_least(check_image(image, self.channels), multiple=STRIDE)
+        """transformers' output for the image, its last row and column repeated up to a multiple of 32."""
+        x = self._pad(image)
         cells = sum((x.shape[2] // stride) * (x.shape[3] // stride) for stride in self.network.config.feat_strides)
         self.network.config.num_queries = min(self.queries, cells)
         return self.network(pixel_values=x, labels=labels)
 
-    def loss(self, fused: Tensor, target: Sequence[Boxes]) -> Tensor:
-        """transformers' own criterion: the sum over layers, divided by the number of boxes in the batch.
-
-        Args:
-            fused: (B,channels,H,W) in [0,1].
-            target: boxes and labels of each image.
-
-        Raises:
-            ValueError: targets that are no boxes, boxes outside the image, labels that are no class.
-        """
-        x = at_least(check_image(fused, self.channels), multiple=STRIDE)
-        boxes = check_boxes(target, len(x), len(self.classes))
-        labels = [
-            {"class_labels": image["labels"].to(x.device), "boxes": centred(image["boxes"].to(x), fused, x)}
-            for image in boxes
-        ]
-        loss: Tensor = self(x, labels).loss
+    def _criterion(self, x: Tensor, boxes: list[Tensor], labels: list[Tensor]) -> Tensor:
+        target = [{"class_labels": label, "boxes": box} for label, box in zip(labels, boxes, strict=True)]
+        loss: Tensor = self(x, target).loss
         return loss
 
-    def predict(self, fused: Tensor, size: tuple[int, int] | None = None) -> list[Boxes]:
-        """Boxes (N,4) as parts of the image, scores and labels of each image, best first; `size` does not matter."""
-        with answering(self):
-            found = self(fused)
+    def _detect(self, output: Any, fused: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
         height, width = (-(-side // STRIDE) * STRIDE for side in fused.shape[2:])
-        pixels = found.pred_boxes.float() * fused.new_tensor([width, height, width, height])
-        scores, index = found.logits.float().sigmoid().flatten(1).topk(found.logits.shape[1])
-        answers = []
-        for box, score, best in zip(pixels, scores, index, strict=True):
-            centre, half = box[best // len(self.classes), :2], box[best // len(self.classes), 2:] / 2
-            corners = torch.cat([centre - half, centre + half], dim=1)
-            answers.append(as_answer(corners, score, best % len(self.classes), (fused.shape[2], fused.shape[3])))
-        return answers
-
-    def metric(self) -> DetectionScore:
-        """An empty score: mAP50 first."""
-        return DetectionScore(len(self.classes))
+        pixels = output.pred_boxes.float() * fused.new_tensor([width, height, width, height])
+        best_scores, best = output.logits.float().sigmoid().flatten(1).topk(output.logits.shape[1])
+        images = []
+        for box, scores, index in zip(pixels, best_scores, best, strict=True):
+            query = index // len(self.classes)
+            centre, half = box[query, :2], box[query, 2:] / 2
+            images.append((torch.cat([centre - half, centre + half], 1), scores, index % len(self.classes)))
+        return images
 
 
-def network(num_classes: int, channels: int, size: str, denoising: int) -> Any:
+def _network(num_classes: int, channels: int, size: str, denoising: int) -> Any:
     """transformers' DFineForObjectDetection in a published size."""
     if size not in SIZES:
         raise UserError(f"size must be one of {', '.join(SIZES)}, got {size!r}")

@@ -1,4 +1,4 @@
-"""Segmentation by SegFormer: what class is each pixel of?
+"""SegFormer B0 to B5, a semantic segmentation network: the class of each pixel.
 
 A pyramid of four stages, each a strided convolution and transformer blocks whose keys and values are taken on a grid
 coarser by s; features at 1/4, 1/8, 1/16 and 1/32 of the image meet in a head without any convolution but 1x1:
@@ -27,16 +27,9 @@ from torch.nn import functional
 
 from tectum.errors import UserError
 from tectum.metrics.task import SegmentationScore
-from tectum.tasks.contract import (
-    answering,
-    at_least,
-    check_classes,
-    check_image,
-    described,
-    fill,
-    read_tensors,
-)
-from tectum.tasks.vision import ensure_torchvision
+from tectum.nn.modes import evaluation_mode
+from tectum.tasks.contract import check_batch, check_classes, check_image, describe, load_weights, pad
+from tectum.tasks.torchvision import ensure_torchvision
 
 DEPTHS = {
     "b0": (2, 2, 2, 2),
@@ -46,7 +39,7 @@ DEPTHS = {
     "b4": (3, 8, 27, 3),
     "b5": (3, 6, 40, 3),
 }
-LEAST_PX = 32
+_LEAST_PX = 32
 """Smaller images are enlarged by their last row and column: a coarse grid of the first stage needs one cell."""
 
 
@@ -66,7 +59,7 @@ class SegFormer(nn.Module):
         kind: "masks".
 
     Raises:
-        ValueError: fewer than two classes, weights that do not fit, or transformers is not installed.
+        UserError: fewer than two classes, weights that do not fit, or transformers is not installed.
 
     >>> task = SegFormer(["background", "car", "person"])
     >>> task.predict(torch.rand(1, 1, 61, 83)).shape
@@ -91,7 +84,7 @@ class SegFormer(nn.Module):
         self.channels, self.ignore_index = channels, ignore_index
         if 0 <= ignore_index < len(self.classes):
             raise UserError(f"ignore_index must be no class (0 to {len(self.classes) - 1}), got {ignore_index}")
-        self.network = network(len(self.classes), channels, size)
+        self.network = _network(len(self.classes), channels, size)
         balance = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
         if balance is not None and (len(balance) != len(self.classes) or not bool((balance >= 0).all())):
             raise UserError(
@@ -99,17 +92,16 @@ class SegFormer(nn.Module):
             )
         self.register_buffer("class_weights", balance, persistent=False)
         if weights is not None:
-            head = "network.decode_head.classifier.weight"
-            fill(self, read_tensors(weights), weights, head=head, num_classes=len(self.classes))
+            load_weights(self, weights, len(self.classes), head="network.decode_head.classifier.weight")
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits (B,C,h,w) on the grid of the finest stage, h and w a quarter of the image's, rounded up."""
-        x = at_least(check_image(image, self.channels), LEAST_PX)
+        x = pad(check_image(image, self.channels), _LEAST_PX)
         features = []
         for stage in self.network.segformer.stages:
             x = stage(x)
             features.append(x)
-        logits = head(self.network.decode_head, features)
+        logits = _decode(self.network.decode_head, features)
         return logits[..., : -(-image.shape[2] // 4), : -(-image.shape[3] // 4)]
 
     def loss(self, fused: Tensor, target: Tensor) -> Tensor:
@@ -120,33 +112,31 @@ class SegFormer(nn.Module):
             target: classes or `ignore_index` (B,h,w) int64, of any resolution.
 
         Raises:
-            ValueError: another shape or type, or a label that is no class.
+            UserError: another shape or type, or a label that is no class.
         """
-        counted = self.check_masks(target, len(fused))
-        logits = resized(self(fused), (target.shape[1], target.shape[2])).float()
+        counted = self._check_masks(target, len(fused))
+        logits = _resize(self(fused), (target.shape[1], target.shape[2])).float()
         if not counted:
             return logits.sum() * 0
         return functional.cross_entropy(logits, target, self.class_weights, ignore_index=self.ignore_index)
 
     def predict(self, fused: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """The likeliest class of each pixel, (B,h,w) int64; `size` is (h,w), the image's if None."""
-        with answering(self):
-            found: Tensor = resized(self(fused), size or (fused.shape[2], fused.shape[3])).argmax(1)
-        return found
+        with evaluation_mode(self), torch.no_grad():
+            return _resize(self(fused), size or (fused.shape[2], fused.shape[3])).argmax(1)
 
     def metric(self) -> SegmentationScore:
         """An empty score: mIoU, then mAcc."""
         return SegmentationScore(len(self.classes), self.ignore_index)
 
-    def check_masks(self, target: Any, batch: int) -> bool:
-        """Whether any pixel counts in the loss."""
+    def _check_masks(self, target: Any, batch: int) -> bool:
+        """Refuse what is no mask of the classes; returns True if any pixel counts in the loss."""
         if not isinstance(target, Tensor) or target.dim() != 3 or target.dtype != torch.int64:
             raise UserError(
-                f"a segmenter learns from masks (B,H,W) int64, got {described(target)}; open the data with masks as "
+                f"a segmenter learns from masks (B,H,W) int64, got {describe(target)}; open the data with masks as "
                 "its target"
             )
-        if len(target) != batch:
-            raise UserError(f"a target needs one entry per image, got {len(target)} for {batch}")
+        check_batch(target, batch)
         num_classes = len(self.classes)
         counted = target != self.ignore_index
         wrong = ((target < 0) | (target >= num_classes)) & counted
@@ -162,7 +152,7 @@ class SegFormer(nn.Module):
         return bool(self.class_weights[target[counted]].any())
 
 
-def network(num_classes: int, channels: int, size: str) -> Any:
+def _network(num_classes: int, channels: int, size: str) -> Any:
     """transformers' SegformerForSemanticSegmentation with the published constants."""
     if size not in DEPTHS:
         raise UserError(f"size must be one of {', '.join(DEPTHS)}, got {size!r}")
@@ -191,22 +181,22 @@ def network(num_classes: int, channels: int, size: str) -> Any:
     return net.train()
 
 
-def head(decode: Any, features: Sequence[Tensor]) -> Tensor:
-    """What transformers' decode head computes, each stage fused before it is resized."""
+def _decode(head: Any, features: Sequence[Tensor]) -> Tensor:
+    """The logits of transformers' decode head, each stage fused before it is resized."""
     size = features[0].shape[2:]
-    fuse = decode.linear_fuse.weight[:, :, 0, 0].chunk(len(features), dim=1)[::-1]  # the coarsest comes first
+    fuse = head.linear_fuse.weight[:, :, 0, 0].chunk(len(features), dim=1)[::-1]  # the coarsest comes first
     x = None
-    for feature, project, share in zip(features, decode.linear_projections, fuse, strict=True):
+    for feature, project, share in zip(features, head.linear_projections, fuse, strict=True):
         # channels last, which resizing is faster in
         y = functional.linear(feature.permute(0, 2, 3, 1), share @ project.proj.weight, share @ project.proj.bias)
         y = y.permute(0, 3, 1, 2)
         if y.shape[2:] != size:
             y = functional.interpolate(y, size=size, mode="bilinear", align_corners=False)
         x = y if x is None else x + y
-    logits: Tensor = decode.classifier(decode.dropout(decode.activation(decode.batch_norm(x))))
+    logits: Tensor = head.classifier(head.dropout(head.activation(head.batch_norm(x))))
     return logits
 
 
-def resized(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """As published: the corners of both grids meet."""
+def _resize(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear with aligned corners, as published."""
     return functional.interpolate(logits, size=size, mode="bilinear", align_corners=True)
