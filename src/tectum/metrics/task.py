@@ -1,4 +1,4 @@
-"""Task scores: how well a segmenter or a detector did, over a whole data set.
+"""Task scores over a data set: mIoU, mAcc and pixel accuracy of a segmenter, average precision of a detector.
 
 Segmentation, from one confusion matrix M (true class x predicted class) over all pixels that count:
 
@@ -6,13 +6,16 @@ Segmentation, from one confusion matrix M (true class x predicted class) over al
     recall_c = M_cc / sum_j M_cj                           mAcc = mean of recall_c over the classes of the target
     accuracy = sum_c M_cc / sum M
 
-Detection, the average precision of COCO: a detection is right when it takes a box of its class that no detection of
-higher score has taken, at an intersection over union of t or more, and
+Detection, the average precision of COCO: a detection is a true positive when it matches a box of its class that no
+detection of higher score has matched, at an intersection over union of t or more, and
 
     AP_t = mean over r = 0, 0.01, .., 1 of the largest precision at recall >= r (0 where recall r is never reached)
-    mAP50 = mean over classes of AP_0.5        mAP = the same, and over t = 0.5, 0.55, .., 0.95
+    mAP50 = mean over classes of AP_0.5        mAP = mean over classes and over t = 0.5, 0.55, .., 0.95
 
 What is not defined (a class that does not occur) is NaN, and no mean counts it.
+
+`SegmentationScore` and `DetectionScore` collect a data set. `class_means`, `match_boxes` and `average_precision` apply
+the same definitions to counts that are there already, for example to a bootstrap's weighted images.
 
 Reference: Microsoft COCO: Common Objects in Context, Lin et al., ECCV 2014, https://arxiv.org/abs/1405.0312; evaluated
 by faster-coco-eval, https://github.com/MiXaiLL76/faster_coco_eval
@@ -23,12 +26,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tectum.errors import UserError
 
-NAN = float("nan")
+Classes = Literal["present", "target"]
+Floats = NDArray[np.float64]
+_NAN = float("nan")
 
 
 @dataclass(frozen=True)
@@ -41,7 +48,7 @@ class Segmentation:
         accuracy: share of the pixels that have their class.
         iou: of each class; NaN for classes absent from target and prediction.
         recall: of each class; NaN for classes absent from the target.
-        num_pixels: how many were counted.
+        num_pixels: number of pixels counted.
     """
 
     miou: float
@@ -69,15 +76,15 @@ class SegmentationScore:
     """
 
     def __init__(self, num_classes: int, ignore_index: int | None = 255) -> None:
-        check_num_classes(num_classes)
+        _check_num_classes(num_classes)
         self.num_classes, self.ignore_index = num_classes, ignore_index
         self.reset()
 
     def update(self, prediction: Tensor, target: Tensor) -> None:
-        """Count the pixels of a batch.
+        """Counts the pixels of a batch.
 
         Args:
-            prediction: classes (B,H,W), any integer type; what it says of ignored pixels does not matter.
+            prediction: classes (B,H,W), any integer type; its values at ignored pixels do not matter.
             target: classes or `ignore_index` (B,H,W), on the same device.
 
         Raises:
@@ -103,59 +110,83 @@ class SegmentationScore:
                     f"labels must be 0 to {self.num_classes - 1}{ignored}, got {low if low < 0 else high} in the "
                     f"{name}; check num_classes and the label files"
                 )
-        pairs = torch.bincount(true * self.num_classes + predicted, minlength=self.num_classes**2)
-        self.confusion += pairs.reshape(self.num_classes, self.num_classes).cpu()
+        counts = torch.bincount(true * self.num_classes + predicted, minlength=self.num_classes**2)
+        self.confusion += counts.reshape(self.num_classes, self.num_classes).cpu()
 
     def merge(self, other: "SegmentationScore") -> None:
-        """Take in what another score has counted, e.g. in another process.
+        """Adds the pixels that another score has counted, for example in another process.
 
         Raises:
             ValueError: it counts other classes.
         """
-        mine, theirs = ((score.num_classes, score.ignore_index) for score in (self, other))
-        if mine != theirs:
-            raise UserError(f"scores must share num_classes and ignore_index to be merged, got {mine} and {theirs}")
+        own, others = ((score.num_classes, score.ignore_index) for score in (self, other))
+        if own != others:
+            raise UserError(f"scores must share num_classes and ignore_index to be merged, got {own} and {others}")
         self.confusion += other.confusion
 
-    def compute(
-        self, *, classes: Literal["present", "target"] = "present", without: Sequence[int] = ()
-    ) -> Segmentation:
+    def compute(self, *, classes: Classes = "present", without: Sequence[int] = ()) -> Segmentation:
         """The score of all pixels since the last `reset`.
 
         Args:
-            classes: which classes mIoU is a mean over: "present" takes those that occur in target or prediction, so
+            classes: the classes that mIoU is a mean over: "present" takes those that occur in target or prediction, so
                 that a class predicted where there is none counts as 0; "target" those of the target alone, which is
                 kinder to false alarms.
             without: classes left out of mIoU and mAcc, e.g. one too rare to be scored. Their pixels still count in the
                 accuracy, and against whichever class was predicted there.
         """
-        if classes not in ("present", "target"):
-            raise UserError(f"classes must be 'present' or 'target', got {classes!r}")
-        if outside := [c for c in without if not 0 <= c < self.num_classes]:
-            raise UserError(f"without must name classes 0 to {self.num_classes - 1}, got {outside}")
         matrix = self.confusion.double()
-        right, of_target, predicted = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
-        iou, recall = right / (of_target + predicted - right), right / of_target  # 0/0 is NaN
-        means = torch.stack([iou if classes == "present" else iou.where(of_target > 0, NAN), recall])
-        means[:, list(without)] = NAN
-        miou, macc = means.nanmean(1).tolist()
+        miou, macc = class_means(matrix, classes=classes, without=without).tolist()
+        iou, recall = _iou_and_recall(matrix)
         return Segmentation(
             miou=miou,
             macc=macc,
-            accuracy=float(right.sum() / matrix.sum()),
+            accuracy=float(matrix.trace() / matrix.sum()),
             iou=tuple(iou.tolist()),
             recall=tuple(recall.tolist()),
             num_pixels=int(self.confusion.sum()),
         )
 
     def numbers(self) -> dict[str, float]:
-        """mIoU and mAcc."""
+        """Returns {"mIoU": .., "mAcc": ..}."""
         score = self.compute()
         return {"mIoU": score.miou, "mAcc": score.macc}
 
     def reset(self) -> None:
-        """Forget the pixels counted."""
+        """Forgets the pixels counted."""
         self.confusion = torch.zeros(self.num_classes, self.num_classes, dtype=torch.int64)
+
+
+def class_means(confusion: Tensor, *, classes: Classes = "present", without: Sequence[int] = ()) -> Tensor:
+    """mIoU and mAcc of confusion matrices, weighted ones too.
+
+    Args:
+        confusion: (..., C, C), true class x predicted class.
+        classes, without: as of `SegmentationScore.compute`.
+
+    Returns:
+        (..., 2) float64: mIoU and mAcc, NaN where no class is defined.
+
+    Raises:
+        ValueError: `classes` or `without` is not one of those.
+
+    >>> class_means(torch.tensor([[2, 1], [1, 2]])).tolist()
+    [0.5, 0.6666666666666666]
+    """
+    num_classes = confusion.shape[-1]
+    if classes not in ("present", "target"):
+        raise UserError(f"classes must be 'present' or 'target', got {classes!r}")
+    if outside := [c for c in without if not 0 <= c < num_classes]:
+        raise UserError(f"without must name classes 0 to {num_classes - 1}, got {outside}")
+    iou, recall = _iou_and_recall(confusion.double())
+    values = torch.stack([iou if classes == "present" else iou.where(~recall.isnan(), _NAN), recall], -2)
+    values[..., list(without)] = _NAN
+    return values.nanmean(-1)
+
+
+def _iou_and_recall(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each class, (..., C) from (..., C, C) float64; 0/0 is NaN."""
+    true_positives, of_target, predicted = matrix.diagonal(dim1=-2, dim2=-1), matrix.sum(-1), matrix.sum(-2)
+    return true_positives / (of_target + predicted - true_positives), true_positives / of_target
 
 
 @dataclass(frozen=True)
@@ -164,9 +195,9 @@ class Detection:
 
     Attributes:
         map50, map75: mean over classes of the average precision at IoU 0.5 and 0.75.
-        map: the same, and over the ten IoU 0.5, 0.55, .., 0.95.
-        ap50: average precision of each class at IoU 0.5; 0 for a class that occurs and was never found.
-        num_images: how many were seen.
+        map: mean over classes and over the ten IoU 0.5, 0.55, .., 0.95.
+        ap50: average precision of each class at IoU 0.5; 0 for a class that occurs and was never detected.
+        num_images: number of images scored.
     """
 
     map50: float
@@ -196,13 +227,13 @@ class DetectionScore:
     """
 
     def __init__(self, num_classes: int) -> None:
-        check_num_classes(num_classes)
-        coco_eval()
+        _check_num_classes(num_classes)
+        _import_coco()
         self.num_classes = num_classes
         self.reset()
 
     def update(self, predictions: Sequence[Mapping[str, Tensor]], targets: Sequence[Mapping[str, Tensor]]) -> None:
-        """Take in the images of a batch.
+        """Adds the images of a batch.
 
         Args:
             predictions: for each image boxes (N,4) as x1, y1, x2, y2 (pixels, or parts of the image: the overlap
@@ -210,83 +241,143 @@ class DetectionScore:
             targets: for each image boxes (N,4) and labels (N,). N may be 0 in both.
 
         Raises:
-            ValueError: counts or shapes that do not fit, a label that is no class, a box or score that is none.
+            ValueError: counts or shapes that do not fit, a label that is no class, an invalid box or score.
         """
         if len(predictions) != len(targets):
             raise UserError(f"there must be one target for each prediction, got {len(targets)}, {len(predictions)}")
-        found = [self.checked(x, "prediction", ("boxes", "labels", "scores")) for x in predictions]
-        expected = [self.checked(x, "target", ("boxes", "labels")) for x in targets]
-        self.images += zip(found, expected, strict=True)
+        detections = [self._check(x, "prediction", ("boxes", "labels", "scores")) for x in predictions]
+        expected = [self._check(x, "target", ("boxes", "labels")) for x in targets]
+        self._images += zip(detections, expected, strict=True)
 
-    def checked(self, image: Mapping[str, Tensor], role: str, keys: tuple[str, ...]) -> dict[str, Tensor]:
-        """The tensors of one image on the CPU, in float64 but for the labels."""
+    def _check(self, image: Mapping[str, Tensor], what: str, keys: tuple[str, ...]) -> dict[str, Tensor]:
+        """The tensors of one image on the CPU, in float64 but for the labels; refuses what cannot be scored."""
         if missing := [key for key in keys if key not in image]:
-            raise UserError(f"a {role} must have {', '.join(keys)}, but lacks {', '.join(missing)}")
-        cpu = {key: image[key].detach().cpu() for key in keys}
-        num = len(cpu["labels"]) if cpu["labels"].dim() == 1 else -1
-        shapes = {key: tuple(x.shape) for key, x in cpu.items()}
+            raise UserError(f"a {what} must have {', '.join(keys)}, but lacks {', '.join(missing)}")
+        tensors = {key: image[key].detach().cpu() for key in keys}
+        num = len(tensors["labels"]) if tensors["labels"].dim() == 1 else -1
+        shapes = {key: tuple(x.shape) for key, x in tensors.items()}
         if shapes != {key: (num, 4) if key == "boxes" else (num,) for key in keys}:
-            raise UserError(f"a {role} must have boxes (N,4) and the rest (N,), got {shapes}")
-        if cpu["labels"].is_floating_point():
-            raise UserError(f"labels must be integers, got {cpu['labels'].dtype} in a {role}; use .long()")
-        out = {key: x.long() if key == "labels" else x.double() for key, x in cpu.items()}
-        wrong = out["labels"][(out["labels"] < 0) | (out["labels"] >= self.num_classes)]
-        if len(wrong):
-            raise UserError(f"labels must be 0 to {self.num_classes - 1}, got {int(wrong[0])} in a {role}")
-        if not all(bool(x.isfinite().all()) for x in out.values()):
-            raise UserError(f"boxes and scores must be finite, got NaN or infinity in a {role}")
-        turned = out["boxes"][(out["boxes"][:, 2:] < out["boxes"][:, :2]).any(1)]
-        if len(turned):
-            raise UserError(f"boxes must be x1 <= x2, y1 <= y2 (not centre and size), got {turned[0].tolist()}")
-        return out
+            raise UserError(f"a {what} must have boxes (N,4) and the rest (N,), got {shapes}")
+        if tensors["labels"].is_floating_point():
+            raise UserError(f"labels must be integers, got {tensors['labels'].dtype} in a {what}; use .long()")
+        tensors = {key: x.long() if key == "labels" else x.double() for key, x in tensors.items()}
+        labels, boxes = tensors["labels"], tensors["boxes"]
+        if len(unknown := labels[(labels < 0) | (labels >= self.num_classes)]):
+            raise UserError(f"labels must be 0 to {self.num_classes - 1}, got {int(unknown[0])} in a {what}")
+        if not all(bool(x.isfinite().all()) for x in tensors.values()):
+            raise UserError(f"boxes and scores must be finite, got NaN or infinity in a {what}")
+        if len(inverted := boxes[(boxes[:, 2:] < boxes[:, :2]).any(1)]):
+            raise UserError(f"boxes must be x1 <= x2, y1 <= y2 (not centre and size), got {inverted[0].tolist()}")
+        return tensors
 
     def merge(self, other: "DetectionScore") -> None:
-        """Take in the images of another score, e.g. of another process; no image should be in both."""
+        """Adds the images of another score, for example of another process; no image should be in both."""
         if self.num_classes != other.num_classes:
             raise UserError(
                 f"scores must share num_classes to be merged, got {self.num_classes} and {other.num_classes}"
             )
-        self.images += other.images
+        self._images += other._images
 
     def compute(self) -> Detection:
         """The score of all images since the last `reset`."""
-        num_images = len(self.images)
-        if not any(len(target["labels"]) for _, target in self.images):
-            return Detection(NAN, NAN, NAN, (NAN,) * self.num_classes, num_images)
-        coco, evaluator = coco_eval()
-        truth, found = coco(), coco()
-        for side, known in ((truth, 1), (found, 0)):
-            side.dataset = {
+        num_images = len(self._images)
+        if not any(len(target["labels"]) for _, target in self._images):
+            return Detection(_NAN, _NAN, _NAN, (_NAN,) * self.num_classes, num_images)
+        coco, evaluator = _import_coco()
+        detections, targets = coco(), coco()
+        for dataset, images in zip((detections, targets), zip(*self._images, strict=True), strict=True):
+            dataset.dataset = {
                 "images": [{"id": i} for i in range(num_images)],
                 "categories": [{"id": c, "name": str(c)} for c in range(self.num_classes)],
-                "annotations": annotations([image[known] for image in self.images]),
+                "annotations": _to_coco(images),
             }
-            side.createIndex()
-        run = evaluator(truth, found, "bbox", print_function=lambda *_: None)
-        run.params.areaRng, run.params.areaRngLbl, run.params.maxDets = [[0, 1e10]], ["all"], [100]
-        run.evaluate()
-        run.accumulate()
-        precision = torch.from_numpy(run.eval["precision"])[..., 0, 0]  # IoU, recall, class; -1 where undefined
-        ap = precision.where(precision > -1, NAN).mean(1)
+            dataset.createIndex()
+        evaluation = evaluator(targets, detections, "bbox", print_function=lambda *_: None)
+        parameters = evaluation.params
+        parameters.areaRng, parameters.areaRngLbl, parameters.maxDets = [[0, 1e10]], ["all"], [100]
+        evaluation.evaluate()
+        evaluation.accumulate()
+        precision = torch.from_numpy(evaluation.eval["precision"])[..., 0, 0]  # IoU, recall, class; -1 where undefined
+        ap = precision.where(precision > -1, _NAN).mean(1)
         means = ap.nanmean(1)
         return Detection(float(means[0]), float(means[5]), float(means.mean()), tuple(ap[0].tolist()), num_images)
 
     def numbers(self) -> dict[str, float]:
-        """mAP50, mAP75 and mAP."""
+        """Returns {"mAP50": .., "mAP75": .., "mAP": ..}."""
         score = self.compute()
         return {"mAP50": score.map50, "mAP75": score.map75, "mAP": score.map}
 
     def reset(self) -> None:
-        """Forget the images seen."""
-        self.images: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = []
+        """Forgets the images added."""
+        self._images: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = []
 
 
-def check_num_classes(num_classes: int) -> None:
+def average_precision(weights: Floats, is_match: NDArray[np.bool_], num_boxes: Floats) -> Floats:
+    """COCO's average precision of one class, for R weightings of the images at once.
+
+    Args:
+        weights: (R,D), how often each detection counts (its image's weight), in order of falling score.
+        is_match: (D,), which detections match a box (`match_boxes`).
+        num_boxes: (R,), weighted number of the targets' boxes.
+
+    Returns:
+        (R,) in [0,1], NaN where there is no box.
+
+    >>> average_precision(np.ones((1, 2)), np.array([True, False]), np.array([1.0])).tolist()
+    [1.0]
+    """
+    true_positives, detections = np.cumsum(weights * is_match, 1), np.cumsum(weights, 1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        recall = true_positives / num_boxes[:, None]
+        precision = np.where(detections > 0, true_positives / detections, 0.0)
+    precision = np.maximum.accumulate(precision[:, ::-1], 1)[:, ::-1]  # the largest at this recall or more
+    values = np.full(len(weights), np.nan)
+    for r in np.flatnonzero(num_boxes > 0):
+        first = np.searchsorted(recall[r], np.linspace(0, 1, 101))  # the first detection that reaches each recall
+        values[r] = np.append(precision[r], 0.0)[first].mean()
+    return values
+
+
+def match_boxes(boxes: Tensor, targets: Tensor, min_iou: float) -> Tensor:
+    """Matches detections of one image and class with target boxes, greedily, each target once.
+
+    Args:
+        boxes: (N,4) as x1, y1, x2, y2, highest score first.
+        targets: (M,4).
+        min_iou: smallest intersection over union of a match.
+
+    Returns:
+        (N,) int64, the index of the target that each box matches, -1 for none.
+
+    >>> match_boxes(torch.tensor([[0, 0, 2, 2], [0, 0, 2, 1.5]]), torch.tensor([[0, 0, 2, 2]]), 0.5).tolist()
+    [0, -1]
+    """
+    matches = torch.full((len(boxes),), -1)
+    if not len(targets) or not len(boxes):
+        return matches
+    overlaps = box_iou(boxes.double(), targets.double())
+    for i, overlap in enumerate(overlaps):
+        best = int(overlap.argmax())
+        if overlap[best] >= min_iou:
+            matches[i] = best
+            overlaps[:, best] = -1.0
+    return matches
+
+
+def box_iou(a: Tensor, b: Tensor) -> Tensor:
+    """Intersection over union of boxes (N,4) and (M,4) as x1, y1, x2, y2: (N,M)."""
+    low, high = torch.maximum(a[:, None, :2], b[None, :, :2]), torch.minimum(a[:, None, 2:], b[None, :, 2:])
+    intersection = (high - low).clamp(min=0).prod(2)
+    area_a, area_b = ((x[:, 2:] - x[:, :2]).clamp(min=0).prod(1) for x in (a, b))
+    return intersection / (area_a[:, None] + area_b[None] - intersection).clamp(min=1e-12)
+
+
+def _check_num_classes(num_classes: int) -> None:
     if num_classes < 1:
         raise UserError(f"num_classes must be at least 1, got {num_classes}")
 
 
-def coco_eval() -> tuple[Any, Any]:
+def _import_coco() -> tuple[Any, Any]:
     """The classes COCO and COCOeval_faster."""
     try:
         from faster_coco_eval import COCO, COCOeval_faster
@@ -295,16 +386,14 @@ def coco_eval() -> tuple[Any, Any]:
     return COCO, COCOeval_faster
 
 
-def annotations(images: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Any]]:
+def _to_coco(images: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Any]]:
     """Boxes as COCO lists them: x, y, width, height; numbered from 1."""
-    numbers = itertools.count(1)
-    rows = []
+    numbers, rows = itertools.count(1), []
     for i, image in enumerate(images):
-        sizes = image["boxes"][:, 2:] - image["boxes"][:, :2]
-        boxes = torch.cat([image["boxes"][:, :2], sizes], dim=1).tolist()
+        corners, ends = image["boxes"].split(2, dim=1)
+        boxes = torch.cat([corners, ends - corners], dim=1).tolist()
         scores = image["scores"].tolist() if "scores" in image else [1.0] * len(boxes)
         for box, label, score in zip(boxes, image["labels"].tolist(), scores, strict=True):
-            area = box[2] * box[3]
-            row = {"id": next(numbers), "image_id": i, "category_id": label, "bbox": box, "area": area, "iscrowd": 0}
-            rows.append(row | {"score": score})
+            row = {"id": next(numbers), "image_id": i, "category_id": label, "bbox": box}
+            rows.append(row | {"area": box[2] * box[3], "iscrowd": 0, "score": score})
     return rows
