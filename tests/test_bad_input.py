@@ -222,6 +222,14 @@ def test_flags_that_make_no_sense(refused: Refused, flags: list[str], words: str
         (["fuse", "a.png", "b.png"], "needs -o OUT"),
         (["fuse", ".", ".", ".", ".", "-o", "x"], "quote patterns"),
         (["fuse", "a.png", "b.png", "-o"], "needs a value"),
+        (["fuse", "a.png", "b.png", "--overwrit"], "unknown option --overwrit; did you mean --overwrite?"),
+        (["fuse", "a.png", "b.png", "-q"], "unknown option -q"),
+        (["align", ".", ".", ".", "-o", "x"], "align does not take .; quote patterns"),
+        (["train", "x", "-o", "x", "--steps=1.5"], "--steps cannot be '1.5'"),
+        (["weights"], "weights list, weights convert"),
+        (["data", "chek"], "did you mean 'data check'?"),
+        (["weights", "list", "--jsn"], "did you mean --json?"),
+        (["weights", "convert"], "needs CHECKPOINT"),
     ],
 )
 def test_command_lines_that_are_wrong(argv: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:

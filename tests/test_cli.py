@@ -13,9 +13,10 @@ import torch
 from PIL import Image
 
 import tectum
-from tectum.cli import VERBS, Fuse, main
+from tectum.cli import COMMANDS, main
 from tectum.color import rgb_to_ycbcr
 from tectum.data.synthetic import render
+from tectum.fusion.command import Fuse
 from tectum.fusion.pipeline import FuseOptions, FusePipeline, fuse
 from tectum.io.image import picture_from_array, write_image
 from tectum.registration.camera_rig import Rig
@@ -80,7 +81,7 @@ def test_fuse_by_subprocess(folder: Path) -> None:
 def test_help_names_every_verb_and_flag_and_imports_nothing_heavy(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == main([]) == 0
     told = capsys.readouterr().out
-    assert all(told.count(f"\n  {name} ") == 2 for name in VERBS)
+    assert all(told.count(f"\n  {name} ") == 2 for name in COMMANDS)
     assert main(["fuse", "--help"]) == 0
     told = capsys.readouterr().out
     assert all("--" + field.name.replace("_", "-") in told for field in fields(Fuse)[2:] if field.name != "more")

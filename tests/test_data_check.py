@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import tyro
 from PIL import Image
 
+from tectum import cli
 from tectum.data.check import check, detect
-from tectum.data.command import Data, markdown
+from tectum.data.command import markdown
 from tectum.data.known import DATASETS
 from tectum.data.synthetic import render, save
 
@@ -30,7 +30,7 @@ def street(tmp_path: Path) -> Path:
 
 
 def run(*argv: str) -> int:
-    return tyro.cli(Data, args=argv).run()
+    return cli.parse(["data", *argv]).run()
 
 
 def test_counts_are_those_of_the_files(street: Path) -> None:

@@ -1,54 +1,60 @@
-"""The command line: one frozen dataclass per verb, its fields the flags, its `run` the deed.
+"""The command line: one frozen dataclass per command; its docstring and fields are the help text, `run()` executes it.
 
 Exit codes: 0 all done; 1 the run ended but something could not be done (what was done is kept); 2 a mistake in the
 command or its files, found before anything was done: one line on stderr; 130 Ctrl-C. An error that is ours, not the
-user's, shows its traceback.
+user's, shows its traceback. Ctrl-C stays ignored where it is ignored at the start (`tectum ... &` in a script).
 
-Nothing heavy is imported here: torch and OpenCV come in when a verb runs, so that `--help` answers at once.
+Nothing heavy is imported here: torch and OpenCV come in when a command runs, so that `--help` answers at once.
 """
 
-import contextlib
-import io
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import fields
+from itertools import pairwise
 from pathlib import Path
-from typing import Protocol
+from typing import Any, ClassVar, Protocol
 
 import tyro
+from tyro import _errors as refusals  # private in tyro, therefore the upper bound of its version in pyproject.toml
 
 from tectum import __version__
 from tectum.benchmark.command import Bench
 from tectum.console import say, sentence
-from tectum.data.command import Data
+from tectum.data.command import CheckData, ListData
 from tectum.downstream.command import Downstream
-from tectum.errors import UserError, suggest
+from tectum.errors import UserError, abbreviate, closest, suggest
 from tectum.evaluation.command import Eval
 from tectum.fusion.command import Fuse
 from tectum.registration.command import Align
 from tectum.training.command import Train
-from tectum.weights.command import Weights
+from tectum.weights.command import ConvertWeights, ListWeights
 
 
-class Verb(Protocol):
-    """What `VERBS` holds: a frozen dataclass whose docstring and fields are the help text."""
+class Command(Protocol):
+    """A frozen dataclass: its fields are the flags, `run()` executes the command and returns the exit code."""
 
-    def run(self) -> int:
-        """Do it and return the exit code."""
-        ...
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    def run(self) -> int: ...
 
 
-VERBS: dict[str, Callable[..., Verb]] = {
+COMMANDS: dict[str, type[Command]] = {
     "fuse": Fuse,
     "align": Align,
     "eval": Eval,
     "bench": Bench,
     "train": Train,
     "downstream": Downstream,
-    "data": Data,
-    "weights": Weights,
+    "data list": ListData,
+    "data check": CheckData,
+    "weights list": ListWeights,
+    "weights convert": ConvertWeights,
 }
+
+
+_GROUPS = {name.split()[0] for name in COMMANDS if " " in name}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -63,8 +69,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if argv[:1] in (["--version"], ["-V"]):
             print(f"tectum {__version__}")
             return 0
-        if argv in ([], ["-h"], ["--help"]):
-            print(overview())
+        group = " ".join(word for word in argv if word not in ("-h", "--help"))
+        if not group or (group in _GROUPS and len(argv) > 1):
+            print(_overview(group))
             return 0
         if str(Path.cwd()) not in sys.path:
             sys.path.append(str(Path.cwd()))  # for --system module:Class; a script's own folder is there already
@@ -82,72 +89,68 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
 
 
-def overview() -> str:
-    """What `tectum --help` says: the verbs with the first line of their docstrings."""
-    verbs = "\n".join(f"  {name:8} {(verb.__doc__ or '').splitlines()[0]}" for name, verb in VERBS.items())
-    return (
-        f"tectum {__version__}: fuse two images of one scene into one picture: infrared and visible, exposures, foci, "
-        "medical.\n\n"
-        "usage: tectum VERB ...      tectum VERB --help      tectum --version\n\n"
-        f"{verbs}\n\n"
-        "examples:\n"
-        "  tectum fuse visible.png infrared.png -o fused.png\n"
-        "  tectum fuse visible_folder infrared_folder -o results"
-    )
-
-
-def parse(argv: Sequence[str]) -> Verb:
-    """The verb that a command line asks for.
+def parse(argv: Sequence[str]) -> Command:
+    """The command, with its options, that a command line asks for.
 
     Raises:
-        ValueError: the command line is wrong, in one sentence.
+        UserError: the command line is wrong, in one sentence.
         SystemExit: help was asked for and printed.
     """
-    if argv[0] not in VERBS:
-        hint = suggest(argv[0], VERBS)
-        raise UserError(f"a command must come first, got '{argv[0]}';{hint} available: {', '.join(VERBS)}")
-    complaint = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(complaint):
-            verb: Verb = tyro.extras.subcommand_cli_from_dict(
-                VERBS,
-                prog="tectum",
-                args=argv,
-                config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitSubcommandPrefixes),
-            )
-        return verb
-    except SystemExit as end:
-        if end.code in (0, None):
-            raise
-        raise UserError(_onesentence(complaint.getvalue(), argv)) from None
+    name = " ".join(argv[: 2 if argv[0] in _GROUPS else 1])
+    if name not in COMMANDS:
+        known = [command for command in COMMANDS if command.startswith(argv[0])] if argv[0] in _GROUPS else COMMANDS
+        raise UserError(f"a command must come first, got '{name}';{suggest(name, known)} available: {', '.join(known)}")
+    command, words = COMMANDS[name], argv[len(name.split()) :]
+    options = ["-h", "--help", "-o", *("--" + field.name.replace("_", "-") for field in fields(command))]
+    for option in re.findall(r"^(--[\w-]+|-[a-z])", "\n".join(words), re.MULTILINE):
+        if option.replace("_", "-") not in options:
+            close = closest(option[2:], (known[2:] for known in options))
+            hint = f"did you mean --{close}? " if close else ""
+            raise UserError(f"unknown option {option}; {hint}see tectum {name} --help")
+
+    def refuse(event: refusals.ParseErrorEvent) -> None:
+        if sentence := _refusal(name, event, words):  # of anything else tyro says what it is; the exit code is 2 too
+            raise UserError(f"{sentence}; see tectum {name} --help")
+
+    with refusals.on_parse_error(refuse):
+        return tyro.cli(command, prog=f"tectum {name}", args=words, config=(tyro.conf.FlagCreatePairsOff,))
 
 
-def _onesentence(complaint: str, argv: Sequence[str]) -> str:
-    """tyro's framed message as one sentence."""
-    framed = complaint.partition("For full helptext")[0].splitlines()[1:]  # the first line is the frame with a title
-    lines = [line.strip(" │|") for line in framed if re.search(r"\w", line)]
-    words = " ".join(lines)
-    verb, see = argv[0], f"see tectum {argv[0]} --help"
-    if words.startswith("Missing from"):
-        names = re.findall(r"(?:^| )(-o \w+|[A-Z]{3,})(?=,| |$)", re.sub(r"--\S+ \S+", "", words))
-        return f"{verb} needs {' '.join(dict.fromkeys(names)) or 'more'}; {see}"
-    if found := re.match(r"Unrecognized options: ([^-].*)", words):
-        extra = [token.strip() for token in found[1].split(",")]
-        if all(Path(token).exists() for token in extra):
-            return (
-                f"{verb} takes one VISIBLE and one INFRARED, got {len(extra)} paths more; "
-                "quote patterns ('vi/*.png') so that the shell leaves them alone"
-            )
-    for pattern, clear in (
-        (r"Unrecognized options: (.*?) Perhaps you meant: (\S+).*", r"unknown option \1; did you mean \2?"),
-        (r"Unrecognized options: (\S+).* Available subcommands: (.*)", rf"{verb} has no '\1', only: \2"),
-        (r"Unrecognized options: (.*)", r"unknown option \1"),
-        (r"Expected one of \{(.*)\}\.", rf"{verb} needs one of: \1"),
-        (r"invalid choice (.*) for argument '(.*)'\. Expected one of \((.*)\)\.", r"\2 must be one of \3, got \1"),
-        (r"Missing value for argument '(.*)'\..*", r"\1 needs a value"),
-        (r"Error parsing (\S+): .*? from \[(.*?)\].*", r"\1 cannot be \2"),
-    ):
-        words, num = re.subn(pattern, clear, words)
-        if num:
-            break
-    return f"{words.rstrip('. ')}; {see}"
+def _refusal(name: str, event: refusals.ParseErrorEvent, words: Sequence[str]) -> str | None:
+    """Sentence for what tyro found wrong with the words after the command's name."""
+    match event:
+        case refusals.MissingArgs(missing_arguments=missing):
+            flags = ["" if m.arg.is_positional() else f"{m.arg.lowered.name_or_flags[0]} " for m in missing]
+            usages = [f"{flag}{m.arg.lowered.metavar}" for flag, m in zip(flags, missing, strict=True)]
+            return f"{name} needs {' '.join(usages)}"
+        case refusals.UnrecognizedArgs(tokens=extra):
+            unquoted = all(Path(word).exists() for word in extra)
+            hint = "; quote patterns ('vi/*.png') so that the shell leaves them alone" if unquoted else ""
+            return f"{name} does not take {abbreviate(extra)}{hint}"
+        case refusals.InvalidChoice(argument=arg, value=value, choices=choices):
+            return f"{arg.display_name()} must be one of {str(choices).strip('()')}, got '{value}'"
+        case refusals.BadValue(argument=arg):
+            return f"{arg.display_name()} needs a value"
+        case refusals.InstantiationFailure(argument=None):
+            return event.message
+        case refusals.InstantiationFailure(argument=arg) if arg is not None:
+            split = [part for word in words for part in word.split("=", 1)]
+            value = next((b for a, b in pairwise(split) if a in arg.lowered.name_or_flags), "that")
+            return f"{arg.display_name()} cannot be '{value}'"
+    return None
+
+
+def _overview(group: str) -> str:
+    """The commands with the first line of their docstrings; of `data` or `weights` only, if group says so."""
+    commands = {name: command.__doc__ or "" for name, command in COMMANDS.items() if name.startswith(group)}
+    lines = "\n".join(f"  {name:15} {text.splitlines()[0]}" for name, text in commands.items())
+    return f"""\
+tectum {__version__}: fuse two images of one scene into one picture: infrared and visible, exposures, foci, medical.
+
+usage: tectum COMMAND ...      tectum COMMAND --help      tectum --version
+
+{lines}
+
+examples:
+  tectum fuse visible.png infrared.png -o fused.png
+  tectum fuse visible_folder infrared_folder -o results"""

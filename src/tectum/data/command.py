@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from tyro.conf import OmitSubcommandPrefixes, Positional, arg, subcommand
+from tyro.conf import Positional, arg
 
 from tectum.console import Flag, optional, progress_bar
 
@@ -93,16 +93,6 @@ class CheckData:
             for name in names:
                 yield name
                 bar.update()
-
-
-@dataclass(frozen=True)
-class Data:
-    """Check a folder of labelled pairs, or list what each known set must look like."""
-
-    verb: OmitSubcommandPrefixes[Annotated[CheckData, subcommand("check")] | Annotated[ListData, subcommand("list")]]
-
-    def run(self) -> int:
-        return self.verb.run()
 
 
 def shown(part: "Part", known: "KnownSet") -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from tyro.conf import OmitSubcommandPrefixes, Positional, arg, subcommand
+from tyro.conf import Positional, arg
 
 from tectum.console import Flag
 
@@ -59,15 +59,3 @@ class ConvertWeights:
         num = weights.convert(source, target)
         print(f"{target}: {num} parameters; use it with tectum fuse --system tdfusion --weights {target}")
         return 0
-
-
-@dataclass(frozen=True)
-class Weights:
-    """List the packaged weights with their cards, or convert a published checkpoint of your own."""
-
-    verb: OmitSubcommandPrefixes[
-        Annotated[ListWeights, subcommand("list")] | Annotated[ConvertWeights, subcommand("convert")]
-    ]
-
-    def run(self) -> int:
-        return self.verb.run()
