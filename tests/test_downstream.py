@@ -448,7 +448,7 @@ def test_weighted_average_precision_is_that_of_repeated_images() -> None:
 def test_an_interval_counts_images_and_seeds() -> None:
     found = statistics.gap([0.03, 0.05, 0.04], np.stack([np.linspace(0.03, 0.05, 1001)] * 3))
     assert found.mean == pytest.approx(0.04) and found.half_images == pytest.approx(0.0095)
-    assert found.half_seeds == pytest.approx(4.303 * 0.01 / 3**0.5, rel=1e-6)
+    assert found.half_seeds == pytest.approx(4.302652730 * 0.01 / 3**0.5, rel=1e-6)
     assert found.high - found.mean == pytest.approx((found.half_images**2 + found.half_seeds**2) ** 0.5)
     assert found.verdict == "better"
     assert statistics.gap([0.03, 0.05, -0.02], np.full((3, 9), 0.02)).verdict == "not clear"

@@ -21,11 +21,11 @@ from tectum.downstream.frames import Frames
 from tectum.downstream.inputs import chosen
 from tectum.downstream.instances import boxed, masked, seen, tallies
 from tectum.downstream.page import draw_predictions, featured, sorted_by_gain, write_page
-from tectum.downstream.predictions import FALSE, FOUND, MISSED, PALETTE, drawing, marked, with_legend
 from tectum.downstream.run import Cell, Comparison, Input
 from tectum.evaluation.methods import Folder, baseline
 from tectum.io.image import write_image
 from tectum.pair import Pair
+from tectum.report.painting import FALSE, FOUND, MISSED, PALETTE, add_legend, frame_objects, paint
 
 CLASSES = ("background", "car", "person")
 SIZE = (100, 120)
@@ -145,14 +145,14 @@ def test_means_are_over_seeds_and_unfinished_inputs_are_left_out(tmp_path: Path)
 
 def test_masks_are_drawn_in_the_colour_of_their_class() -> None:
     grey = np.full(SIZE, 50, np.uint8)
-    found = drawing(grey, mask(ONE), CLASSES)
+    found = paint(grey, mask(ONE), CLASSES)
     assert found.shape == (*SIZE, 3) and (found[50, 50] == 50).all()
     assert tuple(found[10, 15]) == PALETTE[1]  # the edge is the pure colour of class 2
     inside = 0.45 * 50 + 0.55 * np.array(PALETTE[1])
     assert np.abs(found[20, 15] - inside).max() < 1
-    small = drawing(grey, mask(ONE)[::2, ::2], CLASSES)
+    small = paint(grey, mask(ONE)[::2, ::2], CLASSES)
     assert tuple(small[10, 15]) == PALETTE[1] and small.shape == found.shape
-    below = with_legend(found, CLASSES, "masks")[SIZE[0] :].reshape(-1, 3).tolist()
+    below = add_legend(found, CLASSES, "masks")[SIZE[0] :].reshape(-1, 3).tolist()
     assert list(PALETTE[0]) in below and list(PALETTE[1]) in below and list(PALETTE[2]) not in below
 
 
@@ -163,9 +163,9 @@ def test_boxes_are_drawn_when_they_are_sure_and_people_are_framed() -> None:
         "scores": torch.tensor([0.9, 0.2]),
         "labels": torch.tensor([1, 2]),
     }
-    found = drawing(grey, answer, CLASSES)
+    found = paint(grey, answer, CLASSES, names=True)
     assert tuple(found[70, 12]) == PALETTE[1] and (found[60:, 60:] == 50).all()
-    frames = marked(
+    frames = frame_objects(
         np.repeat(grey[..., None], 3, 2),
         np.array([[0.2, 0.2, 0.4, 0.6], [0.6, 0.2, 0.8, 0.6]]),
         np.array([True, False]),

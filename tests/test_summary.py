@@ -7,8 +7,8 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from tectum.evaluation import statistics as summary
 from tectum.evaluation.statistics import Scores, Summary, summarise
+from tectum.report import statistics
 
 
 def scores(values: np.ndarray, methods: tuple[str, ...] = (), metrics: tuple[str, ...] = ("EN",)) -> Scores:
@@ -122,7 +122,7 @@ def test_p_is_the_share_of_all_signs_where_few_images_differ() -> None:
 def test_random_flips_come_close_to_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
     gaps = np.random.default_rng(7).normal(0.4, 1, (14, 20))
     exact = [difference.p for difference in against_zero(gaps).differences["b"].values()]
-    monkeypatch.setattr(summary, "EXACT", 1)
+    monkeypatch.setattr(statistics, "NUM_EXACT", 1)
     drawn = [difference.p for difference in against_zero(gaps).differences["b"].values()]
     assert drawn == pytest.approx(exact, abs=0.025) and drawn != exact
 
@@ -170,7 +170,7 @@ def test_chunks_do_not_change_the_numbers(monkeypatch: pytest.MonkeyPatch) -> No
     values[3, 1, 1] = np.nan
     metrics = {"EN": True, "MSE": False}
     whole = summarise(scores(values, metrics=tuple(metrics)), higher_is_better=metrics, resamples=500)
-    monkeypatch.setattr(summary, "CHUNK", 30 * 7)
+    monkeypatch.setattr(statistics, "CHUNK", 30 * 7)
     parts = summarise(scores(values, metrics=tuple(metrics)), higher_is_better=metrics, resamples=500)
     for metric in metrics:
         one, other = whole.cells["b"][metric], parts.cells["b"][metric]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tyro.conf import Positional, arg
 
 from tectum.console import Flag, optional, say
+from tectum.report.tables import markdown_table
 
 if TYPE_CHECKING:
     from tectum.benchmark.measure import Cost, Measurement
@@ -141,16 +142,7 @@ def table(costs: "Sequence[Cost]") -> str:
         )
         for cost in costs
     ]
-    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
-    numbers = range(4, len(head))
-    lines = [
-        "| " + " | ".join(f"{x:{'>' if i in numbers else '<'}{widths[i]}}" for i, x in enumerate(row)) + " |"
-        for row in (head, *rows)
-    ]
-    rule = (
-        "|" + "|".join(("-" * (w + 1) + ":") if i in numbers else ("-" * (w + 2)) for i, w in enumerate(widths)) + "|"
-    )
-    return "\n".join([lines[0], rule, *lines[1:]])
+    return markdown_table(head, rows, num_left=4, padded=True)
 
 
 def shown(value: float | None, form: str, scale: float = 1) -> str:

@@ -127,9 +127,9 @@ class Downstream:
         from tectum.downstream import tables
 
         if not self.no_report:
-            from tectum.evaluation.page import need_extra
+            from tectum.report.style import need_report_extra
 
-            need_extra()
+            need_report_extra()
         comparison, classes = self.comparison()
         tables.check_names([self.reference], [i.name for i in comparison.inputs], "input")
         tables.check_names([*self.without, self.person], classes, "class")

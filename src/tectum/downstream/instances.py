@@ -19,11 +19,12 @@ from torch import Tensor
 from tectum.downstream.cell import load_predictions
 from tectum.downstream.run import Cell, Comparison
 from tectum.downstream.statistics import matched
+from tectum.report.painting import MIN_SCORE
 
 Array = np.ndarray[Any, np.dtype[Any]]
 SMALLEST = 1 / 2000
 COVERED = 0.5
-OVERLAP, SURE = 0.5, 0.25
+OVERLAP = 0.5
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ class Boxed:
 
     def judge(self, answer: Mapping[str, Tensor]) -> tuple[Array, Array]:
         """Which boxes were detected, and the detections that are false alarms."""
-        mine = (answer["labels"] == self.label) & (answer["scores"] >= SURE)
+        mine = (answer["labels"] == self.label) & (answer["scores"] >= MIN_SCORE)
         order = torch.argsort(answer["scores"][mine], descending=True, stable=True)
         boxes = answer["boxes"][mine][order]
         taken = matched(boxes, torch.from_numpy(self.boxes), OVERLAP).numpy()

@@ -12,19 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from tectum import __version__
 from tectum.downstream import page_cells as texts
 from tectum.downstream import tables
 from tectum.downstream.cell import load_predictions
 from tectum.downstream.instances import Seen, seen, tallies
 from tectum.downstream.page_cells import SOURCES
-from tectum.downstream.predictions import colours, drawing, marked, save, with_legend
 from tectum.downstream.run import Cell, Comparison
 from tectum.downstream.tables import Table
-from tectum.evaluation.examples import fitting, uri
-from tectum.evaluation.page import HERE as STYLE
-from tectum.evaluation.page import need_extra
-from tectum.io.files import write_whole
+from tectum.io.image import write_image
+from tectum.report.painting import LabelType, add_legend, class_colours, frame_objects, paint
+from tectum.report.style import data_uri, fit_jpegs, need_report_extra, write_html
 
 Array = np.ndarray[Any, np.dtype[Any]]
 PAGE_BYTES = 6_500_000
@@ -76,11 +73,7 @@ def write_page(
         ValueError: matplotlib or jinja2 is not installed.
         OSError: the file cannot be written.
     """
-    need_extra()
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string((HERE / "page.html.jinja").read_text(encoding="utf-8"))
+    need_report_extra()
     shown = featured(comparison)
     marks = person in table.classes and bool(cells_done(cells))
     images = seen(comparison, cells, table.classes.index(person)) if marks else []
@@ -88,9 +81,9 @@ def write_page(
     seed = first_seed(cells)
     others = rivals(comparison, shown, seed, cells)
     order = sorted_by_gain(images, shown, others, seed)
-    text = template.render(
-        css="\n".join((folder / "page.css").read_text(encoding="utf-8") for folder in (STYLE, HERE)),
-        version=__version__,
+    write_html(
+        path,
+        HERE,
         table=table,
         command=command,
         budget=comparison.budget,
@@ -112,7 +105,6 @@ def write_page(
         legend=legend(comparison, table),
         kind="masks" if tables.columns(comparison) == tables.MASKS else "boxes",
     )
-    write_whole(path, lambda file: file.write_bytes(text.encode("utf-8", "replace")))
 
 
 def draw_predictions(comparison: Comparison, cells: Sequence[Cell], classes: Sequence[str], folder: Path) -> int:
@@ -123,7 +115,7 @@ def draw_predictions(comparison: Comparison, cells: Sequence[Cell], classes: Seq
     """
     seed, num = first_seed(cells), 0
     test = next(iter(comparison.frames.values()))["test"]
-    kind = "masks" if tables.columns(comparison) == tables.MASKS else "boxes"
+    kind: LabelType = "masks" if tables.columns(comparison) == tables.MASKS else "boxes"
     answers = predictions_of(cells, seed, test.names)
     for k, name in enumerate(test.names):
         pictures = {i: comparison.picture(i, k) for i in answers}
@@ -131,7 +123,9 @@ def draw_predictions(comparison: Comparison, cells: Sequence[Cell], classes: Seq
         if pictures:
             rows["label"] = list(pictures.values())[-1], test.targets[k]
         for row, (picture, answer) in rows.items():
-            save(with_legend(drawing(picture, answer, classes), classes, kind), folder / row / f"{name}.png")
+            painted = paint(picture, answer, classes, names=True)
+            (folder / row).mkdir(parents=True, exist_ok=True)
+            write_image(folder / row / f"{name}.png", add_legend(painted, classes, kind))
             num += 1
     return num
 
@@ -201,17 +195,17 @@ def examples(
         first = [name for name in (*SOURCES, shown) if name in answers]
         names = dict.fromkeys([*first, *(name for name in table.inputs if name in answers)])
         pictures = {name: comparison.picture(name, k) for name in names}
-        label = drawing(pictures[shown], test.targets[k], table.classes, names=False)
-        drawn = {"label": marked(label, images[k].boxes, None, np.zeros((0, 4)))}
+        label = paint(pictures[shown], test.targets[k], table.classes)
+        drawn = {"label": frame_objects(label, images[k].boxes, None, np.zeros((0, 4)))}
         captions = {"label": f"{len(images[k].boxes)} marked"}
         for name, picture in pictures.items():
             hit, false = images[k].found[name][seed], images[k].false[name][seed]
-            drawn[name] = marked(
-                drawing(picture, answers[name][k], table.classes, names=False), images[k].boxes, hit, false
-            )
+            drawn[name] = frame_objects(paint(picture, answers[name][k], table.classes), images[k].boxes, hit, false)
             captions[name] = caption(hit, false)
-        jpegs = fitting(list(drawn.values()), PAGE_BYTES // max(1, 2 * num))
-        panels = tuple(Panel(name, uri("jpeg", data), captions[name]) for name, data in zip(drawn, jpegs, strict=True))
+        jpegs = fit_jpegs(list(drawn.values()), PAGE_BYTES // max(1, 2 * num))
+        panels = tuple(
+            Panel(name, data_uri("jpeg", data), captions[name]) for name, data in zip(drawn, jpegs, strict=True)
+        )
         found.append(Example(test.names[k], bought, len(images[k].boxes), panels))
     return found
 
@@ -226,5 +220,5 @@ def caption(hit: Array, false: Array) -> str:
 
 
 def legend(comparison: Comparison, table: Table) -> dict[str, str]:
-    kind = "masks" if tables.columns(comparison) == tables.MASKS else "boxes"
-    return {name: "#{:02x}{:02x}{:02x}".format(*colour) for name, colour in colours(table.classes, kind).items()}
+    kind: LabelType = "masks" if tables.columns(comparison) == tables.MASKS else "boxes"
+    return {name: "#{:02x}{:02x}{:02x}".format(*colour) for name, colour in class_colours(table.classes, kind).items()}

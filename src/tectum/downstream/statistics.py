@@ -16,19 +16,16 @@ seed there is no h_seeds, and the interval says nothing of other seeds.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from tectum.data.transforms import area
+from tectum.report.statistics import Array, bootstrap_weights, central_interval, student_t
 
-Array = np.ndarray[Any, np.dtype[Any]]
 RESAMPLES = 2_000
-NORMAL = 1.959964
-STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
-"""97.5 % points of Student's t for 1 to 9 degrees of freedom."""
 CHUNK = 250
 """Resamples at a time."""
 
@@ -201,17 +198,6 @@ def spread(values: Sequence[float]) -> Spread:
     return Spread(float(np.mean(values)), sd, tuple(values))
 
 
-def student(degrees: int) -> float:
-    """The 97.5 % point of Student's t.
-
-    >>> student(2), round(student(20), 3)
-    (4.303, 2.086)
-    """
-    if degrees <= len(STUDENT):
-        return STUDENT[degrees - 1]
-    return NORMAL + 2.372 / degrees + 2.82 / degrees**2
-
-
 def gaps(
     cells: Mapping[str, Mapping[int, Counts]], reference: str, num_images: int, *, resamples: int = RESAMPLES
 ) -> dict[str, dict[str, Gap]]:
@@ -223,9 +209,8 @@ def gaps(
         num_images: of the test set.
         resamples: of the bootstrap.
     """
-    generator = np.random.default_rng(0)
     whole = np.ones((1, num_images))
-    draws = generator.multinomial(num_images, np.full(num_images, 1 / num_images), size=resamples).astype(np.float64)
+    draws = np.concatenate(list(bootstrap_weights(num_images, resamples, seed=0)))
     own, own_drawn = {}, {}
     for name, seeds in cells.items():
         own[name] = {seed: counts.scores(whole) for seed, counts in seeds.items()}
@@ -253,10 +238,9 @@ def drawn(counts: Counts, draws: Array) -> dict[str, Array]:
 def gap(differences: Sequence[float], resampled: Array) -> Gap:
     """From the seeds' differences and those of resamples (seeds, R)."""
     mean = float(np.mean(differences))
-    means = resampled.mean(0)
-    means = means[~np.isnan(means)]
-    half_images = float(np.subtract(*np.quantile(means, (0.975, 0.025)))) / 2 if len(means) else math.nan
+    low, high = central_interval(resampled.mean(0))
+    half_images = float(high - low) / 2
     num = len(differences)
-    half_seeds = student(num - 1) * float(np.std(differences, ddof=1)) / math.sqrt(num) if num > 1 else math.nan
+    half_seeds = student_t(num - 1) * float(np.std(differences, ddof=1)) / math.sqrt(num) if num > 1 else math.nan
     half = math.hypot(half_images, 0.0 if math.isnan(half_seeds) else half_seeds)
     return Gap(mean, mean - half, mean + half, tuple(differences), half_images, half_seeds)

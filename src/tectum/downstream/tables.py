@@ -21,6 +21,8 @@ from tectum.downstream.run import Cell, Comparison
 from tectum.downstream.statistics import Confusions, Counts, Detections, Gap, Spread, gaps, spread
 from tectum.errors import UserError, unknown
 from tectum.io.files import write_whole
+from tectum.report import tables
+from tectum.report.tables import json_ready
 
 MASKS, BOXES = ("mAcc", "mIoU"), ("mAP50", "mAP75")
 
@@ -233,18 +235,14 @@ def text_table(found: Table) -> str:
     """For a terminal."""
     parts = []
     for title, rows in grids(found):
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
-        parts.append("\n".join([title, *lines]))
+        parts.append(f"{title}\n{tables.text_table(rows[0], rows[1:])}")
     return "\n\n".join([*parts, "\n".join(notes(found))])
 
 
 def markdown(found: Table) -> str:
     """For a page of documentation."""
     parts = [f"# {found.title}"] if found.title else []
-    for title, (head, *rows) in grids(found):
-        lines = [[title, *head[1:]], ["---", *["--:"] * (len(head) - 1)], *rows]
-        parts.append("\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines))
+    parts += [tables.markdown_table([title, *head[1:]], rows) for title, (head, *rows) in grids(found)]
     return "\n\n".join([*parts, *notes(found)]) + "\n"
 
 
@@ -262,15 +260,6 @@ def write_tables(found: Table, cells: Sequence[Cell], out: Path) -> None:
             [] if row is None else [row["scores"][k] for k in names] + [row[k][c] for k in kinds for c in found.classes]
         )
         writer.writerow([cell.input, cell.seed, *("n/a" if v is None else v for v in values), row and row["seconds"]])
-    summary = json.dumps(finite({**asdict(found), "notes": notes(found)}), indent=1) + "\n"
+    summary = json.dumps(json_ready({**asdict(found), "notes": notes(found)}), indent=1) + "\n"
     for name, text in (("table.md", markdown(found)), ("table.csv", stream.getvalue()), ("summary.json", summary)):
         write_whole(out / name, lambda file, text=text: file.write_text(text, encoding="utf-8"))  # type: ignore[misc]
-
-
-def finite(x: Any) -> Any:
-    """The same for JSON: None for NaN."""
-    if isinstance(x, float):
-        return None if math.isnan(x) else x
-    if isinstance(x, Mapping):
-        return {key: finite(value) for key, value in x.items()}
-    return [finite(value) for value in x] if isinstance(x, list | tuple) else x

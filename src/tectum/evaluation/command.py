@@ -116,9 +116,9 @@ class Eval:
         if Path(self.out).exists() and not Path(self.out).is_dir():
             raise NotADirectoryError(f"{self.out} is a file; results go into a folder, choose another name with -o")
         if not self.no_report:
-            from tectum.evaluation.page import need_extra
+            from tectum.report.style import need_report_extra
 
-            need_extra()
+            need_report_extra()
         costs = read_costs(self.costs)
 
         from tectum.evaluation import tables

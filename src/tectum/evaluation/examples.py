@@ -8,24 +8,21 @@
 With fewer than two ranked methods every row of the table is compared; with one row it is compared with its sources.
 """
 
-import base64
-import io
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
 
 from tectum.errors import UserError
-from tectum.evaluation.statistics import Array, Kind, Scores
+from tectum.evaluation.statistics import Kind, Scores
 from tectum.report.pictures import luminance
+from tectum.report.statistics import Array
+from tectum.report.style import data_uri, encode_image, fit_jpegs
 
 Pictures = Callable[[str, str], Array]
 
 SOURCES = ("visible", "infrared")
-STEPS = ((800, 88), (640, 88), (512, 85), (400, 80), (288, 75), (192, 70))
-"""Longest side in pixels and JPEG quality; the first that fits is taken, the last whether it fits or not."""
 PAGE_BYTES = 6_200_000
 """Of all pictures and crops together before base64, which adds a third."""
 WINDOW_PARTS, WINDOW_PX, CROP_PX = 6, 32, 240
@@ -134,8 +131,8 @@ def example(
     height, width = next(iter(taken.values())).shape[:2]
     rows = [name for name in compared(kinds) if name in taken]
     top, left, high, wide = window([taken[name] for name in (rows if len(rows) > 1 else list(taken))])
-    crops = {name: crop(x[top : top + high, left : left + wide]) for name, x in taken.items()}
-    photos = fitting(list(taken.values()), most_bytes - sum(len(data) for data in crops.values()))
+    crops = {name: encode_image(x[top : top + high, left : left + wide], "PNG", CROP_PX) for name, x in taken.items()}
+    photos = fit_jpegs(list(taken.values()), most_bytes - sum(len(data) for data in crops.values()))
     pictures = dict(zip(taken, photos, strict=True))
     return Example(
         image,
@@ -144,7 +141,7 @@ def example(
         (height, width),
         (100 * left / width, 100 * top / height, 100 * wide / width, 100 * high / height),
         tuple(
-            Panel(name, roles[name], uri("jpeg", pictures[name]), uri("png", crops[name]))
+            Panel(name, roles[name], data_uri("jpeg", pictures[name]), data_uri("png", crops[name]))
             if name in taken
             else Panel(name, roles[name], problem=problems[name])
             for name in names
@@ -188,34 +185,3 @@ def box_sums(x: Array, high: int, wide: int) -> Array:
     sums[1:, 1:] = x.cumsum(0, dtype=np.float64).cumsum(1)
     inside: Array = sums[high:, wide:] - sums[:-high, wide:] - sums[high:, :-wide] + sums[:-high, :-wide]
     return inside
-
-
-def crop(pixels: Array) -> bytes:
-    """PNG of a window, at its own resolution where that is no larger than a crop is shown."""
-    picture = Image.fromarray(np.ascontiguousarray(pixels))
-    picture.thumbnail((CROP_PX, CROP_PX), Image.Resampling.LANCZOS)
-    return encoded(picture, "PNG", optimize=True)
-
-
-def fitting(pictures: Sequence[Array], most_bytes: int) -> list[bytes]:
-    """JPEGs of all pictures that together take at most `most_bytes`, all of one size and quality."""
-    found: list[bytes] = []
-    for longest, quality in STEPS:
-        found = []
-        for pixels in pictures:
-            picture = Image.fromarray(np.ascontiguousarray(pixels))
-            picture.thumbnail((longest, longest), Image.Resampling.LANCZOS)
-            found.append(encoded(picture, "JPEG", quality=quality, optimize=True))
-        if sum(len(data) for data in found) <= most_bytes:
-            break
-    return found
-
-
-def encoded(picture: Image.Image, form: str, **options: object) -> bytes:
-    stream = io.BytesIO()
-    picture.save(stream, form, **options)
-    return stream.getvalue()
-
-
-def uri(form: str, data: bytes) -> str:
-    return f"data:image/{form};base64,{base64.b64encode(data).decode()}"

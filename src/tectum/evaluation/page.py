@@ -2,7 +2,7 @@
 
 The page is a single file without a network: style, script, plots (SVG) and pictures (data URIs) stand inside it, and
 its Content-Security-Policy forbids the browser to ask for anything. Whatever a user named is escaped. It is made from
-`page.html.jinja`, `page.css` and `page.js` beside this file.
+`page.html.jinja` and `page.js` beside this file.
 """
 
 import math
@@ -10,17 +10,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tectum import __version__
-from tectum.errors import UserError
 from tectum.evaluation import page_cells as cells
 from tectum.evaluation import plots, tables
 from tectum.evaluation.cost_plot import tradeoff
 from tectum.evaluation.evaluate import Evaluation
 from tectum.evaluation.examples import Example, Pictures, compared, examples
 from tectum.evaluation.plots import Style
-from tectum.evaluation.statistics import ALPHA, FEWEST_CLEAR, LEVEL, RESAMPLES
-from tectum.io.files import write_whole
-from tectum.report.svg import number
+from tectum.evaluation.statistics import ALPHA, FEWEST_CLEAR, RESAMPLES
+from tectum.report.statistics import LEVEL
+from tectum.report.style import need_report_extra, write_html
+from tectum.report.tables import number_text
 
 if TYPE_CHECKING:
     from tectum.benchmark.measure import Cost
@@ -52,24 +51,14 @@ def write_page(
         ValueError: matplotlib or jinja2 is not installed.
         OSError: the file cannot be written.
     """
-    text = render(evaluation, picture, costs, num_examples)
-    write_whole(path, lambda file: file.write_bytes(text.encode("utf-8", "replace")))
-
-
-def render(evaluation: Evaluation, picture: Pictures, costs: "Sequence[Cost]", num_examples: int) -> str:
-    """The page as text."""
-    need_extra()
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string((HERE / "page.html.jinja").read_text(encoding="utf-8"))
+    need_report_extra()
     look = plots.styles(evaluation.summary.kinds)
     table = cells.columns(evaluation)
     shown = list(examples(evaluation.scores, evaluation.summary.kinds, picture, num_examples, evaluation.sources))
-    return template.render(
-        css=(HERE / "page.css").read_text(encoding="utf-8"),
+    write_html(
+        path,
+        HERE,
         js=(HERE / "page.js").read_text(encoding="utf-8"),
-        version=__version__,
         evaluation=evaluation,
         summary=evaluation.summary,
         convention=about_convention(evaluation),
@@ -101,24 +90,6 @@ def render(evaluation: Evaluation, picture: Pictures, costs: "Sequence[Cost]", n
         fewest_clear=FEWEST_CLEAR,
         alpha=f"{100 * ALPHA:g}\u00a0%",
     )
-
-
-def need_extra() -> None:
-    """Refuse where a package that draws the page is missing.
-
-    `write_page` does so itself; ask before the work starts, so that hours of it do not end without a page. Neither
-    package is imported.
-
-    Raises:
-        ValueError: one sentence on what is missing and how to get it.
-    """
-    from importlib.util import find_spec
-
-    missing = [name for name in ("matplotlib", "jinja2") if find_spec(name) is None]
-    if missing:
-        raise UserError(
-            f"the report needs {' and '.join(missing)}: pip install 'tectum[report]', or leave it out (--no-report)"
-        )
 
 
 def about_convention(evaluation: Evaluation) -> dict[str, str]:
@@ -175,6 +146,6 @@ def captions(evaluation: Evaluation, example: Example, table: Sequence[cells.Col
     """{row: the scores of one image as text, a metric each}."""
     values = evaluation.scores.values[example.index]
     return {
-        method: [number(float(values[m, k]), column.places) for k, column in enumerate(table)]
+        method: [number_text(float(values[m, k]), column.places) for k, column in enumerate(table)]
         for m, method in enumerate(evaluation.scores.methods)
     }

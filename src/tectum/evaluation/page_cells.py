@@ -9,7 +9,7 @@ from tectum.evaluation.evaluate import Evaluation
 from tectum.evaluation.statistics import Cell, Difference, Mark
 from tectum.evaluation.tables import decimals
 from tectum.metrics.metric import SourceMetric
-from tectum.report.svg import number
+from tectum.report.tables import number_text
 
 Verdict = Literal["better", "worse", "not clear", "n/a", "reference"]
 
@@ -96,7 +96,7 @@ def places(evaluation: Evaluation, metric: str) -> int:
     num = small(means, decimals(means))
     leading = [cells[names[0]] for names in evaluation.summary.ranks[metric][:2]]
     for more in (0, 1, 2):
-        if len(leading) < 2 or number(leading[0], num + more) != number(leading[1], num + more):
+        if len(leading) < 2 or number_text(leading[0], num + more) != number_text(leading[1], num + more):
             return num + more
     return num
 
@@ -126,7 +126,7 @@ def mean_entry(cell: Cell, column: Column, mark: Mark) -> Entry:
     if not cell.num:
         hint = f"{column.metric} is not defined for any of {total} images"
         return Entry("n/a", "", "", hint, missing=f"{total} n/a" if total > 1 else "")
-    text = number(cell.mean, column.places)
+    text = number_text(cell.mean, column.places)
     span = interval(cell.low, cell.high, column.places) if cell.num > 1 else ""
     hint = f"{column.metric} {text}{' ' * bool(column.unit)}{column.unit} over {cell.num} images"
     hint += f", 95 % interval {span}" if span else ""
@@ -158,7 +158,7 @@ def difference_entry(gap: Difference, column: Column, num: int) -> Entry:
     verdict: Verdict = "not clear"
     if gap.clear:
         verdict = "better" if (gap.mean > 0) == column.higher else "worse"
-    text = ("+" if gap.mean > 0 else "") + number(gap.mean, num)
+    text = ("+" if gap.mean > 0 else "") + number_text(gap.mean, num)
     share = f"{100 * gap.better:.0f}\u00a0%"
     span = interval(gap.low, gap.high, num) if gap.num > 1 else ""
     hint = f"{column.metric} {text}{f', 95 % interval {span}' if span else ''}; better on {share} of {gap.num} images"
@@ -170,7 +170,7 @@ def difference_entry(gap: Difference, column: Column, num: int) -> Entry:
 def interval(low: float, high: float, num: int) -> str:
     if not (math.isfinite(low) and math.isfinite(high)):
         return ""
-    return f"{number(low, num)}{'–' if low >= 0 else ' to '}{number(high, num)}"
+    return f"{number_text(low, num)}{'–' if low >= 0 else ' to '}{number_text(high, num)}"
 
 
 def at_a_glance(evaluation: Evaluation) -> list[str]:

@@ -16,8 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from tectum.evaluation.statistics import Array, Cell, Kind
-from tectum.report.svg import FAINT, bare, blank, cells_wide, literal, number, shorten, svg
+from tectum.evaluation.statistics import Cell, Kind
+from tectum.report.statistics import Array
+from tectum.report.svg import FAINT, bare, blank, cells_wide, literal, shorten, svg
+from tectum.report.tables import number_text
 
 Box = tuple[float, float, float, float]
 """Left, bottom, right and top in pixels."""
@@ -111,7 +113,7 @@ def radar(
         many = len(spans) > 14
         out = 1.25 if many else 1.13
         ax.text(1.09 * x, out * y + 0.045, literal(metric), color=INK, size=10 if many else 12.5, weight="bold", **side)
-        span = f"{number(worst, places[metric])} → {number(best, places[metric])}"
+        span = f"{number_text(worst, places[metric])} → {number_text(best, places[metric])}"
         ax.text(1.09 * x, out * y - 0.065, span, color=FAINT, size=8 if many else 10, **side)
     for method, style in reversed(list(look.items())):
         values = np.array([outward(cells[method][metric].mean, *span) for metric, span in spans.items()])

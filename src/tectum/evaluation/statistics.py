@@ -22,28 +22,23 @@ An infinite value (PSNR of an image that equals both its sources) is a value: a 
 interval. A difference has none, so it leaves out the images where one of the two is infinite. Both count them.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from tectum.errors import UserError
+from tectum.report.statistics import Array, bootstrap_interval, sign_flip_p
 
-Array = np.ndarray[Any, np.dtype[Any]]
 Kind = Literal["method", "baseline"]
 Mark = Literal["", "best", "second", "gamed"]
 
 RESAMPLES = 10_000
-LEVEL = 0.95
 ALPHA = 0.05
 """A difference is clear below this p."""
 FEWEST_CLEAR = 6
 """Images that must differ before a difference can be clear: 2/2^6 is the first smallest p below ALPHA."""
-EXACT = 14
-"""With at most so many images that differ every sign is tried: 2^13 of them, the other half mirrors these."""
-CHUNK = 2_000_000
-"""Numbers drawn at a time: resamples go by in chunks, whatever the number of images."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +160,7 @@ def summarise(
     if reference not in scores.methods:
         raise UserError(f"the reference must be one of {', '.join(scores.methods)}, got {reference!r}")
     gaps = _gaps(scores, reference)
-    lows, highs = _bootstrap(np.stack([scores.values, gaps], 1), resamples, seed)
+    lows, highs = bootstrap_interval(np.stack([scores.values, gaps], 1), resamples, seed)
     cells = _cells(scores, lows[0], highs[0])
     ranks = {metric: _ranks(metric, cells, ranked, higher_is_better[metric]) for metric in scores.metrics}
     return Summary(
@@ -173,7 +168,7 @@ def summarise(
         reference=reference,
         cells=cells,
         differences=_differences(
-            scores, gaps, lows[1], highs[1], _sign_flip(gaps, resamples - 1, seed), reference, higher_is_better
+            scores, gaps, lows[1], highs[1], sign_flip_p(gaps, resamples - 1, seed), reference, higher_is_better
         ),
         ranks={metric: places if len(ranked) > 1 else () for metric, places in ranks.items()},
         beaten_by={
@@ -195,69 +190,6 @@ def _gaps(scores: Scores, reference: str) -> Array:
     r = scores.methods.index(reference)
     gaps: Array = finite - finite[:, r : r + 1]
     return gaps
-
-
-def _chunks(num_rows: int, width: int) -> Iterator[int]:
-    """Rows to draw at a time, `num_rows` in all."""
-    step = max(1, CHUNK // width)
-    yield from (min(step, num_rows - start) for start in range(0, num_rows, step))
-
-
-def _bootstrap(values: Array, resamples: int, seed: int) -> tuple[Array, Array]:
-    """Lower and upper limits of the means along the first axis of (images, ...); NaN where a value is infinite."""
-    num, shape = len(values), values.shape[1:]
-    flat = values.reshape(num, -1)
-    defined = ~np.isnan(flat)
-    filled = np.where(np.isfinite(flat), flat, 0.0)
-    partly = ~defined.all(0)
-    generator = np.random.default_rng(seed)
-    means = []
-    for rows in _chunks(resamples, num):  # how often each image is drawn: rows sum to the number of images
-        weights = generator.multinomial(num, np.full(num, 1 / num), size=rows).astype(np.float64)
-        sums, counts = weights @ filled, np.full((rows, flat.shape[1]), float(num))
-        counts[:, partly] = weights @ defined[:, partly].astype(np.float64)
-        with np.errstate(invalid="ignore"):
-            means.append(sums / counts)  # NaN where no defined image was drawn
-    drawn = np.concatenate(means)
-    tail = (1 - LEVEL) / 2
-    low, high = np.full(flat.shape[1], np.nan), np.full(flat.shape[1], np.nan)
-    for i in np.flatnonzero(defined.any(0) & ~np.isinf(flat).any(0)):
-        column = drawn[:, i]
-        low[i], high[i] = np.quantile(column[~np.isnan(column)], (tail, 1 - tail))
-    return low.reshape(shape), high.reshape(shape)
-
-
-def _sign_flip(gaps: Array, flips: int, seed: int) -> Array:
-    """Two-sided p of the sign-flip test along the first axis of (images, ...), NaN where no image has a value.
-
-    An image that is missing, or has no gap, changes nothing with either sign. So every sign is tried where few images
-    have a gap, and p is exact; elsewhere p = (1 + flips at least as far off) / (1 + flips).
-    """
-    flat = np.nan_to_num(gaps.reshape(len(gaps), -1))
-    few = np.count_nonzero(flat, 0) <= EXACT
-    p = np.full(flat.shape[1], np.nan)
-
-    order = np.argsort(-np.abs(flat[:, few]), 0)[:EXACT]
-    own = np.take_along_axis(flat[:, few], order, 0)
-    places = np.arange(len(own))
-    signs = 1.0 - 2 * (np.arange(2 ** (len(own) - 1))[:, None] >> places & 1)  # the last one stays: |-x| = |x|
-    p[few] = _as_far(signs, own).mean(0)
-
-    own = flat[:, ~few]
-    generator = np.random.default_rng([seed, 1])  # not the bootstrap's own draws
-    counts = np.ones(own.shape[1])
-    for rows in _chunks(flips if own.shape[1] else 0, len(own)):
-        counts += _as_far(1.0 - 2 * (generator.random((rows, len(own))) < 0.5), own).sum(0)
-    p[~few] = counts / (1 + flips)
-    p[np.isnan(gaps).all(0).reshape(-1)] = np.nan
-    return p.reshape(gaps.shape[1:])
-
-
-def _as_far(signs: Array, gaps: Array) -> Array:
-    """Where (flips, images) @ (images, columns) lies as far from zero as the sums do; equal but for rounding counts."""
-    slack = 1e-10 * np.abs(gaps).sum(0)
-    found: Array = np.abs(signs @ gaps) >= np.abs(gaps.sum(0)) - slack
-    return found
 
 
 def _means(values: Array) -> tuple[Array, Array]:

@@ -11,6 +11,8 @@ from typing import Any
 from tectum.evaluation.evaluate import Evaluation
 from tectum.evaluation.statistics import Mark
 from tectum.io.files import write_whole
+from tectum.report import tables
+from tectum.report.tables import json_ready
 
 BEST, SECOND, BEATS_ALL = "*", "+", "!"
 SIGNS: dict[Mark, str] = {"best": BEST, "second": SECOND, "gamed": BEATS_ALL, "": " "}
@@ -20,11 +22,7 @@ LEGEND = f"{BEST} best, {SECOND} second of the methods; {BEATS_ALL} a baseline t
 def text_table(evaluation: Evaluation) -> str:
     """The means, one row a method, baselines below a rule; marks and missing values are explained under it."""
     head, methods, baselines = rows(evaluation)
-    widths = [max(map(len, cells)) for cells in zip(head, *methods, *baselines, strict=True)]
-    lines = [aligned(row, widths) for row in (head, *methods)]
-    if methods and baselines:
-        lines.append("-" * len(lines[0]))
-    lines += [aligned(row, widths) for row in baselines]
+    lines = [tables.text_table(head, methods, baselines)]
     if len(methods) > 1 or any(evaluation.summary.beaten_by.values()):
         lines.append(LEGEND)
     told = [f"{sentence}." for sentence in (*undefined(evaluation), *infinite(evaluation), *stretched(evaluation))]
@@ -34,8 +32,7 @@ def text_table(evaluation: Evaluation) -> str:
 def markdown_table(evaluation: Evaluation) -> str:
     """The same for a page of documentation."""
     head, methods, baselines = rows(evaluation)
-    lines = [head, ["---", *["--:"] * (len(head) - 1)], *methods, *([f"*{name}*", *rest] for name, *rest in baselines)]
-    return writable("\n".join("| " + " | ".join(cell.strip() for cell in line) + " |" for line in lines))
+    return writable(tables.markdown_table(head, [*methods, *([f"*{name}*", *rest] for name, *rest in baselines)]))
 
 
 Rows = list[list[str]]
@@ -68,11 +65,6 @@ def decimals(values: Sequence[float]) -> int:
     """
     largest = max((abs(value) for value in values), default=0.0)
     return next((places for bound, places in ((10, 3), (100, 2), (1000, 1)) if largest < bound), 0)
-
-
-def aligned(row: Sequence[str], widths: Sequence[int]) -> str:
-    first, *rest = zip(row, widths, strict=True)
-    return "  ".join([first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in rest)])
 
 
 def undefined(evaluation: Evaluation) -> list[str]:
@@ -156,7 +148,9 @@ def write_csv(path: Path, head: Sequence[str], rows: Sequence[Sequence[Any]]) ->
         with file.open("w", encoding="utf-8", errors="backslashreplace", newline="") as stream:
             writer = csv.writer(stream)
             writer.writerow(head)
-            writer.writerows([["" if is_nan(cell) else cell for cell in row] for row in rows])
+            writer.writerows(
+                [["" if isinstance(cell, float) and math.isnan(cell) else cell for cell in row] for row in rows]
+            )
 
     write_whole(path, write)
 
@@ -188,9 +182,9 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
 
     def by_method(rows: list[list[float]]) -> dict[str, Any]:
         named = zip(scores.methods, rows, strict=True)
-        return {method: plain(dict(zip(scores.metrics, row, strict=True))) for method, row in named}
+        return {method: dict(zip(scores.metrics, row, strict=True)) for method, row in named}
 
-    return {
+    content = {
         "data": evaluation.data,
         "date": evaluation.date,
         "command": evaluation.command,
@@ -201,26 +195,15 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
             for name in scores.metrics
         },
         "methods": dict(summary.kinds),
-        "summary": plain({m: {k: asdict(cell) for k, cell in row.items()} for m, row in summary.cells.items()}),
-        "differences": plain({m: {k: asdict(d) for k, d in row.items()} for m, row in summary.differences.items()}),
+        "summary": {m: {k: asdict(cell) for k, cell in row.items()} for m, row in summary.cells.items()},
+        "differences": json_ready(
+            {m: {k: asdict(d) for k, d in row.items()} for m, row in summary.differences.items()}
+        ),
         "ranks": {metric: [list(names) for names in ranks] for metric, ranks in summary.ranks.items()},
         "beaten_by": {metric: list(names) for metric, names in summary.beaten_by.items() if names},
         "notes": list(evaluation.notes),
         "failures": dict(evaluation.failures),
         "scores": dict(zip(scores.images, map(by_method, scores.values.tolist()), strict=True)),
     }
-
-
-def plain(x: Any) -> Any:
-    """NaN to None and infinities to text, all the way down: JSON has numbers for neither.
-
-    >>> plain({"a": math.nan, "b": {"c": -math.inf, "d": 1.5, "e": 2}})
-    {'a': None, 'b': {'c': '-inf', 'd': 1.5, 'e': 2}}
-    """
-    if isinstance(x, dict):
-        return {key: plain(value) for key, value in x.items()}
-    return None if is_nan(x) else str(float(x)) if isinstance(x, float) and math.isinf(x) else x
-
-
-def is_nan(x: object) -> bool:
-    return isinstance(x, float) and math.isnan(x)
+    json_content: dict[str, Any] = json_ready(content)
+    return json_content

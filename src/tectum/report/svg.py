@@ -1,7 +1,6 @@
 """From a matplotlib figure to an <svg> element inside a page, and text as a plot can show it."""
 
 import io
-import math
 import re
 import unicodedata
 import warnings
@@ -53,18 +52,6 @@ def svg(figure: Any, prefix: str, title: str) -> str:
     assert size is not None
     head = f'<svg viewBox="0 0 {size[1]} {size[2]}" role="img" aria-label="{escape(title)}">'
     return re.sub(r"\n\s*", "\n", head + text[text.index(">") + 1 :])
-
-
-def number(value: float, places: int) -> str:
-    """A number as the page prints it; a real minus, n/a for NaN.
-
-    >>> number(-0.5, 2), number(math.nan, 2), number(math.inf, 1)
-    ('−0.50', 'n/a', '∞')
-    """
-    if math.isnan(value):
-        return "n/a"
-    text = "∞" if math.isinf(value) else f"{abs(value):.{places}f}"
-    return f"−{text}" if value < 0 and text.strip("0.") else text
 
 
 def literal(text: str) -> str:

@@ -9,23 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tectum.io.files import write_whole
-
-PALETTE = torch.tensor(
-    [
-        [0, 0, 0],
-        [64, 128, 255],
-        [255, 160, 0],
-        [0, 200, 120],
-        [200, 80, 220],
-        [255, 255, 80],
-        [120, 80, 40],
-        [255, 80, 80],
-        [160, 220, 255],
-        [140, 140, 140],
-    ],
-    dtype=torch.uint8,
-)
-"""Colours of classes 0, 1, ..; further classes begin again at 1."""
+from tectum.report.painting import paint
 
 
 def sheet(rows: Sequence[Sequence[Tensor]], path: Path) -> None:
@@ -53,21 +37,6 @@ def signed(picture: Tensor) -> Tensor:
 
 
 def painted(target: Any, under: Tensor) -> Tensor:
-    """A mask (h,w) in its colours, or boxes as frames on the picture `under` (H,W): (3,H,W) uint8."""
-    height, width = under.shape
-    if isinstance(target, Tensor):
-        mask = F.interpolate(target[None, None].float(), size=(height, width), mode="nearest")[0, 0].long().cpu()
-        ignored = mask == 255
-        mask = torch.where(mask > 0, (mask - 1) % (len(PALETTE) - 1) + 1, mask)
-        return PALETTE[mask.masked_fill(ignored, 0)].permute(2, 0, 1)
-    canvas = colour(under).clone()
-    scores = target.get("scores")
-    for index, (box, label) in enumerate(zip(target["boxes"].tolist(), target["labels"].tolist(), strict=True)):
-        if scores is not None and float(scores[index]) < 0.3:
-            continue
-        left, right = (min(width - 1, max(0, round(x * (width - 1)))) for x in (box[0], box[2]))
-        top, bottom = (min(height - 1, max(0, round(y * (height - 1)))) for y in (box[1], box[3]))
-        ink = PALETTE[label % (len(PALETTE) - 1) + 1][:, None]
-        canvas[:, [top, bottom], left : right + 1] = ink[:, :, None]
-        canvas[:, top : bottom + 1, [left, right]] = ink[:, :, None]
-    return canvas
+    """A mask (h,w) on black, or boxes on the picture `under` (H,W) in [0,1]: (3,H,W) uint8."""
+    picture = torch.zeros_like(under) if isinstance(target, Tensor) else under
+    return torch.from_numpy(paint(colour(picture).permute(1, 2, 0).numpy(), target, opacity=1.0)).permute(2, 0, 1)
