@@ -88,7 +88,7 @@ def _paint_boxes(rgb: Array, boxes: Mapping[str, Tensor], classes: Sequence[str]
         left, top = frame[0], max(0, frame[1] - font_px)
         draw.rectangle((left, top, left + draw.textlength(text, font=font) + 2, top + font_px), fill=colour)
         draw.text((left + 1, top), text, fill=(0, 0, 0), font=font)
-    return np.asarray(image)
+    return np.array(image)
 
 
 def frame_objects(picture: Array, boxes: Array, hits: Array | None, false_alarms: Array) -> Array:
@@ -111,7 +111,7 @@ def frame_objects(picture: Array, boxes: Array, hits: Array | None, false_alarms
         draw.rectangle(frame, outline=FOUND if hit else MISSED, width=line_px if hit else 2 * line_px)
     for box in false_alarms:
         draw.rectangle(_frame(box, image.size, margin=2 * line_px), outline=FALSE, width=line_px)
-    return np.asarray(image)
+    return np.array(image)
 
 
 def _line_px(image: Image.Image) -> int:
@@ -144,4 +144,4 @@ def add_legend(picture: Array, classes: Sequence[str], label_type: LabelType) ->
         top = picture.shape[0] + 3 + row * line
         draw.rectangle((x, top + 3, x + 13, top + 15), fill=colour, outline=(60, 60, 60))
         draw.text((x + 18, top + 1), name, fill=(32, 33, 36), font=font)
-    return np.asarray(sheet)
+    return np.array(sheet)
