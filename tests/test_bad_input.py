@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -275,25 +276,27 @@ def read_image_y(rgb: np.ndarray) -> np.ndarray:
 
 
 def test_ctrl_c_on_a_single_pair(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], ctrl_c: Callable[[], None]
 ) -> None:
-    monkeypatch.setattr(FusePipeline, "__call__", lambda *_: signal.raise_signal(signal.SIGINT))
-    assert (
-        main(
-            [
-                "fuse",
-                str(folder / "vi.png"),
-                str(folder / "ir.png"),
-                "-o",
-                str(folder / "out.png"),
-                "--system",
-                "average",
-            ]
-        )
-        == 130
-    )
+    monkeypatch.setattr(FusePipeline, "__call__", lambda *_: ctrl_c())
+    paths = [str(folder / "vi.png"), str(folder / "ir.png"), "-o", str(folder / "out.png")]
+    assert main(["fuse", *paths, "--system", "average"]) == 130
     assert capsys.readouterr().err == "tectum: interrupted\n"
     assert not (folder / "out.png").exists()
+
+
+def test_ctrl_c_is_ignored_where_it_was_ignored_at_the_start(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, ctrl_c: Callable[[], None]
+) -> None:
+    fuse = FusePipeline.__call__
+
+    def press_and_fuse(pipeline: FusePipeline, *pictures: Any) -> Any:
+        ctrl_c()
+        return fuse(pipeline, *pictures)
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    monkeypatch.setattr(FusePipeline, "__call__", press_and_fuse)
+    assert fused(folder).shape == (HEIGHT, WIDTH, 3)
 
 
 def test_an_error_of_our_own_is_not_hidden(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -302,14 +305,4 @@ def test_an_error_of_our_own_is_not_hidden(folder: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(FusePipeline, "register", broken)
     with pytest.raises(ValueError, match="a slip"):
-        main(
-            [
-                "fuse",
-                str(folder / "vi.png"),
-                str(folder / "ir.png"),
-                "-o",
-                str(folder / "out.png"),
-                "--system",
-                "average",
-            ]
-        )
+        fused(folder)

@@ -2,8 +2,8 @@
 
 import json
 import os
-import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -225,26 +225,25 @@ def test_unreadable_unmatched_and_doubled_files_are_told_and_the_rest_is_done(
 # ---- runs that end early ---------------------------------------------------------------------------------------------
 
 
-def break_at(monkeypatch: pytest.MonkeyPatch, num: int) -> list[int]:
-    """Send Ctrl-C to this process while pair `num` is fused."""
+def break_at(monkeypatch: pytest.MonkeyPatch, num: int, ctrl_c: Callable[[], None]) -> None:
+    """Press Ctrl-C while pair `num` is fused."""
     fuse, calls = FusePipeline.__call__, [0]
 
     def interrupted(self: FusePipeline, *pictures: object) -> object:
         calls[0] += 1
         if calls[0] == num:
-            signal.raise_signal(signal.SIGINT)
+            ctrl_c()
         return fuse(self, *pictures)
 
     monkeypatch.setattr(FusePipeline, "__call__", interrupted)
-    return calls
 
 
 def test_ctrl_c_keeps_what_is_fused_and_the_same_command_continues(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], ctrl_c: Callable[[], None]
 ) -> None:
     command = pairs(tmp_path, 6)
     with monkeypatch.context() as context:
-        break_at(context, 4)
+        break_at(context, 4, ctrl_c)
         assert main(command) == 130
     told = capsys.readouterr().err
     assert "3 of 6 pairs are done" in told and "the same command continues" in told and "Traceback" not in told
@@ -253,7 +252,7 @@ def test_ctrl_c_keeps_what_is_fused_and_the_same_command_continues(
     assert "3 of 6 pairs fused" in capsys.readouterr().out
 
 
-def test_a_second_ctrl_c_does_not_cut_off_what_is_being_written() -> None:
+def test_a_second_ctrl_c_does_not_cut_off_what_is_being_written(ctrl_c: Callable[[], None]) -> None:
     written: list[int] = []
     told: list[int] = []
 
@@ -265,7 +264,7 @@ def test_a_second_ctrl_c_does_not_cut_off_what_is_being_written() -> None:
     def write(i: int, _: int) -> None:
         time.sleep(0.03)
         if i == 1:
-            signal.raise_signal(signal.SIGINT)
+            ctrl_c()
         time.sleep(0.03)
         written.append(i)
 
@@ -275,7 +274,7 @@ def test_a_second_ctrl_c_does_not_cut_off_what_is_being_written() -> None:
 
 
 def test_an_overwrite_run_that_was_cut_short_does_not_leave_old_results_as_finished(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], ctrl_c: Callable[[], None]
 ) -> None:
     command = pairs(tmp_path, 4)
     assert main([*command, "--quiet"]) == 0
@@ -283,7 +282,7 @@ def test_an_overwrite_run_that_was_cut_short_does_not_leave_old_results_as_finis
     for path in (tmp_path / "out").glob("*.png"):
         os.utime(path, (1, 1))
     with monkeypatch.context() as context:
-        break_at(context, 3)
+        break_at(context, 3, ctrl_c)
         assert main([*command, "--stretch", "minmax", "--overwrite"]) == 130
     assert "the same command without --overwrite continues" in capsys.readouterr().err
     assert main([*command, "--stretch", "minmax"]) == 0
