@@ -115,7 +115,7 @@ def networks(system: str, variant: str):  # type: ignore[no-untyped-def]
 def literal():  # type: ignore[no-untyped-def]
     """The literal network with the packaged weights under their published names."""
     import tectum
-    from tectum.weights.loading import TDFUSION_KEYS
+    from tectum.weights.conversion import TDFUSION_KEYS
 
     sys.path.insert(0, str(Path(__file__).parent))
     from literal import LiteralTDFusion

@@ -62,7 +62,7 @@ def make(variant: str):  # type: ignore[no-untyped-def]
     from tectum.tasks import TASKS
     from tectum.training.recipes import tdfusion_msrs
     from tectum.training.steps import Learners
-    from tectum.weights.loading import TDFUSION_KEYS
+    from tectum.weights.conversion import TDFUSION_KEYS
 
     torch.manual_seed(0)
     task = TASKS["segformer-b0"](tuple("abcdefghi"))

@@ -43,7 +43,7 @@ def main() -> None:
     assert system.objective is not None
     lines = [json.loads(line) for line in (arguments.run / "log.jsonl").read_text().splitlines()]
     best = max(lines, key=merit)
-    state = weights.read(arguments.run / "best.safetensors")
+    state = weights.read_weights(arguments.run / "best.safetensors")
     fuser = system.fuser()
     load_state(fuser, state, arguments.run, advice="give the folder of a run of this system")
     sets: dict[str, Pairs] = {}
@@ -70,7 +70,7 @@ def main() -> None:
     cards[arguments.name] = kind | {
         "system": recipe.system,
         "file": file,
-        "sha256": weights.save(state, weights.FOLDER / file),
+        "sha256": weights.save_weights(state, weights.FOLDER / file),
         "data": arguments.trained_on,
         "recipe": f"{recipe.name}: {best['step']} of {recipe.schedule.steps} steps, seed {recipe.schedule.seed}{start}"
         + (f"; {arguments.note}" if arguments.note else ""),
@@ -81,10 +81,10 @@ def main() -> None:
     }
     if recipe.learned:
         loss = f"{arguments.name}-loss.safetensors"
-        learned = weights.read(arguments.run / "objective.safetensors")
+        learned = weights.read_weights(arguments.run / "objective.safetensors")
         cards[arguments.name]["objective"] = {
             "file": loss,
-            "sha256": weights.save(learned, weights.FOLDER / loss),
+            "sha256": weights.save_weights(learned, weights.FOLDER / loss),
             "options": recipe.options,
             "recipe": cards[arguments.name]["recipe"],
             "seconds": lines[-1]["seconds"],

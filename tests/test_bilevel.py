@@ -14,7 +14,7 @@ from tectum.systems import SYSTEMS
 from tectum.systems.tdfusion import LossGenerator, TDFusion, TDFusionLoss
 from tectum.tasks import TASKS
 from tectum.training.bilevel import InnerStep, Lesson, adam_step, hypergradient, sgd_step
-from tectum.weights.loading import TDFUSION_KEYS
+from tectum.weights.conversion import TDFUSION_KEYS
 
 SIZE = 12
 

@@ -149,9 +149,10 @@ def test_flags_that_make_no_sense(folder: Path, told: Callable[..., str], flags:
 
 
 def test_the_kind_picks_the_fuser_and_its_weights() -> None:
-    assert (FuseOptions().system, FuseOptions().weights) == ("tdfusion", None)
+    assert weights.select().system == "tdfusion"
     for name in ("exposure", "focus", "medical"):
-        assert (FuseOptions(kind=name).system, FuseOptions(kind=name).weights) == ("adasffuse", f"adasffuse-{name}")
+        chosen = FuseOptions(kind=name).selection
+        assert (chosen.system, chosen.weights) == ("adasffuse", f"adasffuse-{name}")
         assert FuseOptions("adasffuse", kind=name) == FuseOptions(kind=name)
         assert FuseOptions("adasffuse", kind=name, weights="mine.safetensors").weights == "mine.safetensors"
         assert FuseOptions("average", kind=name).weights is None

@@ -18,6 +18,7 @@ from tectum.systems import SYSTEMS
 from tectum.systems.baselines import LaplacianPyramid
 from tectum.systems.tdfusion import LossGenerator, TDFusion, TDFusionLoss
 from tectum.weights import loading as weights
+from tectum.weights.conversion import convert
 
 Images = Callable[..., tuple[Tensor, ...]]
 Perturb = Callable[..., nn.Module]
@@ -109,7 +110,7 @@ def test_goes_through_export_with_any_size(name: str, perturb: Perturb, images: 
 @pytest.mark.parametrize("name", EVERY)
 def test_survives_a_file(name: str, perturb: Perturb, images: Images, tmp_path: Path) -> None:
     fuser = perturb(SYSTEMS[name].fuser())
-    weights.save(fuser.state_dict(), tmp_path / "own.safetensors")
+    weights.save_weights(fuser.state_dict(), tmp_path / "own.safetensors")
     loaded = weights.load(name, tmp_path / "own.safetensors")
     assert not loaded.training and not any(p.requires_grad for p in loaded.parameters())
     assert torch.equal(loaded(*images(9, 9)), fuser(*images(9, 9)))
@@ -271,7 +272,7 @@ def test_converted_weights_give_the_published_network(
     published: nn.Module, images: Images, kind: str, tmp_path: Path
 ) -> None:
     torch.save(CHECKPOINTS[kind](as_published(published)), tmp_path / "theirs.pth")
-    assert weights.convert(tmp_path / "theirs.pth", tmp_path / "new" / "ours.safetensors") == 59_856
+    assert convert(tmp_path / "theirs.pth", tmp_path / "new" / "ours.safetensors") == 59_856
     ours = weights.load("tdfusion", tmp_path / "new" / "ours.safetensors")
     a, b = images(37, 52, batch=2)
     with torch.no_grad():
@@ -288,12 +289,12 @@ def test_weights_saved_on_a_gpu_are_converted_without_one(
     with monkeypatch.context() as patch:
         patch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")
         torch.save(as_published(published), tmp_path / "theirs.pth")
-    assert weights.convert(tmp_path / "theirs.pth", tmp_path / "ours.safetensors") == 59_856
+    assert convert(tmp_path / "theirs.pth", tmp_path / "ours.safetensors") == 59_856
 
 
 def test_arrays_are_converted_too(published: nn.Module, images: Images, tmp_path: Path) -> None:
     np.savez(tmp_path / "theirs.npz", **{name: x.numpy() for name, x in as_published(published).items()})
-    weights.convert(tmp_path / "theirs.npz", tmp_path / "ours.safetensors")
+    convert(tmp_path / "theirs.npz", tmp_path / "ours.safetensors")
     a, b = images(9, 11)
     ours = weights.load("tdfusion", tmp_path / "ours.safetensors")
     torch.testing.assert_close(ours(a, b), published(a, b).detach(), rtol=0, atol=1e-5)
@@ -310,7 +311,7 @@ def test_published_weights_give_the_published_output(refusion: Path, tmp_path: P
         rgb = cv2.imread(os.fspath(refusion / f"{name}_{role}.png"))[:, :, ::-1].astype(np.float32)
         y = cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2YCrCb)[:, :, 0] / 255
         luminances.append(torch.from_numpy(y)[None, None])
-    weights.convert(refusion / "ReFusion_IVIF.npz", tmp_path / "ivif.safetensors")
+    convert(refusion / "ReFusion_IVIF.npz", tmp_path / "ivif.safetensors")
     fuser = weights.load("tdfusion", tmp_path / "ivif.safetensors")
     expected = torch.from_numpy(np.load(refusion / f"{name}_output.npz")["fused"])
     if schedule == "whole":

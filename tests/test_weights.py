@@ -17,9 +17,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import tectum
+from tectum.errors import UserError
+from tectum.protocols import System
 from tectum.systems import SYSTEMS
 from tectum.systems.tdfusion import LossGenerator, TDFusion
 from tectum.weights import loading as weights
+from tectum.weights.conversion import convert
 
 Perturb = Callable[..., nn.Module]
 Images = Callable[..., tuple[Tensor, ...]]
@@ -34,7 +37,7 @@ def state(perturb: Perturb) -> State:
 @pytest.fixture
 def good(state: State, tmp_path: Path) -> Path:
     """A weight file of tdfusion."""
-    weights.save(state, tmp_path / "good.safetensors")
+    weights.save_weights(state, tmp_path / "good.safetensors")
     return tmp_path / "good.safetensors"
 
 
@@ -80,8 +83,8 @@ def test_a_packaged_set_is_what_its_card_says(name: str, images: Images) -> None
 
 @pytest.mark.parametrize("system", sorted(SYSTEMS))
 def test_a_default_is_packaged_or_its_lack_is_said(system: str, images: Images) -> None:
-    default = weights.default_weights(system)
-    assert default == SYSTEMS[system].weights
+    default = SYSTEMS[system].weights
+    assert weights.select(system).weights == default
     if default is None and list(SYSTEMS[system].fuser().parameters()):
         with pytest.raises(ValueError, match=f"system '{system}' has no packaged weights; name a .safetensors file"):
             weights.load(system)
@@ -117,7 +120,7 @@ def test_a_set_is_found_by_its_name(packaged: Path, state: State) -> None:
 
 def test_a_file_that_is_not_the_cards_is_refused(packaged: Path, state: State) -> None:
     state["output.weight"][0, 0, 0, 0] += 1e-6
-    weights.save(state, packaged / "tiny-night.safetensors")
+    weights.save_weights(state, packaged / "tiny-night.safetensors")
     refused(weights.load, "tiny-night", says=r"tiny-night.safetensors is not the file its card describes \(SHA-256")
     assert weights.load("tdfusion", packaged / "tiny-night.safetensors"), "by its path it is a file like any other"
 
@@ -159,6 +162,113 @@ def test_a_loaded_fuser_is_ready(good: Path) -> None:
     )
 
 
+def test_device_and_dtype_may_be_torch_objects() -> None:
+    fuser = weights.load("tdfusion", device=torch.device("cpu"), dtype=torch.bfloat16)
+    assert {(p.device.type, p.dtype) for p in fuser.parameters()} == {("cpu", torch.bfloat16)}
+    refused(
+        lambda: weights.load("average", dtype=torch.float16), says="unknown dtype 'float16'; did you mean 'bfloat16'"
+    )
+    with pytest.raises(ValueError, match="device must be one of auto, cpu, cuda, mps, got 'meta'"):
+        weights.load("average", device=torch.device("meta"))
+
+
+def test_a_trainable_fuser_has_gradients(images: Images) -> None:
+    fuser = weights.load("tdfusion", trainable=True)
+    assert fuser.training and all(p.requires_grad for p in fuser.parameters())
+    fuser(*images(8, 8)).sum().backward()
+    assert all(p.grad is not None for p in fuser.parameters())
+
+
+@pytest.mark.parametrize("name", ["tdfusion", "average"])
+@pytest.mark.parametrize(
+    ("a", "b", "says"),
+    [
+        (torch.zeros(1, 3, 8, 8), torch.zeros(1, 1, 8, 8), r"must be luminances \(B,1,H,W\), got \(1, 3, 8, 8\) and"),
+        (torch.zeros(8, 8), torch.zeros(8, 8), "must be luminances"),
+        (torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 8, 9), "must share one shape"),
+        (torch.zeros(1, 1, 8, 8).byte(), torch.zeros(1, 1, 8, 8).byte(), "must be floating point"),
+        (np.zeros((1, 1, 8, 8)), torch.zeros(1, 1, 8, 8), "must be tensors .* got ndarray and Tensor"),
+    ],
+)
+def test_a_loaded_fuser_refuses_what_it_cannot_fuse(name: str, a: Any, b: Any, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        weights.load(name)(a, b)
+
+
+def test_a_loaded_fuser_refuses_numbers_of_another_type() -> None:
+    image = torch.zeros(1, 1, 8, 8)
+    with pytest.raises(UserError, match=r"cpu and torch.bfloat16, got cpu and torch.float32; move them, or load with"):
+        weights.load("tdfusion", dtype="bfloat16")(image, image)
+
+
+def test_a_loaded_fuser_can_be_exported_and_differentiated(images: Images) -> None:
+    fuser, (a, b) = weights.load("tdfusion", device="cpu"), images(12, 15)
+    sizes = {2: torch.export.Dim("height"), 3: torch.export.Dim("width")}
+    program = torch.export.export(fuser, (a, b), dynamic_shapes=(sizes, sizes)).module()
+    c, d = images(9, 20, seed=1)
+    torch.testing.assert_close(program(c, d), fuser(c, d), rtol=0, atol=1e-6)
+    parameters = dict(fuser.named_parameters())
+    fused, tangent = torch.func.jvp(
+        lambda p: torch.func.functional_call(fuser, p, (a, b)),
+        (parameters,),
+        ({k: torch.ones_like(p) for k, p in parameters.items()},),
+    )
+    assert fused.shape == tangent.shape and float(tangent.abs().max()) > 0
+
+
+# ---- choosing --------------------------------------------------------------------------------------------------------
+
+
+def test_packaged_weights_and_kinds_choose_their_system() -> None:
+    assert weights.select().system == "tdfusion" and weights.select().weights == "tdfusion-fixed-msrs"
+    assert weights.select(kind="MEF").weights == "adasffuse-exposure" and weights.select(kind="MEF").kind == "exposure"
+    assert weights.select("tomiff", kind="exposure").weights == "tomiff-fixed-msrs"
+    for chosen in (
+        weights.select(None, "tomiff-msrs"),
+        weights.select("tomiff-msrs"),
+        weights.select("tomiff", "tomiff-msrs"),
+    ):
+        assert (chosen.system, chosen.weights) == ("tomiff", "tomiff-msrs")
+        assert chosen.identity() == f"tomiff-msrs {weights.cards()['tomiff-msrs']['sha256'][:12]}"
+    assert weights.select("average").identity() is None
+
+
+@pytest.fixture
+def published(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Systems with a published variant, of another network and of the same."""
+    monkeypatch.setitem(SYSTEMS, "tomiff-published", System(fuser=lambda: TDFusion(channels=8)))
+    monkeypatch.setitem(SYSTEMS, "tdfusion-published", System(fuser=TDFusion, weights="tdfusion-fixed-msrs"))
+
+
+def test_a_published_variant_is_a_system_of_its_own(published: None, tmp_path: Path) -> None:
+    file = tmp_path / "own.safetensors"
+    weights.save_weights(TDFusion(channels=8).state_dict(), file)
+    for given in ({"system": "tomiff-published"}, {"system": "tomiff", "variant": "published"}):
+        assert weights.select(**given, weights=file).system == "tomiff-published"
+        assert isinstance(weights.load(**given, weights=file), TDFusion)
+        refused(lambda given=given: weights.load(**given), says="'tomiff-published' has no packaged weights; name a")
+        refused(lambda given=given: weights.load(**given, weights="tomiff-msrs"), says="are of system 'tomiff', not")
+    assert weights.select("tomiff-published", variant="repaired").system == "tomiff"
+    assert weights.select("tdfusion", "tdfusion-msrs", variant="published").system == "tdfusion-published"
+    refused(lambda: weights.select("average", variant="published"), says="system 'average' has no variant 'published'")
+    refused(lambda: weights.select("tomif", variant="published"), says="unknown system 'tomif-published'; did you mean")
+
+
+def test_a_checkpoint_of_any_system_is_converted(published: None, tmp_path: Path) -> None:
+    state = TDFusion(channels=8).state_dict()
+    torch.save({"model": state, "optimizer": {"step": torch.zeros(1)}}, tmp_path / "own.pth")
+    convert(tmp_path / "own.pth", tmp_path / "own.safetensors", "tomiff", variant="published")
+    loaded = weights.load("tomiff-published", tmp_path / "own.safetensors").state_dict()
+    assert all(torch.equal(loaded[name], x) for name, x in state.items())
+    refused(
+        convert,
+        tmp_path / "own.pth",
+        tmp_path / "x.safetensors",
+        "tomiff",
+        says="own.pth does not hold weights of TOMIFF",
+    )
+
+
 class Own(nn.Module):
     """A fuser of a user's own, found as `module:Own`."""
 
@@ -180,7 +290,7 @@ def test_a_class_of_ones_own(tmp_path: Path) -> None:
 
 def test_what_is_saved_is_hashed(state: State, tmp_path: Path) -> None:
     views = {name: x.mT if x.dim() == 4 else x for name, x in state.items()}  # not contiguous
-    digest = weights.save(views, tmp_path / "x.safetensors")
+    digest = weights.save_weights(views, tmp_path / "x.safetensors")
     assert digest == hashlib.sha256((tmp_path / "x.safetensors").read_bytes()).hexdigest()
     assert all(torch.equal(x, views[name]) for name, x in load_file(tmp_path / "x.safetensors").items())
 
@@ -242,7 +352,7 @@ def test_weights_of_another_network_are_refused(
     state: State, tmp_path: Path, change: Callable[[State], None], says: str
 ) -> None:
     change(state)
-    weights.save(state, tmp_path / "other.safetensors")
+    weights.save_weights(state, tmp_path / "other.safetensors")
     refused(weights.load, "tdfusion", tmp_path / "other.safetensors", says=says)
 
 
@@ -253,7 +363,7 @@ def test_weights_for_a_system_without_any_are_refused(good: Path) -> None:
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_values_that_are_not_finite_are_refused(state: State, tmp_path: Path, value: float) -> None:
     state["decoder.1.norm2.bias"][3] = value
-    weights.save(state, tmp_path / "bad.safetensors")
+    weights.save_weights(state, tmp_path / "bad.safetensors")
     refused(weights.load, "tdfusion", tmp_path / "bad.safetensors", says="bad.safetensors holds values .* not finite;")
 
 
@@ -293,7 +403,7 @@ def test_nothing_is_unpickled(malicious: tuple[Path, Path], suffix: str, tmp_pat
     with pytest.raises(ValueError):
         weights.load("tdfusion", source)
     with pytest.raises(ValueError):
-        weights.convert(source, tmp_path / "out.safetensors")
+        convert(source, tmp_path / "out.safetensors")
     assert not trace.exists(), "code of a checkpoint was run"
     assert not (tmp_path / "out.safetensors").exists()
 
@@ -316,9 +426,9 @@ def test_a_checkpoint_is_not_loaded_but_converted(state: State, tmp_path: Path, 
 
 
 def test_the_source_must_exist_and_the_target_be_safetensors(good: Path, tmp_path: Path) -> None:
-    refused(weights.convert, tmp_path / "no.pth", tmp_path / "x.safetensors", says="no.pth", kind=FileNotFoundError)
+    refused(convert, tmp_path / "no.pth", tmp_path / "x.safetensors", says="no.pth", kind=FileNotFoundError)
     torch.save({}, tmp_path / "a.pth")
-    refused(weights.convert, tmp_path / "a.pth", tmp_path / "x.pth", says="written as .safetensors, got x.pth; rename")
+    refused(convert, tmp_path / "a.pth", tmp_path / "x.pth", says="written as .safetensors, got x.pth; rename")
 
 
 CONTENTS: dict[str, Callable[[State], Any]] = {
@@ -335,7 +445,7 @@ CONTENTS: dict[str, Callable[[State], Any]] = {
 @pytest.mark.parametrize("content", CONTENTS)
 def test_checkpoints_of_something_else_are_refused(state: State, tmp_path: Path, content: str) -> None:
     torch.save(CONTENTS[content](state), tmp_path / "theirs.pth")
-    refused(weights.convert, tmp_path / "theirs.pth", tmp_path / "x.safetensors", says="theirs.pth")
+    refused(convert, tmp_path / "theirs.pth", tmp_path / "x.safetensors", says="theirs.pth")
     assert not (tmp_path / "x.safetensors").exists()
 
 
@@ -348,7 +458,7 @@ def test_a_training_checkpoint_gives_its_network_wherever_it_lies(
     network(torch.rand(1, 1, 4, 4), torch.rand(1, 1, 4, 4)).sum().backward()
     optimizer.step()
     torch.save({"epoch": 3, "optimizer": optimizer.state_dict(), "model": network.state_dict()}, tmp_path / "run.pth")
-    assert weights.convert(tmp_path / "run.pth", tmp_path / "x.safetensors") == 59_856
+    assert convert(tmp_path / "run.pth", tmp_path / "x.safetensors") == 59_856
 
 
 @pytest.mark.parametrize("damage", ["cut", "text", "empty"])
@@ -361,5 +471,5 @@ def test_damaged_checkpoints_are_refused(state: State, tmp_path: Path, suffix: s
         torch.save(state, source)
     content = source.read_bytes()
     source.write_bytes({"cut": content[:-500], "text": b"<html>not found</html>", "empty": b""}[damage])
-    refused(weights.convert, source, tmp_path / "x.safetensors", says="theirs")
+    refused(convert, source, tmp_path / "x.safetensors", says="theirs")
     assert not (tmp_path / "x.safetensors").exists()

@@ -43,6 +43,28 @@ GREY_CHROMA = 0.5 / 255  # chroma this small rounds to none in 8 bits
 _TINY = 1e-12
 
 
+def check_luminances(a: Tensor, b: Tensor) -> None:
+    """Refuse two tensors that are not luminances (B,1,H,W) of one shape, dtype and device.
+
+    Raises:
+        UserError: they are not; the sentence says what came.
+    """
+    if not (isinstance(a, Tensor) and isinstance(b, Tensor)):
+        raise UserError(f"a and b must be tensors (B,1,H,W), got {type(a).__name__} and {type(b).__name__}")
+    shapes = f"{tuple(a.shape)} and {tuple(b.shape)}"
+    if any(x.dim() != 4 or x.shape[1] != 1 for x in (a, b)):
+        raise UserError(f"a and b must be luminances (B,1,H,W), got {shapes}; see tectum.color.rgb_to_ycbcr")
+    if a.shape != b.shape:
+        raise UserError(
+            f"a and b must share one shape, got {shapes}; register or resize them first (--resize, --align)"
+        )
+    if not a.is_floating_point() or a.dtype != b.dtype or a.device != b.device:
+        raise UserError(
+            f"a and b must be floating point in [0,1], of one dtype and on one device, got {a.dtype} on {a.device} and "
+            f"{b.dtype} on {b.device}; convert them first"
+        )
+
+
 def rgb_to_ycbcr(rgb: Tensor) -> tuple[Tensor, Tensor]:
     """Split colour into luminance and chroma.
 

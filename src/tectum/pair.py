@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from tectum.color import check_luminances
 from tectum.errors import UserError
 
 Boxes = dict[str, Tensor]
@@ -45,18 +46,7 @@ class Pair:
     name: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        shapes = f"{tuple(self.a.shape)} and {tuple(self.b.shape)}"
-        if self.a.shape != self.b.shape:
-            raise UserError(
-                f"a and b must share one shape, got {shapes}; register or resize them first (--resize, --align)"
-            )
-        if self.a.dim() != 4 or self.a.shape[1] != 1:
-            raise UserError(f"a and b must be luminances (B,1,H,W), got {shapes}; see tectum.color.rgb_to_ycbcr")
-        if not self.a.is_floating_point() or self.a.dtype != self.b.dtype or self.a.device != self.b.device:
-            raise UserError(
-                f"a and b must be floating point in [0,1], of one dtype and on one device, got {self.a.dtype} on "
-                f"{self.a.device} and {self.b.dtype} on {self.b.device}; convert them first"
-            )
+        check_luminances(self.a, self.b)
         if self.name and len(self.name) != len(self.a):
             raise UserError(f"a pair needs one name per image, got {len(self.name)} for {len(self.a)}")
         if self.target is not None and len(self.target) != len(self.a):

@@ -29,7 +29,7 @@ from tectum.console import progress_bar
 from tectum.errors import UserError, unknown
 from tectum.protocols import System, resolve
 from tectum.systems import SYSTEMS
-from tectum.weights.loading import DTYPES, find_device, own_fuser
+from tectum.weights.loading import DTYPES, build_fuser, find_device
 
 SMALLEST_PX = 16
 """Sides below this say nothing about any image."""
@@ -245,7 +245,7 @@ def variants(system: str) -> tuple[str, ...]:
     entry = resolve(SYSTEMS, system, noun="system")
     if not isinstance(entry, System):
         with torch.device("meta"):
-            own_fuser(entry, system)
+            build_fuser(system, entry)
     make: Any = entry.fuser if isinstance(entry, System) else entry
     if "variant" not in inspect.signature(make).parameters:
         return ("default",)

@@ -6,10 +6,9 @@ import torch
 
 from tectum.errors import UserError
 from tectum.fusion.fold import brightness
-from tectum.fusion.options import FuseOptions, weights_used
+from tectum.fusion.options import FuseOptions
 from tectum.io.image import Picture, px
 from tectum.kinds import Kind
-from tectum.weights import loading as weights
 
 COLOURED = 2 / 255
 """Mean |chroma| above which a picture counts as a colour picture: JPEG leaves less in a grey one."""
@@ -26,10 +25,11 @@ def check_num(kind: Kind, num: int) -> None:
 
 def strange_weights(options: FuseOptions) -> tuple[str, ...]:
     """A note on packaged weights of another kind."""
-    name = weights_used(options)
-    card = None if name is None else weights.cards().get(name)
-    trained = options.kind if card is None else card.get("kind", "infrared")
-    return () if trained == options.kind else (f"weights {name} were trained on {trained} pairs, not {options.kind}",)
+    used = options.selection
+    trained = options.kind if used.card is None else used.card.get("kind", "infrared")
+    if trained == options.kind:
+        return ()
+    return (f"weights {used.weights} were trained on {trained} pairs, not {options.kind}",)
 
 
 def refuse_sizes(kind: Kind, *sizes: Sequence[int]) -> None:

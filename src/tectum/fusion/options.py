@@ -8,7 +8,7 @@ from typing import Any
 from tectum.errors import UserError
 from tectum.kinds import KINDS, Kind, find_kind
 from tectum.nn.stages import check_tile
-from tectum.weights import loading as packaged
+from tectum.weights.loading import Selection, select
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,7 @@ class FuseOptions:
                 "the images first if the camera moved"
             )
         if self.system is None:
-            object.__setattr__(self, "system", chosen(kind, self.weights))
-        if self.system == kind.system and self.weights is None:
-            object.__setattr__(self, "weights", kind.weights)
+            object.__setattr__(self, "system", select(None, self.weights, kind=kind.name).system)
 
     @property
     def role(self) -> Kind:
@@ -60,10 +58,9 @@ class FuseOptions:
         return KINDS[self.kind]
 
     @property
-    def fuser(self) -> str:
-        """The system, which is always known once the options are made."""
-        assert self.system is not None
-        return self.system
+    def selection(self) -> Selection:
+        """The fuser that the names lead to."""
+        return select(self.system, self.weights, kind=self.kind)
 
 
 def refuse_registration(kind: Kind, flag: str) -> None:
@@ -74,18 +71,12 @@ def refuse_registration(kind: Kind, flag: str) -> None:
         )
 
 
-def chosen(kind: Kind, weights: str | None) -> str:
-    """The fuser where nobody names one: that of packaged weights, else the kind's."""
-    card = None if weights is None else packaged.cards().get(weights)
-    return kind.system if card is None else str(card["system"])
-
-
 def settings(options: FuseOptions) -> dict[str, Any]:
     """What decides the pixels of a result, to tell results of different settings apart. JSON types only."""
     kind = {} if options.kind == "infrared" else {"kind": options.kind}  # results of before there were kinds stay valid
     return kind | {
         "system": options.system,
-        "weights": weights_identity(options),
+        "weights": options.selection.identity(),
         "dtype": options.dtype,
         "stretch": options.stretch,
         "resize": options.resize,
@@ -94,18 +85,6 @@ def settings(options: FuseOptions) -> dict[str, Any]:
         "visible_range": options.visible_range,
         "infrared_range": options.infrared_range,
     }
-
-
-def weights_used(options: FuseOptions) -> str | None:
-    """Name or file of the weights that `options` lead to; None for a system without."""
-    name = options.weights or (options.fuser if options.fuser in packaged.cards() else None)
-    return packaged.default_weights(options.fuser) if name is None and ":" not in options.fuser else name
-
-
-def weights_identity(options: FuseOptions) -> str | None:
-    """Name and start of the SHA-256 of the weights that `options` lead to; None for a system without."""
-    name = weights_used(options)
-    return None if name is None else f"{Path(name).name} {digest(packaged.find(name)[0])}"
 
 
 def digest(path: str | Path) -> str:

@@ -31,7 +31,6 @@ from tectum.fusion.options import FuseOptions as FuseOptions
 from tectum.fusion.options import one_of, settings
 from tectum.io.image import Picture, picture_from_array, px, read_image, to_array
 from tectum.nn.stages import check_tile, fuse_tensors
-from tectum.weights import loading as weights
 from tectum.weights.loading import find_device
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -102,7 +101,7 @@ class FusePipeline:
             self.rig = Rig.load(options.rig)
         self.notes: tuple[str, ...] = ()
         if fuser is None:
-            fuser = weights.load(options.fuser, options.weights, device=self.device, dtype=options.dtype)
+            fuser = options.selection.load(self.device, options.dtype)
             self.notes = strange_weights(options)
         check_tile(options.tile, fuser)
         self.fuser = fuser

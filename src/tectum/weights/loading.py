@@ -1,14 +1,22 @@
-"""Weights by name, from a file, and from a user's own copy of a published checkpoint.
+"""Choice and loading of a fuser by the names of its system and its weights: the one resolver that every verb uses.
 
 Packaged sets are safetensors files beside this module with a card each in `cards.json`: data, recipe, seconds, scores,
 SHA-256. They carry their own notice (`NOTICE`), apart from the licence of the code. A file that is not what its card
-says, or does not fit the network, is refused before anything of it is used; nothing is ever unpickled here except by
-`convert`, and there with PyTorch's `weights_only` reader.
+says, or does not fit the network, is refused before anything of it is used. Nothing is ever unpickled here.
+
+    select("tomiff")                            the system and its packaged default
+    select("tomiff", variant="published")       the network as its authors released it; the same as "tomiff-published"
+    select("tomiff-msrs")                       a packaged set alone
+    select(None, None, kind="exposure")         the default of a kind of pairs
+    select("package.module:Class", "a.safetensors")     a class and a file of one's own
 """
 
+import functools
 import hashlib
 import inspect
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -16,136 +24,264 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tectum.color import check_luminances
 from tectum.errors import UserError, unknown
 from tectum.io.files import load_state, read_tensors, write_tensors
+from tectum.kinds import find_kind
 from tectum.protocols import System, resolve
 from tectum.systems import SYSTEMS
 
 FOLDER = Path(str(resources.files("tectum.weights")))
-ADVICE = "choose the matching --system"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+Card = dict[str, Any]
+Entry = System | Callable[..., nn.Module]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """A chosen fuser: its system, its weights, and the kind of pairs that it was asked for.
+
+    Attributes:
+        system: a key of `tectum.systems.SYSTEMS`, or `package.module:Class`.
+        entry: what that names, a `System` or the user's own class.
+        weights: name of a packaged set, or path of a file; None for none.
+        file: where the weights lie, or None.
+        card: the card of a packaged set, or None.
+        kind: a key of `tectum.kinds.KINDS`.
+    """
+
+    system: str
+    entry: Entry
+    weights: str | None
+    file: Path | None
+    card: Card | None
+    kind: str
+
+    def load(
+        self, device: str | torch.device = "auto", dtype: str | torch.dtype = "float32", *, trainable: bool = False
+    ) -> nn.Module:
+        """Build the fuser and fill it with its weights; arguments as those of `tectum.load`.
+
+        Raises:
+            UserError: the system needs weights and has none, or the file does not hold them.
+        """
+        device, dtype = find_device(device), _find_dtype(dtype)
+        fuser = build_fuser(self.system, self.entry)
+        if self.file is not None:
+            state = read_weights(self.file, self.card)
+            load_state(fuser, state, self.file, advice="choose the matching --system")
+        elif list(fuser.parameters()):
+            raise UserError(f"system '{self.system}' has no packaged weights; name a .safetensors file with --weights")
+        fuser.register_forward_pre_hook(_check_inputs)
+        return fuser.to(device=device, dtype=dtype).train(trainable).requires_grad_(trainable)
+
+    def identity(self) -> str | None:
+        """Returns name and start of the SHA-256 of the weights, which tell results apart; None without weights."""
+        if self.file is None:
+            return None
+        digest = hashlib.sha256(self.file.read_bytes()).hexdigest()
+        return f"{Path(str(self.weights)).name} {digest[:12]}"
+
+
+def select(
+    system: str | None = None,
+    weights: str | Path | None = None,
+    *,
+    kind: str = "infrared",
+    variant: str | None = None,
+) -> Selection:
+    """Find the system and the weights that the given names lead to, without loading them.
+
+    Args:
+        system: a key of `tectum.systems.SYSTEMS`, a packaged set of weights, or `package.module:Class`; None takes the
+            system of the packaged weights, else the kind's own.
+        weights: a packaged set or a `.safetensors` file; None takes the default of the kind or the system.
+        kind: "infrared", "exposure", "focus" or "medical".
+        variant: "published" for the system as its authors released it, or "repaired".
+
+    Raises:
+        UserError: an unknown name (the closest is offered), or weights of another system.
+        FileNotFoundError: no such file.
+    """
+    of = find_kind(kind)
+    packaged = cards()
+    if weights is None and system in packaged:
+        system, weights = None, system
+    if system is None:
+        system = packaged[str(weights)]["system"] if str(weights) in packaged else of.system
+    system, entry = select_system(system, variant)
+    default = entry.weights if isinstance(entry, System) else None
+    if weights is None:
+        weights = of.weights if system == of.system and of.weights is not None else default
+    if weights is None:
+        return Selection(system, entry, None, None, None, of.name)
+    file, card = _find_weights(weights)
+    same_network = packaged[default]["system"] if default in packaged else system  # of a published variant
+    if card is not None and card["system"] not in (system, same_network):
+        raise UserError(f"weights '{weights}' are of system '{card['system']}', not '{system}'; take one of the two")
+    return Selection(system, entry, str(weights), file, card, of.name)
 
 
 def load(
-    system: str = "tdfusion", weights: str | Path | None = None, *, device: str = "cpu", dtype: str = "float32"
+    system: str | None = None,
+    weights: str | Path | None = None,
+    *,
+    variant: str | None = None,
+    kind: str = "infrared",
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "float32",
+    trainable: bool = False,
 ) -> nn.Module:
-    """A fuser, ready to use: in evaluation mode, on `device`, without gradients.
+    """Load a fuser: `fuser(a, b) -> fused`, all (B,1,H,W) in [0,1], a the visible luminance, b the infrared one.
 
     Args:
-        system: a name of `tectum.systems.SYSTEMS`, a packaged set of weights (`load("tdfusion-fixed-msrs")`), or
-            `package.module:Class` of the user's own.
-        weights: a packaged name or a `.safetensors` file; None takes the system's packaged default.
-        device: "cpu", "cuda", "cuda:1", "mps", or "auto": CUDA, then MPS, then the CPU.
-        dtype: "float32" or "bfloat16".
+        system: a key of `tectum.systems.SYSTEMS`, a packaged set of weights (`load("tdfusion-fixed-msrs")`), or
+            `package.module:Class` of the user's own; None takes the system of the packaged weights, else the kind's.
+        weights: a packaged set or a `.safetensors` file; None takes the default of the kind or the system.
+        variant: "published" for the system as its authors released it: `load("tomiff", FILE, variant="published")`.
+        kind: "infrared", "exposure", "focus" or "medical": whose defaults to take.
+        device: "auto" (CUDA, then MPS, then the CPU), "cpu", "cuda", "cuda:1", "mps", or a `torch.device`.
+        dtype: "float32", "bfloat16", or one of these as a `torch.dtype`.
+        trainable: give it in training mode with gradients; else it is in evaluation mode without.
+
+    Returns:
+        The network. It refuses inputs that are not two luminances (B,1,H,W) of one shape, on its device.
 
     Raises:
-        ValueError: an unknown name (the closest is offered), a file that does not hold this network.
-        FileNotFoundError: no such weight file.
+        UserError: an unknown name (the closest is offered), or a file that does not hold this network.
+        FileNotFoundError: no such file.
 
     >>> load("average")(torch.zeros(1, 1, 2, 2), torch.ones(1, 1, 2, 2)).mean().item()
     0.5
     """
-    if dtype not in DTYPES:
-        raise UserError(unknown(dtype, DTYPES, noun="dtype"))
-    if weights is None and (card := cards().get(system)) is not None:
-        system, weights = card["system"], system
-    entry = resolve(SYSTEMS, system, noun="system")
-    if isinstance(entry, System):
-        fuser, default = entry.fuser(), entry.weights
-    else:
-        fuser, default = own_fuser(entry, system), None
-    weights = default if weights is None else weights
-    if weights is not None:
-        path, card = find(weights)
-        if card is not None and card["system"] != system:
-            raise UserError(
-                f"weights '{weights}' are of system '{card['system']}', not '{system}'; take one of the two"
-            )
-        load_state(fuser, read(path, card), path, advice=ADVICE)
-    elif list(fuser.parameters()):
-        raise UserError(f"system '{system}' has no packaged weights; name a .safetensors file with --weights")
-    return fuser.to(device=find_device(device), dtype=DTYPES[dtype]).eval().requires_grad_(False)
+    return select(system, weights, kind=kind, variant=variant).load(device, dtype, trainable=trainable)
 
 
 def load_objective(name: str, **options: Any) -> nn.Module:
-    """The learned objective that a packaged set was trained with: its `weights(a, b)` are the maps of the loss.
+    """Load the learned objective that a packaged set was trained with: its `weights(a, b)` are the maps of the loss.
 
     Args:
         name: a packaged set whose loss was learned.
         options: of the objective, in place of those it was learned with, e.g. alpha.
 
     Raises:
-        ValueError: unknown, or trained on a fixed objective.
+        UserError: unknown, or trained on a fixed objective.
     """
     packaged = cards()
     if name not in packaged:
         raise UserError(unknown(name, packaged, noun="weights"))
-    card = packaged[name]
-    learned = SYSTEMS[card["system"]].learned
-    if "objective" not in card or learned is None:
+    card = packaged[name].get("objective")
+    learned = SYSTEMS[packaged[name]["system"]].learned
+    if card is None or learned is None:
         raise UserError(f"weights '{name}' were trained on a fixed objective; take a set whose loss was learned")
-    told = card["objective"]
-    path = FOLDER / told["file"]
-    objective = learned(**told["options"] | options)
-    load_state(objective, read(path, told), path, advice="install tectum again")
+    path = FOLDER / card["file"]
+    objective = learned(**card["options"] | options)
+    load_state(objective, read_weights(path, card), path, advice="install tectum again")
     return objective.eval().requires_grad_(False)
 
 
-def find_device(name: str) -> str:
-    """The device to use: "auto" takes CUDA, then MPS, then the CPU.
+def cards() -> dict[str, Card]:
+    """Returns the cards of all packaged sets by name; the file is read once per process."""
+    return _read_cards(FOLDER)
+
+
+@functools.cache
+def _read_cards(folder: Path) -> dict[str, Card]:
+    content: dict[str, Card] = json.loads((folder / "cards.json").read_text(encoding="utf-8"))
+    return content
+
+
+def find_device(device: str | torch.device) -> str:
+    """Returns the name of the device to use: "auto" takes CUDA, then MPS, then the CPU.
 
     Raises:
-        ValueError: the device asked for is not there.
+        UserError: the device asked for is not there.
 
-    >>> find_device("cpu")
-    'cpu'
+    >>> find_device("cpu"), find_device(torch.device("cpu"))
+    ('cpu', 'cpu')
     """
-    kind = name.partition(":")[0]
+    name = str(device)
+    family, _, index = name.partition(":")
     known = ("auto", "cpu", "cuda", "mps")
-    if kind not in known:
+    if family not in known:
         raise UserError(f"device must be one of {', '.join(known)}, got {name!r}")
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
-        return next(device for device, available in there.items() if available)
-    index = name.partition(":")[2]
-    if index and not (index.isdigit() and (kind != "cuda" or int(index) < torch.cuda.device_count())):
+        return next(name for name, is_there in available.items() if is_there)
+    if index and not (index.isdigit() and (family != "cuda" or int(index) < torch.cuda.device_count())):
         raise UserError(f"device {name} must be one of {torch.cuda.device_count()} CUDA devices, counted from 0")
-    if not there[kind]:
+    if not available[family]:
         raise UserError(
             f"device {name} was asked for, and torch {torch.__version__} finds none; leave out --device (auto takes "
-            f"what there is), or install a torch build and a driver for {kind.upper()}"
+            f"what there is), or install a torch build and a driver for {family.upper()}"
         )
     return name
 
 
-def own_fuser(make: Any, name: str) -> nn.Module:
-    """An instance of a user's own class, named by module:Class."""
-    fuser = make() if isinstance(make, type) and issubclass(make, nn.Module) and not required(make) else None
-    if fuser is None:
-        raise UserError(f"system '{name}' must be a torch.nn.Module class that needs no arguments, got {make!r}")
-    return fuser
+def _find_dtype(dtype: str | torch.dtype) -> torch.dtype:
+    name = str(dtype).removeprefix("torch.")
+    if name not in DTYPES:
+        raise UserError(unknown(name, DTYPES, noun="dtype"))
+    return DTYPES[name]
 
 
-def required(make: type) -> list[str]:
-    """Names of the constructor's arguments that have no default."""
-    kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+def select_system(system: str, variant: str | None = None) -> tuple[str, Entry]:
+    """Find a system by its name and variant.
+
+    Returns:
+        Its key in `SYSTEMS`, or `package.module:Class`, and what that names.
+
+    Raises:
+        UserError: the name is unknown, or the system has no such variant.
+    """
+    if variant == "repaired":
+        system = system.removesuffix("-published")
+    elif variant is not None and not system.endswith(f"-{variant}"):
+        if f"{system}-{variant}" not in SYSTEMS and system in SYSTEMS:
+            others = [name.removesuffix(f"-{variant}") for name in SYSTEMS if name.endswith(f"-{variant}")]
+            raise UserError(
+                f"system '{system}' has no variant '{variant}'; available: {', '.join(others) or 'none'}; leave it out"
+            )
+        system = f"{system}-{variant}" if ":" not in system else system
+    return system, SYSTEMS[system] if system in SYSTEMS else resolve(SYSTEMS, system, noun="system")
+
+
+def build_fuser(system: str, entry: Entry) -> nn.Module:
+    """Build the network of a system with random weights.
+
+    Raises:
+        UserError: the user's own class is no module, or needs arguments.
+    """
+    if isinstance(entry, System):
+        return entry.fuser()
+    if not (isinstance(entry, type) and issubclass(entry, nn.Module) and not _required_arguments(entry)):
+        raise UserError(f"system '{system}' must be a torch.nn.Module class that needs no arguments, got {entry!r}")
+    return entry()
+
+
+def _required_arguments(make: type) -> list[str]:
+    optional = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     parameters = inspect.signature(make).parameters.items()
-    return [name for name, p in parameters if p.default is p.empty and p.kind not in kinds]
+    return [name for name, p in parameters if p.default is p.empty and p.kind not in optional]
 
 
-def default_weights(system: str) -> str | None:
-    """Name of the packaged set a system uses when none is given."""
-    entry = resolve(SYSTEMS, system, noun="system")
-    return getattr(entry, "weights", None)
+def _check_inputs(fuser: nn.Module, inputs: tuple[Any, ...]) -> None:
+    """Refuse inputs of a loaded fuser that torch would refuse in its own words, or broadcast in silence."""
+    if len(inputs) != 2:
+        return
+    check_luminances(*inputs)
+    parameter, a = next(fuser.parameters(), None), inputs[0]
+    if parameter is None or torch.compiler.is_compiling() or torch.is_autocast_enabled(a.device.type):
+        return
+    if (a.device, a.dtype) != (parameter.device, parameter.dtype):
+        raise UserError(
+            f"a and b must be on the device of the fuser and of its type, {parameter.device} and {parameter.dtype}, got"
+            f" {a.device} and {a.dtype}; move them, or load with device= and dtype="
+        )
 
 
-def cards() -> dict[str, dict[str, Any]]:
-    """The cards of all packaged sets by name."""
-    found: dict[str, dict[str, Any]] = json.loads((FOLDER / "cards.json").read_text(encoding="utf-8"))
-    return found
-
-
-def find(weights: str | Path) -> tuple[Path, dict[str, Any] | None]:
+def _find_weights(weights: str | Path) -> tuple[Path, Card | None]:
     """File and card (None for a user's own file) of a packaged name or a path."""
     packaged = cards()
     if (card := packaged.get(str(weights))) is not None:
@@ -158,8 +294,12 @@ def find(weights: str | Path) -> tuple[Path, dict[str, Any] | None]:
     raise UserError(unknown(str(weights), packaged, noun="weights") + "; or give a .safetensors file")
 
 
-def read(path: Path, card: dict[str, Any] | None = None) -> dict[str, Tensor]:
-    """The tensors of a safetensors file; with a card, only if its SHA-256 is the card's."""
+def read_weights(path: Path, card: Card | None = None) -> dict[str, Tensor]:
+    """Read the tensors of a safetensors file; with a card, only if its SHA-256 is the card's.
+
+    Raises:
+        UserError: it is damaged, another kind of file, or not the one of its card.
+    """
     if path.suffix in (".pt", ".pth", ".ckpt"):
         raise UserError(
             f"{path} is a PyTorch checkpoint, not safetensors; convert it first: tectum weights convert {path}"
@@ -169,99 +309,7 @@ def read(path: Path, card: dict[str, Any] | None = None) -> dict[str, Tensor]:
     return read_tensors(path)
 
 
-def save(state: dict[str, Tensor], path: Path) -> str:
-    """Write tensors as safetensors and return the file's SHA-256."""
+def save_weights(state: dict[str, Tensor], path: Path) -> str:
+    """Write tensors as safetensors. Returns the SHA-256 of the file."""
     write_tensors(path, state)
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-TDFUSION_KEYS = {
-    "project_in_1": "embed_infrared",
-    "project_in_2": "embed_visible",
-    "encoder1": "encoder_infrared",
-    "encoder2": "encoder_visible",
-    "project_out_0": "output_hidden",
-    "project_out_1": "output",
-    "FM.project_E": "fusion.gates",
-    "FM.project_E_d": "fusion.gates_dwconv",
-} | {
-    f"FM.{published.format(i)}": f"fusion.{stream}.{ours}"
-    for i, stream in ((1, "infrared"), (2, "visible"))
-    for published, ours in (
-        ("temperature{}", "temperature"),
-        ("qkv{}", "qkv"),
-        ("qkv{}_dwconv", "qkv_dwconv"),
-        ("project_mid{}", "project_mid"),
-        ("project_E{}", "expand"),
-        ("project_E{}_d", "expand_dwconv"),
-        ("project_out{}", "project_out"),
-    )
-}
-"""Published module names -> ours. The published network's first input is the infrared image."""
-
-
-def from_published(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A published ReFusion/TDFusion state under our names.
-
-    Each published convolution is stored twice, as `X.weight` and `X.conv.weight`; the first is taken.
-    """
-    out: dict[str, Tensor] = {}
-    for name, value in state.items():
-        if name.endswith(".conv.weight") and name.removesuffix("conv.weight") + "weight" in state:
-            continue
-        name = name.removeprefix("module.").replace(".body.", ".")
-        prefix = max((p for p in TDFUSION_KEYS if name == p or name.startswith(p + ".")), key=len, default=None)
-        out[name if prefix is None else TDFUSION_KEYS[prefix] + name.removeprefix(prefix)] = value.float()
-    return out
-
-
-def read_checkpoint(path: Path) -> Any:
-    """What a .npz, .pth, .pt or .ckpt file holds, read without running anything in it.
-
-    Raises:
-        ValueError: the file is damaged, or can only be read by running code in it.
-    """
-    try:
-        if path.suffix == ".npz":
-            import numpy as np
-
-            with path.open("rb") as file, np.load(file) as arrays:
-                return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # zipfile, pickle, numpy and torch each raise their own
-        raise UserError(
-            f"{path} must be a checkpoint that can be read without running code in it, but {type(error).__name__}; "
-            "download it again, or save its state dict alone with torch.save"
-        ) from error
-
-
-def state_dicts(content: Any) -> list[dict[str, Tensor]]:
-    """All {name: tensor} dicts in nested dicts, outermost first."""
-    if not isinstance(content, dict):
-        return []
-    tensors = {name: x for name, x in content.items() if isinstance(name, str) and isinstance(x, Tensor)}
-    return ([tensors] if tensors else []) + [s for x in content.values() for s in state_dicts(x)]
-
-
-def convert(source: Path, target: Path) -> int:
-    """Turn a user's own copy of the authors' TDFusion/ReFusion checkpoint into a safetensors file for `tdfusion`.
-
-    Accepts .pth / .pt / .ckpt (read with `weights_only=True`, on the CPU) and .npz under the published key names; a
-    state dict may sit under one key of a dict. Returns the number of parameters written.
-
-    Raises:
-        ValueError: not a checkpoint, or of another network.
-    """
-    if not source.is_file():
-        raise FileNotFoundError(f"a checkpoint must be a file, and {source} is none; check the path")
-    if target.suffix != ".safetensors":
-        raise UserError(f"converted weights are written as .safetensors, got {target.name}; rename the output")
-    states = state_dicts(read_checkpoint(source))
-    if not states:
-        raise UserError(f"{source} holds no state dict; give the checkpoint of the fusion network")
-    converted = from_published(next((s for s in states if any("project_in_1" in name for name in s)), states[0]))
-    fuser = resolve(SYSTEMS, "tdfusion", noun="system").fuser()
-    load_state(fuser, converted, source, advice=ADVICE)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    save(converted, target)
-    return sum(x.numel() for x in converted.values())
