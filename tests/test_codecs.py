@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
+from measures import is_one_sentence
 from tectum.io import codecs
 from tectum.io.codecs import read_pixels, write_pixels
 from tectum.io.image import read_image
@@ -103,11 +104,6 @@ def saved(image: Image.Image, kind: str, **options: Any) -> bytes:
 def read(data: bytes, folder: Path) -> Any:
     (folder / "x.bin").write_bytes(data)  # the extension must not matter
     return read_pixels(folder / "x.bin")
-
-
-def one_sentence(error: BaseException) -> bool:
-    text = str(error)
-    return "\n" not in text and len(text) < 400 and ";" in text
 
 
 EXACT = {
@@ -242,7 +238,7 @@ def test_missing_folder_empty_and_foreign_files(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"x")
     with pytest.raises(OSError, match=r"cannot be read|not found"):
         read_pixels(tmp_path / "file" / "a.png")
-    assert all(one_sentence(caught.value) for caught in (missing, folder, empty, foreign))
+    assert all(is_one_sentence(caught.value) for caught in (missing, folder, empty, foreign))
 
 
 def test_file_without_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -288,7 +284,7 @@ def test_a_file_cut_anywhere_is_refused_and_says_nothing_else(
     for length in sorted({*range(1, 60, 7), *np.linspace(60, len(data) - 1, 25).astype(int).tolist()}):
         with pytest.raises(ValueError, match=r"truncated|damaged|not an image") as caught:
             read(data[:length], tmp_path)
-        assert one_sentence(caught.value)
+        assert is_one_sentence(caught.value)
     out, err = capfd.readouterr()
     assert "OpenCV" not in out + err and "libpng" not in out + err
     assert others_take_truncated == ImageFile.LOAD_TRUNCATED_IMAGES
@@ -316,7 +312,7 @@ def test_random_damage_is_read_or_refused_in_one_sentence(
         try:
             read_image(tmp_path / "x.bin", role="infrared")  # odd pixels must not stop it later either
         except ValueError as error:
-            assert one_sentence(error)
+            assert is_one_sentence(error)
 
 
 @pytest.mark.parametrize(
@@ -334,7 +330,7 @@ def test_random_damage_is_read_or_refused_in_one_sentence(
 def test_layouts_that_would_be_read_wrongly_are_refused(data: bytes, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="layout tectum cannot read; save it as") as caught:
         read(data, tmp_path)
-    assert one_sentence(caught.value)
+    assert is_one_sentence(caught.value)
 
 
 def test_size_limit_is_ours_and_pillows_is_not_in_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -463,7 +459,7 @@ def test_failed_write_leaves_the_old_file_and_nothing_else(
         write_pixels(path, RGB8)
     monkeypatch.undo()
     if isinstance(error, OSError):
-        assert "a.png cannot be written: " in str(caught.value) and one_sentence(caught.value)
+        assert "a.png cannot be written: " in str(caught.value) and is_one_sentence(caught.value)
     assert path.read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.png"]
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from measures import is_one_sentence
 from tectum.io.image import (
     Picture,
     check_output,
@@ -31,11 +32,6 @@ RGBA16 = RNG.integers(0, 65536, (5, 7, 4), dtype=np.uint16)
 def shown(picture: Picture) -> Any:
     """Back to integers: equal to the file's pixels where nothing was stretched."""
     return to_array(picture.y, picture.chroma, picture.alpha, bits=min(picture.bits, 16))
-
-
-def one_sentence(error: BaseException) -> bool:
-    text = str(error)
-    return "\n" not in text and len(text) < 400 and ";" in text
 
 
 # -- grey --------------------------------------------------------------------------------------------------------------
@@ -344,7 +340,7 @@ def test_what_cannot_be_written_is_said_in_one_sentence(
     (tmp_path / "sub.png").mkdir()
     with pytest.raises(error, match=match) as caught:
         write_image(tmp_path / name, pixels)
-    assert one_sentence(caught.value)
+    assert is_one_sentence(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["sub.png"]
     assert "OpenCV" not in capfd.readouterr().err
 

@@ -17,12 +17,11 @@ pytest.importorskip("jinja2", reason="the report needs jinja2: pip install 'tect
 
 from playwright import sync_api
 
+from evaluations import make_evaluation
 from tectum.benchmark.measure import Cost
-from tectum.evaluation.evaluate import Evaluation, with_metrics
+from tectum.evaluation.evaluate import Evaluation
 from tectum.evaluation.page import write_page
-from tectum.evaluation.statistics import Scores, summarise
 from tectum.metrics import METRICS
-from tectum.metrics.conventions import CONVENTIONS
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -40,24 +39,12 @@ def picture(image: str, method: str) -> Array:
     return np.full((240, 320), LEVELS.get(method, 50), np.uint8)
 
 
-def evaluation(methods: tuple[str, ...], metrics: tuple[str, ...], baselines: tuple[str, ...]) -> Evaluation:
-    generator = np.random.default_rng(3)
-    values = generator.normal(5, 1, (4, len(methods) + len(baselines), len(metrics)))
-    values[:, 1, 0] = np.nan
-    scores = Scores(("a", "b", "c", "d"), methods + baselines, metrics, values)
-    higher = {metric: METRICS[metric].higher_is_better for metric in metrics}
-    return Evaluation(
-        scores=scores,
-        summary=summarise(scores, higher_is_better=higher, baselines=baselines, resamples=100),
-        convention=with_metrics(CONVENTIONS["tectum"], metrics),
-        higher_is_better=higher,
-        units={metric: METRICS[metric].unit for metric in metrics},
-        failures={"e": "its file is empty"},
-        notes=(),
-        data="demo set",
-        command=COMMAND,
-        date="2026-11-20",
-    )
+def random_evaluation(methods: tuple[str, ...], metrics: tuple[str, ...], baselines: tuple[str, ...]) -> Evaluation:
+    table = np.random.default_rng(3).normal(5, 1, (4, len(methods) + len(baselines), len(metrics)))
+    table[:, 1, 0] = np.nan
+    rows = {m: {k: table[:, i, n] for n, k in enumerate(metrics)} for i, m in enumerate(methods + baselines)}
+    changes = {"images": "abcd", "failures": {"e": "its file is empty"}, "command": COMMAND}
+    return make_evaluation(rows, baselines=baselines, **changes)
 
 
 @dataclass
@@ -105,7 +92,7 @@ def browser() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("report") / "report.html"
-    found = evaluation(("ours", "theirs", "a third"), ("EN", "MSE", "VIF", "SD"), ("average", "maximum"))
+    found = random_evaluation(("ours", "theirs", "a third"), ("EN", "MSE", "VIF", "SD"), ("average", "maximum"))
     costs = [
         Cost(name, "default", 10, 10**9, "320x240", 0.1, (0.1, 0.2), 99.0, "cpu", 1, "float32")
         for name in ("ours", "theirs")
@@ -270,7 +257,7 @@ def test_switches_of_tables_and_plots(opened: Callable[..., Opened]) -> None:
 def test_a_small_screen_does_not_scroll_sideways(opened: Callable[..., Opened], tmp_path: Path, width: int) -> None:
     path = tmp_path / "wide.html"
     names = ("ours", LONG, "<b>", *(f"method-{i}" for i in range(5)))
-    write_page(path, evaluation(names, tuple(METRICS)[:14], ("average",)), picture, num_examples=1)
+    write_page(path, random_evaluation(names, tuple(METRICS)[:14], ("average",)), picture, num_examples=1)
     found = opened(path, viewport={"width": width, "height": 844}, is_mobile=True, has_touch=True)
     assert found.page.evaluate("document.documentElement.scrollWidth") <= width
     assert found.page.evaluate("document.documentElement.clientWidth") == width

@@ -5,7 +5,7 @@ import dataclasses
 import io
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -19,13 +19,14 @@ from PIL import Image
 pytest.importorskip("matplotlib", reason="the report needs matplotlib: pip install 'tectum[report]'")
 pytest.importorskip("jinja2", reason="the report needs jinja2: pip install 'tectum[report]'")
 
+from evaluations import make_evaluation
 from tectum.benchmark.measure import Cost
 from tectum.evaluation.cost_plot import mean_ranks, tradeoff
 from tectum.evaluation.evaluate import Evaluation, with_metrics
 from tectum.evaluation.examples import PAGE_BYTES, differ_most, window
 from tectum.evaluation.page import write_page
 from tectum.evaluation.plots import against_cost, distribution, styles
-from tectum.evaluation.statistics import Scores, summarise
+from tectum.evaluation.statistics import Scores
 from tectum.metrics import METRICS
 from tectum.metrics.conventions import CONVENTIONS
 
@@ -39,35 +40,10 @@ HOSTILE = "\"><b>'&amp;</title></script><script>alert(1)</script>${x}%s{{ 7*7 }}
 # ---- made-up evaluations ---------------------------------------------------------------------------------------------
 
 
-def evaluation(
-    values: Mapping[str, Mapping[str, Sequence[float]]], *, baselines: Sequence[str] = (), **changes: Any
-) -> Evaluation:
-    """{method: {metric: a value per image}} -> a finished evaluation."""
-    methods, metrics = list(values), list(next(iter(values.values())))
-    num = len(next(iter(next(iter(values.values())).values())))
-    images = changes.pop("images", [f"image-{i}" for i in range(num)])
-    table = np.array([[values[m][k] for k in metrics] for m in methods], np.float64).transpose(2, 0, 1)
-    scores = Scores(tuple(images), tuple(methods), tuple(metrics), table)
-    higher = {metric: METRICS[metric].higher_is_better for metric in metrics}
-    found = Evaluation(
-        scores=scores,
-        summary=summarise(scores, higher_is_better=higher, baselines=baselines, resamples=200),
-        convention=with_metrics(CONVENTIONS["tectum"], metrics),
-        higher_is_better=higher,
-        units={metric: METRICS[metric].unit for metric in metrics},
-        failures={},
-        notes=(),
-        data="demo set",
-        command="tectum eval --data demo",
-        date="2026-11-20",
-    )
-    return replace(found, **changes)
-
-
 def random_evaluation(methods: Sequence[str], metrics: Sequence[str], num: int = 4, **changes: Any) -> Evaluation:
     generator = np.random.default_rng(0)
     values = {m: {k: generator.normal(5, 1, num).tolist() for k in metrics} for m in methods}
-    return evaluation(values, **changes)
+    return make_evaluation(values, **changes)
 
 
 def noise(shape: tuple[int, ...]) -> Pictures:
@@ -226,7 +202,7 @@ def test_best_and_second_follow_the_direction_and_baselines_that_win_are_flagged
         "c": {"EN": [5, 5], "MSE": [2, 2], "VIF": [0.4, 0.4]},
         "maximum": {"EN": [6.5, 6.5], "MSE": [0.5, 0.5], "VIF": [0.6, 0.6]},
     }
-    root = page(tmp_path, evaluation(values, baselines=["maximum"]))
+    root = page(tmp_path, make_evaluation(values, baselines=["maximum"]))
     assert marked(root, "best") == {("a", "EN"), ("b", "MSE"), ("a", "VIF"), ("b", "VIF")}
     assert marked(root, "second") == {("b", "EN"), ("c", "MSE"), ("c", "VIF")}
     assert marked(root, "gamed") == {("maximum", "MSE"), ("maximum", "VIF")}
@@ -240,13 +216,13 @@ def test_best_and_second_follow_the_direction_and_baselines_that_win_are_flagged
 
 
 def test_nothing_is_flagged_and_nothing_ranked_without_a_reason(tmp_path: Path) -> None:
-    root = page(tmp_path, evaluation({"a": {"EN": [7, 7]}, "average": {"EN": [6, 6]}}, baselines=["average"]))
+    root = page(tmp_path, make_evaluation({"a": {"EN": [7, 7]}, "average": {"EN": [6, 6]}}, baselines=["average"]))
     assert not marked(root, "gamed") | marked(root, "best") | marked(root, "second")
     assert not root.all("p", class_="gaming") and "Nothing is missing" in root.one(id="notes").text
 
 
 def test_close_means_get_decimals_enough_to_tell_them_apart(tmp_path: Path) -> None:
-    root = page(tmp_path, evaluation({"a": {"SD": [41.2312]}, "b": {"SD": [41.2349]}, "c": {"SD": [39]}}))
+    root = page(tmp_path, make_evaluation({"a": {"SD": [41.2312]}, "b": {"SD": [41.2349]}, "c": {"SD": [39]}}))
     assert [row["SD"].one(class_="mean").text for row in cells(root, "scores").values()] == [
         "41.231",
         "41.235",
@@ -264,7 +240,7 @@ def test_missing_values_are_counted_in_plain_sight(tmp_path: Path) -> None:
     reasons = {f"x{i}": "its file is empty" for i in range(12)} | {"y": "sizes differ"}
     root = page(
         tmp_path,
-        evaluation(values, baselines=["visible"], failures=reasons, notes=("b lacks 2 of 5 images: p, q",)),
+        make_evaluation(values, baselines=["visible"], failures=reasons, notes=("b lacks 2 of 5 images: p, q",)),
         costs=[cost("a"), cost("b")],
     )
     table = cells(root, "scores")
@@ -288,7 +264,7 @@ def test_differences_say_who_is_better_and_whether_it_is_clear(tmp_path: Path) -
         "b": {"EN": [7.0, 7.1, 7.2, 7.3, 7.4, 7.5], "MSE": [12.0, 12.5, 12.2, 12.0, 12.4, 12.1]},
         "c": {"EN": [5.0, 7.0, 5.4, 7.1, 5.5, 7.3], "MSE": [8.0, 8.5, 8.2, 8.1, 8.6, 8.3]},
     }
-    root = page(tmp_path, evaluation(values))
+    root = page(tmp_path, make_evaluation(values))
     table = cells(root, "differences")
     verdicts = {(m, k): cell.attributes["class"] for m, row in table.items() for k, cell in row.items()}
     assert verdicts == {("b", "EN"): "better", ("b", "MSE"): "worse", ("c", "EN"): "not-clear", ("c", "MSE"): "better"}
@@ -300,7 +276,7 @@ def test_differences_say_who_is_better_and_whether_it_is_clear(tmp_path: Path) -
     assert "random swaps" in told and "4 comparisons" in told and "one in twenty" in told and "none can be" not in told
     assert "paired permutation test" in root.one("section", id="reading").text
     for num in (1, 5):  # five have intervals that leave zero out, and still nothing to be sure of
-        few = page(tmp_path, evaluation({m: {k: v[:num] for k, v in row.items()} for m, row in values.items()}))
+        few = page(tmp_path, make_evaluation({m: {k: v[:num] for k, v in row.items()} for m, row in values.items()}))
         classes = {cell.attributes["class"] for row in cells(few, "differences").values() for cell in row.values()}
         assert classes == {"not-clear"} and bool(few.all(class_="interval")) == (num > 1)
         assert "With fewer than 6 images none can be." in few.one("section", id="differences").text
@@ -313,7 +289,7 @@ def test_infinite_values_are_shown_and_counted(tmp_path: Path) -> None:
         "b": {"PSNR": [33.0, inf, 35.0], "EN": [7, 7, 9], "VIF": [0.4, 0.6, 0.8]},
         "average": {"PSNR": [inf, inf, nan], "EN": [5, 5, 5], "VIF": [0.1, 0.2, 0.3]},
     }
-    root = page(tmp_path, evaluation(values, baselines=["average"]), costs=[cost("a"), cost("b")])
+    root = page(tmp_path, make_evaluation(values, baselines=["average"]), costs=[cost("a"), cost("b")])
     table = cells(root, "scores")
     assert table["b"]["PSNR"].text.split() == ["∞", "1", "∞"] and not table["b"]["PSNR"].all(class_="interval")
     assert table["b"]["PSNR"].attributes["data-value"] == "inf"  # as the page's script reads it
@@ -338,7 +314,7 @@ def test_the_page_says_that_baselines_are_never_stretched(tmp_path: Path) -> Non
     assert "raises EN and SD of systems beside the baselines" in root.one("p", id="stretched").text
     reading = root.one("section", id="reading").text
     assert words in reading and "each stretched to the full range, then truncated" in reading
-    alone = random_evaluation(["ours"], ["EN"], convention=CONVENTIONS["cddfuse"])
+    alone = random_evaluation(["ours"], ["EN"], convention="cddfuse")
     assert not page(tmp_path, replace(alone, convention=with_metrics(CONVENTIONS["cddfuse"], ["EN"]))).all(
         id="stretched"
     )
@@ -549,7 +525,7 @@ def test_up_is_better_over_cost_whatever_the_direction() -> None:
 
 def test_mean_ranks_share_ties_and_skip_what_is_missing() -> None:
     values = {"a": {"EN": [3.0], "MSE": [5.0]}, "b": {"EN": [3.0], "MSE": [1.0]}, "c": {"EN": [9.0], "MSE": [math.nan]}}
-    found = evaluation(values)
+    found = make_evaluation(values)
     assert mean_ranks(found.summary, found.higher_is_better) == {"a": 2.25, "b": 1.75, "c": 1.0}
 
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from measures import count, gflops
 from tectum.nn.filters import variation_gradient
 from tectum.nn.spectrum import amplitude, image, low_cosines, phasor, radial_bands, spectrum, turn
 from tectum.pair import Pair
@@ -33,19 +34,6 @@ def literal_sfofusion(benchmark_module: Callable[[str], ModuleType]) -> ModuleTy
 @pytest.fixture
 def fuser(perturb: Perturb) -> Any:
     return perturb(SFOFusion())
-
-
-def count(*modules: nn.Module) -> int:
-    return sum(parameter.numel() for module in modules for parameter in module.parameters())
-
-
-def gflops(network: nn.Module) -> float:
-    """At 640x480, a multiplication with its addition as two, transforms not counted; worked on shapes alone."""
-    with torch.device("meta"):
-        a, b = torch.empty(1, 1, 480, 640), torch.empty(1, 1, 480, 640)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network.to("meta")(a, b)
-    return float(counter.get_total_flops()) / 1e9
 
 
 def total(terms: dict[str, Tensor]) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from measures import count
 from tectum.nn.stages import fuse_tensors
 from tectum.protocols import Fuser, Objective
 from tectum.systems import SYSTEMS
@@ -196,10 +197,6 @@ def test_the_pyramid_takes_detail_from_where_it_is(images: Images) -> None:
 
 
 # ---- TDFusion: sizes -------------------------------------------------------------------------------------------------
-
-
-def count(*modules: nn.Module) -> int:
-    return sum(parameter.numel() for module in modules for parameter in module.parameters())
 
 
 def test_parameters_of_the_fuser() -> None:

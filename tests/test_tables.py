@@ -3,46 +3,15 @@
 import csv
 import json
 import math
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from tectum.evaluation.evaluate import Evaluation, with_metrics
-from tectum.evaluation.statistics import Scores, summarise
+from evaluations import make_evaluation
+from tectum.evaluation.evaluate import Evaluation
 from tectum.evaluation.tables import infinite, markdown_table, stretched, text_table, undefined, write_tables
-from tectum.metrics import METRICS
-from tectum.metrics.conventions import CONVENTIONS
 
 INF, NAN = math.inf, math.nan
 ODD = "caf\udce9"  # what Python makes of a file name that is not UTF-8
-
-
-def evaluation(
-    values: Mapping[str, Mapping[str, Sequence[float]]],
-    *,
-    baselines: Sequence[str] = (),
-    convention: str = "tectum",
-    images: Sequence[str] = ("one", "two", "three"),
-) -> Evaluation:
-    """{method: {metric: a value per image}} -> a finished evaluation."""
-    methods, metrics = list(values), list(next(iter(values.values())))
-    table = np.array([[values[m][k] for k in metrics] for m in methods], np.float64).transpose(2, 0, 1)
-    scores = Scores(tuple(images), tuple(methods), tuple(metrics), table)
-    higher = {metric: METRICS[metric].higher_is_better for metric in metrics}
-    return Evaluation(
-        scores=scores,
-        summary=summarise(scores, higher_is_better=higher, baselines=baselines, resamples=200),
-        convention=with_metrics(CONVENTIONS[convention], metrics),
-        higher_is_better=higher,
-        units={metric: METRICS[metric].unit for metric in metrics},
-        failures={},
-        notes=(),
-        data="demo set",
-        command="tectum eval",
-        date="2026-11-20",
-    )
 
 
 def written(folder: Path, found: Evaluation) -> tuple[list[dict[str, str]], list[dict[str, str]], Any]:
@@ -67,9 +36,9 @@ VALUES = {
 
 
 def test_missing_and_infinite_values_are_told_apart_in_the_files(tmp_path: Path) -> None:
-    scores, summary, stored = written(tmp_path, evaluation(VALUES, baselines=["average"]))
-    assert [row["PSNR"] for row in scores if row["image"] == "two"] == ["31.0", "inf", "inf"]
-    assert [row["SCD"] for row in scores if row["image"] == "two"] == ["1.5", "", ""]
+    scores, summary, stored = written(tmp_path, make_evaluation(VALUES, baselines=["average"]))
+    assert [row["PSNR"] for row in scores if row["image"] == "image-1"] == ["31.0", "inf", "inf"]
+    assert [row["SCD"] for row in scores if row["image"] == "image-1"] == ["1.5", "", ""]
     rows = {(row["method"], row["metric"]): row for row in summary}
     row = rows["theirs", "PSNR"]
     assert (row["mean"], row["low"], row["num"], row["undefined"], row["infinite"]) == ("inf", "", "3", "0", "1")
@@ -77,7 +46,7 @@ def test_missing_and_infinite_values_are_told_apart_in_the_files(tmp_path: Path)
     row = rows["average", "SCD"]
     assert (row["mean"], row["undefined"], row["infinite"], row["p"]) == ("", "3", "0", "")
     assert rows["ours", "SCD"]["difference"] == "" == rows["ours", "SCD"]["p"]
-    assert stored["scores"]["two"]["theirs"] == {"PSNR": "inf", "SCD": None}
+    assert stored["scores"]["image-1"]["theirs"] == {"PSNR": "inf", "SCD": None}
     assert stored["summary"]["theirs"]["PSNR"]["mean"] == "inf" and stored["summary"]["theirs"]["PSNR"]["low"] is None
     assert stored["summary"]["theirs"]["PSNR"]["num_infinite"] == 1
     assert stored["differences"]["theirs"]["PSNR"]["p"] == 0.5
@@ -88,7 +57,7 @@ def test_missing_and_infinite_values_are_told_apart_in_the_files(tmp_path: Path)
 
 
 def test_the_text_says_what_is_missing_and_infinite() -> None:
-    found = evaluation(VALUES, baselines=["average"])
+    found = make_evaluation(VALUES, baselines=["average"])
     assert undefined(found) == [
         "SCD is not defined (n/a) for theirs on 1 of 3, average on all of 3 images; the means leave these out"
     ]
@@ -96,12 +65,12 @@ def test_the_text_says_what_is_missing_and_infinite() -> None:
     assert told.startswith("PSNR is infinite for theirs on 1 of 3, average on all of 3 images; a mean with one is")
     text = text_table(found)
     assert "inf*" in text and "inf!" in text and "31.00" in text and f"\n{undefined(found)[0]}.\n{told}." in text
-    nothing = evaluation({name: {"SCD": [NAN] * 3, "EN": [7.0] * 3} for name in ("a", "b")})
+    nothing = make_evaluation({name: {"SCD": [NAN] * 3, "EN": [7.0] * 3} for name in ("a", "b")})
     assert undefined(nothing) == ["SCD is not defined for any image of any method"] and not infinite(nothing)
 
 
 def test_names_that_are_not_utf8_are_written_and_read_back(tmp_path: Path) -> None:
-    found = evaluation({ODD: {"EN": [1.0, 2.0]}, "b": {"EN": [1.0, 3.0]}}, images=[ODD, "fine"])
+    found = make_evaluation({ODD: {"EN": [1.0, 2.0]}, "b": {"EN": [1.0, 3.0]}}, images=[ODD, "fine"])
     scores, summary, stored = written(tmp_path, found)
     assert scores[0]["image"] == "caf\\udce9" and summary[0]["method"] == "caf\\udce9"
     assert list(stored["scores"]) == [ODD, "fine"] and stored["reference"] == ODD
@@ -111,11 +80,11 @@ def test_names_that_are_not_utf8_are_written_and_read_back(tmp_path: Path) -> No
 
 def test_stretched_systems_beside_baselines_are_explained() -> None:
     values = {name: {"EN": [7.0] * 3, "SD": [40.0] * 3, "VIF": [0.5] * 3} for name in ("ours", "average")}
-    assert not stretched(evaluation(values, baselines=["average"]))
-    found = evaluation(values, baselines=["average"], convention="cddfuse")
+    assert not stretched(make_evaluation(values, baselines=["average"]))
+    found = make_evaluation(values, baselines=["average"], convention="cddfuse")
     (told,) = stretched(found)
     assert "cddfuse stretches" in told and "raises EN and SD of systems" in told and f"{told}." in text_table(found)
-    assert not stretched(evaluation(values, convention="cddfuse"))  # no baseline beside them
+    assert not stretched(make_evaluation(values, convention="cddfuse"))  # no baseline beside them
     only = {name: {"VIF": row["VIF"]} for name, row in values.items()}
-    (told,) = stretched(evaluation(only, baselines=["average"], convention="cddfuse"))
+    (told,) = stretched(make_evaluation(only, baselines=["average"], convention="cddfuse"))
     assert "changes the values of systems" in told
