@@ -69,18 +69,18 @@ def perturb() -> Callable[..., nn.Module]:
     return perturb_weights
 
 
+def load_benchmark(name: str) -> ModuleType:
+    """A file of benchmarks/ by its name, imported."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 @pytest.fixture(scope="session")
 def benchmark_module() -> Callable[[str], ModuleType]:
-    """A file of benchmarks/ by its name, imported."""
-
-    def load(name: str) -> ModuleType:
-        spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
-
-    return load
+    return load_benchmark
 
 
 @pytest.fixture(scope="session")

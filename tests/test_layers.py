@@ -4,129 +4,88 @@ import ast
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 import tectum
+from conftest import load_benchmark
 
 ROOT = Path(__file__).parents[1]
-SOURCE = ROOT / "src" / "tectum"
-LAYERS = (  # a layer may import itself and what stands above it here
-    {"errors"},
-    {"kinds", "protocols", "pair", "color", "street"},
-    {"io", "nn"},
-    {"console"},
-    {"losses", "balance", "metrics", "data"},
-    {"systems", "tasks"},
-    {"weights"},
-    {"report"},
-    {"registration"},
-    {"fusion"},
-    {"benchmark"},
-    {"evaluation"},
-    {"training"},
-    {"downstream"},
-    {"cli"},
-    {"__main__"},
-)
-LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 
 
-@dataclass(frozen=True)
-class Import:
-    """A module of tectum names another module."""
-
-    importer: str
-    imported: str
-    kind: str
-    """"top" when it happens with the module, "inside" in a function, "typing" under TYPE_CHECKING."""
-
-
-def module_name(path: Path) -> str:
-    return ".".join(path.relative_to(SOURCE.parent).with_suffix("").parts).removesuffix(".__init__")
-
-
-MODULES = {module_name(path): path for path in sorted(SOURCE.rglob("*.py"))}
-
-
-def imports(node: ast.AST, importer: str, kind: str = "top") -> Iterator[Import]:
-    """All imports below a node, of whatever package; `from tectum import x` counts as tectum.x where that is one."""
-    for child in ast.iter_child_nodes(node):
-        inner = kind
-        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
-            inner = "inside"
-        elif isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
-            inner = "typing"
-        if isinstance(child, ast.Import):
-            for alias in child.names:
-                yield Import(importer, alias.name, kind)
-        elif isinstance(child, ast.ImportFrom):
-            assert child.level == 0 and child.module is not None, f"{importer}: imports are absolute"
-            for alias in child.names:
-                full = f"{child.module}.{alias.name}"
-                yield Import(importer, full if full in MODULES else child.module, kind)
-        yield from imports(child, importer, inner)
-
-
-ALL = [found for name, path in MODULES.items() for found in imports(ast.parse(path.read_text()), name)]
+diagram = load_benchmark("imports")
+MODULES: dict[str, Path] = diagram.MODULES
+room = diagram.find_room
+ALL = diagram.find_imports()
 WITHIN = [found for found in ALL if found.imported.split(".")[0] == "tectum"]
+TABLE = re.findall(r"^\| (`.*?) \|", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
+LEVEL = {name: level for level, row in enumerate(TABLE) for name in re.findall(r"`(\w+)`", row)}
+"""Rows of the table of rooms in CONTRIBUTING.md: a room may import its own row and those above."""
 
 
-def part(module: str) -> str:
-    """tectum.nn.attention -> nn; the package itself -> ''."""
-    return module.partition(".")[2].partition(".")[0]
-
-
-def test_every_module_has_its_layer() -> None:
+def test_the_table_of_rooms_names_each_room_and_nothing_else() -> None:
     assert len(MODULES) > 20 and len(WITHIN) > 40
-    assert {part(module) for module in MODULES} - {""} <= LEVEL.keys()
+    assert LEVEL.keys() == {room(module) for module in MODULES} - {""}
     unknown = {found.imported for found in WITHIN} - MODULES.keys()
     assert not unknown, f"imported, but not there: {unknown}"
 
 
 def test_imports_point_down() -> None:
     up = {
-        (found.importer, found.imported, found.kind)
+        (found.importer, found.imported, found.when)
         for found in WITHIN
-        if part(found.importer)
-        and part(found.imported)  # the package itself has a version and lazy verbs, no more
-        and LEVEL[part(found.importer)] < LEVEL[part(found.imported)]
+        if room(found.importer)
+        and room(found.imported)  # the package itself has a version and lazy verbs, no more
+        and LEVEL[room(found.importer)] < LEVEL[room(found.imported)]
     }
     assert not up
 
 
 def test_no_module_needs_itself() -> None:
-    needs = {name: {f.imported for f in WITHIN if f.importer == name and f.kind == "top"} for name in MODULES}
+    needs = {name: {f.imported for f in WITHIN if f.importer == name and f.when == "top"} for name in MODULES}
     done: set[str] = set()
     while ready := {name for name, others in needs.items() if name not in done and others - {"tectum"} <= done}:
         done |= ready
     assert not needs.keys() - done
 
 
+def test_no_file_uses_another_files_private_names() -> None:
+    taken = {(found.importer, found.imported, found.name) for found in WITHIN if found.name.startswith("_")}
+    for name, path in MODULES.items():
+        tree = ast.parse(path.read_text())
+        aliases = {found.imported.rpartition(".")[2] for found in WITHIN if found.importer == name and not found.name}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in aliases:
+                taken |= {(name, node.value.id, node.attr)} if node.attr.startswith("_") else set()
+    assert {found for found in taken if found[2] != "__version__"} == set()
+
+
+def test_the_diagram_of_imports_is_of_this_source() -> None:
+    assert diagram.draw() == diagram.read_diagram(), "python benchmarks/imports.py --write draws it anew"
+
+
 def test_the_engine_knows_no_system_task_or_dataset() -> None:
     known = {
         f.imported
         for f in WITHIN
-        if part(f.importer) == "training"
+        if room(f.importer) == "training"
         and "recipes" not in f.importer
         and "command" not in f.importer
-        and part(f.imported) != "training"
+        and room(f.imported) != "training"
     }
-    assert {name for name in known if part(name) in ("systems", "tasks", "data", "weights")} <= {
+    assert {name for name in known if room(name) in ("systems", "tasks", "data", "weights")} <= {
         "tectum.data.transforms"
     }
     for name, path in MODULES.items():
-        if part(name) == "training" and "recipes" not in name:
+        if room(name) == "training" and "recipes" not in name:
             code = [node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)]
             assert not {"tdfusion", "tomiff", "sfofusion", "adasffuse"} & set(code), name
 
 
 @pytest.mark.parametrize("heavy", ["cv2", "matplotlib", "tensorboard", "tyro"])
 def test_heavy_packages_are_imported_where_they_are_used(heavy: str) -> None:
-    top = {found.importer for found in ALL if found.imported.split(".")[0] == heavy and found.kind == "top"}
+    top = {found.importer for found in ALL if found.imported.split(".")[0] == heavy and found.when == "top"}
     assert {n for n in top if n.split(".")[-1] not in ("cli", "command", "console")} <= set()
 
 
