@@ -24,8 +24,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from tectum.errors import UserError
-from tectum.street.layout import PLACES, build
-from tectum.street.light import HOURS, Hour, leave
+from tectum.street.layout import PLACES, build_street
+from tectum.street.light import HOURS, Hour, shade
 from tectum.street.shapes import Array, Buffer, Camera
 from tectum.street.surface import Street
 
@@ -68,7 +68,7 @@ def render(seed: int, size: tuple[int, int] = (480, 640), *, hour: str = "night"
     if place is not None and place not in PLACES:
         raise UserError(f"place must be one of {', '.join(PLACES)} or None, got {place!r}; choose one of them")
     rng = np.random.default_rng(seed)
-    street = build(rng, hour, place)
+    street = build_street(rng, hour, place)
     height, width = size[0] * SUPERSAMPLE, size[1] * SUPERSAMPLE
     unit = min(height / 480, width / 640)
     centre = (width / 2 - rng.uniform(-40, 40) * unit, height / 2 - 10 * unit)
@@ -78,7 +78,7 @@ def render(seed: int, size: tuple[int, int] = (480, 640), *, hour: str = "night"
     windows = buffer.camera.windows([shape.corners for _, _, shape in solid])
     for (k, surface, shape), window in zip(solid, windows, strict=True):
         buffer.draw(k, shape, window, surface.holes)
-    light, heat = leave(street, buffer)
+    light, heat = shade(street, buffer)
     mask, boxes, labels = _label(street, buffer, size)
     sensors = np.random.default_rng((seed, *size))
     visible = _visible_camera(_average(light, size), HOURS[hour], sensors, unit / SUPERSAMPLE)
@@ -124,16 +124,16 @@ def _infrared_camera(heat: Array, rng: np.random.Generator, unit: float) -> Arra
 def _label(street: Street, buffer: Buffer, size: tuple[int, int]) -> tuple[Array, Array, Array]:
     """Mask, boxes and labels of what is visible. A pixel belongs to a class that covers at least half of it."""
     classes = np.array([s.label for s in street.surfaces] + [0])[buffer.owner]  # owner -1, the sky, takes the last
-    things = np.array([s.thing for s in street.surfaces] + [0])[buffer.owner]
+    object_ids = np.array([s.object_id for s in street.surfaces] + [0])[buffer.owner]
     s = SUPERSAMPLE
     share = np.stack([_average(classes == c, size) for c in range(len(CLASSES))])
     mask = np.where(share[1:].max(0) >= 0.5, share[1:].argmax(0) + 1, 0)
-    blocks = things.reshape(size[0], s, size[1], s).transpose(0, 2, 1, 3).reshape(*size, s * s)
-    kinds = classes.reshape(size[0], s, size[1], s).transpose(0, 2, 1, 3).reshape(*size, s * s)
-    thing = np.where(kinds == mask[..., None], blocks, 0).max(-1)
+    block_objects = object_ids.reshape(size[0], s, size[1], s).transpose(0, 2, 1, 3).reshape(*size, s * s)
+    block_classes = classes.reshape(size[0], s, size[1], s).transpose(0, 2, 1, 3).reshape(*size, s * s)
+    object_id = np.where(block_classes == mask[..., None], block_objects, 0).max(-1)
     boxes, labels = [], []
-    for k in range(1, street.num_things + 1):
-        row, col = np.nonzero(thing == k)
+    for k in range(1, street.num_objects + 1):
+        row, col = np.nonzero(object_id == k)
         if len(row) < MIN_PIXELS:
             mask[row, col] = 0
             continue

@@ -1,1 +1,2 @@
-"""A street for synthetic pairs: shapes (rays), surface (materials), ground, houses, things, layout, light."""
+"""Renderer of synthetic streets: shapes (ray casting), surface (materials), ground, houses, cars, street_objects,
+layout, light."""

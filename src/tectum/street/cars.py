@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tectum.street.shapes import Array, Convex, prism
-from tectum.street.surface import CAR, Light, Patch, Street, band, cover
+from tectum.street.surface import CAR, Light, Street, SurfacePoints, band, cover
 
 Place = tuple[float, float]
 Outline = tuple[Place, ...]
@@ -28,28 +28,30 @@ COLOURS = (
 )
 
 
-def car(street: Street, x: float, z: float, heading: int, *, driven: bool) -> None:
+def add_car(street: Street, x: float, z: float, heading: int, *, driven: bool) -> None:
     """A saloon at (x, z) that looks away from the camera (heading = 1) or towards it (-1)."""
-    rng, thing = street.rng, street.new_thing()
+    rng, object_id = street.rng, street.new_object()
     yaw, colour = rng.normal(0, 0.015), COLOURS[int(rng.integers(len(COLOURS)))]
     residual, size = float(rng.choice((0.0, 0.03, 0.2))), float(rng.uniform(0.96, 1.08))
     ahead, engine = (math.sin(yaw), heading * math.cos(yaw)), 0.42 if driven else residual
-    one = _Car(x, z, ahead, size, driven and street.lit, driven, engine)
+    body = _Car(x, z, ahead, size, driven and street.lit, driven, engine)
     hubs = [(s, w) for s in (1.35, -1.35) for w in (0.74, -0.74)]
-    rubber, floor = ((0.02, 0.02, 0.02), 0.17 + one.tyre), ((0.01, 0.01, 0.01), 0.2 + 0.5 * engine)
+    rubber, floor = ((0.02, 0.02, 0.02), 0.17 + body.tyre), ((0.01, 0.01, 0.01), 0.2 + 0.5 * engine)
     for shape, albedo, heat, gloss, paint in (
-        (one.prism(BODY, 0.88), colour, 0.17, 0.35, one.paint_body),
-        (one.prism(CABIN, 0.8, slope=0.28), colour, 0.17, 0.35, one.paint_cabin),
-        (one.prism(FLOOR, 0.72), *floor, 0.0, None),
-        *((one.prism(WHEEL, 0.12, at=hub), *rubber, 0.0, None) for hub in hubs),
+        (body.prism(BODY, 0.88), colour, 0.17, 0.35, body.paint_body),
+        (body.prism(CABIN, 0.8, slope=0.28), colour, 0.17, 0.35, body.paint_cabin),
+        (body.prism(FLOOR, 0.72), *floor, 0.0, None),
+        *((body.prism(WHEEL, 0.12, at=hub), *rubber, 0.0, None) for hub in hubs),
     ):
-        street.add(shape, albedo=albedo, heat=heat, gloss=gloss, paint=paint, label=CAR, thing=thing, casts=True)
-    if one.lit:
-        fx, fz = one.ahead
+        street.add(
+            shape, albedo=albedo, heat=heat, gloss=gloss, paint=paint, label=CAR, object_id=object_id, casts=True
+        )
+    if body.lit:
+        fx, fz = body.ahead
         for w in (0.66, -0.66):
-            at_x, at_z = one.place(2.3, w)
+            at_x, at_z = body.place(2.3, w)
             street.lights.append(Light((at_x, 0.66, at_z), (13.0, 12.2, 10.5), (fx, -0.12, fz), power=4))
-        at_x, at_z = one.place(-2.4, 0)
+        at_x, at_z = body.place(-2.4, 0)
         street.lights.append(Light((at_x, 0.7, at_z), (2.2, 0.07, 0.05), (-fx, -0.3, -fz)))
 
 
@@ -76,13 +78,13 @@ class _Car:
         outline = [(self.size * s, self.size * y) for s, y in profile]
         return prism(outline, half * self.size, at=self.place(*at), ahead=self.ahead, slope=slope)
 
-    def _local(self, p: Patch) -> tuple[Array, Array, Array, Array]:
+    def _local(self, p: SurfacePoints) -> tuple[Array, Array, Array, Array]:
         """Along, sideways and up in the car's own metres, and how far a normal looks ahead."""
         (fx, fz), dx, dz = self.ahead, p.points[:, 0] - self.x, p.points[:, 2] - self.z
         facing = p.normals[:, 0] * fx + p.normals[:, 2] * fz
         return (dx * fx + dz * fz) / self.size, (dx * fz - dz * fx) / self.size, p.points[:, 1] / self.size, facing
 
-    def paint_body(self, p: Patch) -> None:
+    def paint_body(self, p: SurfacePoints) -> None:
         (s, w, y, facing), px, upright = self._local(p), p.pixel_m, p.normals[:, 1] < 0.5
         front, back, flank = facing > 0.55, facing < -0.55, (np.abs(facing) < 0.4) & upright
         hub = np.hypot(np.abs(s) - 1.35, y - 0.33)
@@ -106,7 +108,7 @@ class _Car:
             pipe = np.exp(-(((w - 0.5) / 0.10) ** 2) - ((y - 0.34) / 0.07) ** 2)
             p.heat += back * (0.75 * pipe + 0.10 * (y < 0.5))
 
-    def paint_cabin(self, p: Patch) -> None:
+    def paint_cabin(self, p: SurfacePoints) -> None:
         (s, w, y, facing), px = self._local(p), p.pixel_m
         lift, roof = np.clip((y - 0.93) / 0.5, 0, 1), p.normals[:, 1] > 0.95
         flank = band(s + 0.36 + 0.05 * lift, 2.55 - 1.35 * lift, px) * (1 - band(s + 0.35, 0.07, px))

@@ -7,30 +7,32 @@ import math
 import numpy as np
 
 from tectum.street.shapes import Array, box
-from tectum.street.surface import Patch, Street, band, cover, hashed, lettering, noise, stamp, wrap
+from tectum.street.surface import Street, SurfacePoints, band, cell_noise, cover, draw_text, noise, sample, wrap
 
 
-def ground(street: Street) -> None:
+def add_ground(street: Street) -> None:
     rng, road = street.rng, street.road
     lanes = street.place != "alley"
     drains = [(rng.uniform(1 - road, road - 1), rng.uniform(6, 26), rng.uniform(-0.05, 0.12)) for _ in range(3)]
-    mends = [(rng.uniform(-road, road), rng.uniform(5, 40), rng.uniform(0.5, 1.3), rng.uniform(1, 4)) for _ in range(5)]
+    patches = [
+        (rng.uniform(-road, road), rng.uniform(5, 40), rng.uniform(0.5, 1.3), rng.uniform(1, 4)) for _ in range(5)
+    ]
     shift = rng.uniform(0, 500, 2)
 
-    def asphalt(p: Patch) -> None:
+    def asphalt(p: SurfacePoints) -> None:
         x, z, px = p.points[:, 0], p.points[:, 2], p.pixel_m
-        deep = _deep(p, street)
+        deep = _pixel_length_z(p, street)
         coarse = noise(x * 14 + shift[0], z * 14 + shift[1])
         fine = noise(x * 170, z * 170) / (1 + (deep / 0.02) ** 2)
         tone = 1 + 0.06 * coarse + 0.18 * fine
-        for mx, mz, width, length in mends:
+        for mx, mz, width, length in patches:
             tone *= 1 - 0.3 * band(x - mx, width, px) * band(z - mz, length, deep)
         p.albedo *= tone[:, None]
         p.heat += 0.006 * coarse
         if lanes:
             p.heat += 0.03 * sum(np.exp(-(((np.abs(x) - track) / 0.28) ** 2)) for track in (0.9, 2.4))
-            worn = _markings(street, x, z, px, deep) * np.clip(0.85 + 0.25 * noise(x * 40, z * 40), 0, 1)
-            p.albedo += worn[:, None] * (np.array((0.62, 0.61, 0.56), np.float32) - p.albedo)
+            paint_cover = _markings(street, x, z, px, deep) * np.clip(0.85 + 0.25 * noise(x * 40, z * 40), 0, 1)
+            p.albedo += paint_cover[:, None] * (np.array((0.62, 0.61, 0.56), np.float32) - p.albedo)
         p.gloss *= np.clip(0.6 + 0.35 * coarse + 0.4 * fine, 0.05, 1.6)
         for dx, dz, warm in drains:
             disc = cover(np.hypot(x - dx, z - dz) - 0.34, deep)
@@ -38,11 +40,11 @@ def ground(street: Street) -> None:
             p.albedo *= (1 - disc * (0.6 - 0.25 * ribs))[:, None]
             p.heat += disc * warm
 
-    def paving(p: Patch) -> None:
-        x, z, deep = p.points[:, 0], p.points[:, 2], _deep(p, street)
+    def paving(p: SurfacePoints) -> None:
+        x, z, deep = p.points[:, 0], p.points[:, 2], _pixel_length_z(p, street)
         top = p.normals[:, 1] > 0.5
         joint = np.maximum(band(wrap(x, 0.6), 0.03, p.pixel_m), band(wrap(z, 0.6), 0.03, deep)) * top
-        tone = 1 + 0.10 * noise(x * 25, z * 25) + 0.12 * hashed(x / 0.6, z / 0.6)
+        tone = 1 + 0.10 * noise(x * 25, z * 25) + 0.12 * cell_noise(x / 0.6, z / 0.6)
         p.albedo *= (tone * (1 - 0.45 * joint))[:, None]
         p.heat += 0.006 * noise(x * 14, z * 14) + np.where(top, 0, 0.03)
 
@@ -53,7 +55,7 @@ def ground(street: Street) -> None:
         street.add(slab, albedo=(0.15, 0.145, 0.135), heat=0.185, gloss=0.25 * street.wet, paint=paving)
 
 
-def _deep(p: Patch, street: Street) -> Array:
+def _pixel_length_z(p: SurfacePoints, street: Street) -> Array:
     """How long a pixel is on the ground, along z."""
     return np.asarray(p.pixel_m * np.maximum(p.points[:, 2], 1) / street.eye[1])
 
@@ -68,5 +70,5 @@ def _markings(street: Street, x: Array, z: Array, px: Array, deep: Array) -> Arr
         paint = np.maximum(paint, band(z - zebra, 3.2, deep) * stripes)
         paint = np.maximum(paint, band(z - zebra + 3.4, 0.35, deep) * band(x - road / 2, road - 0.9, px))
     else:
-        paint = np.maximum(paint, stamp(lettering("SLOW"), (x - 0.75) / 1.9, (11.0 - z) / 3.2))
+        paint = np.maximum(paint, sample(draw_text("SLOW"), (x - 0.75) / 1.9, (11.0 - z) / 3.2))
     return np.asarray(paint)

@@ -1,4 +1,4 @@
-"""Light and heat that leave a street towards the cameras.
+"""Shading: the visible light and the heat that leave every pixel's surface towards the cameras.
 
 Points are sorted by surface, so that a block of them is close together: it fits the cache, and lights far
 from it are left out.
@@ -12,10 +12,9 @@ from typing import NamedTuple
 import numpy as np
 
 from tectum.street.shapes import Array, Buffer
-from tectum.street.surface import PERSON, Light, Patch, Street, noise
+from tectum.street.surface import PERSON, Light, Street, SurfacePoints, noise
 
 BLOCK = 8192
-EVERYTHING = (slice(None), slice(None))
 
 
 class Hour(NamedTuple):
@@ -36,40 +35,42 @@ HOURS = {
 }
 
 
-def leave(street: Street, buffer: Buffer) -> tuple[Array, Array]:
-    """The linear light (H,W,3) and the heat (H,W) of every pixel, before the cameras."""
+def shade(street: Street, buffer: Buffer) -> tuple[Array, Array]:
+    """Returns the linear light (H,W,3) and the heat (H,W) of every pixel, before the cameras."""
     hour, camera = HOURS[street.hour], buffer.camera
-    light, heat = _sky(hour, buffer)
+    light, heat = _draw_sky(hour, buffer)
     owner = buffer.owner.ravel()
-    where = np.argsort(owner, kind="stable")
-    ends = np.searchsorted(owner[where], np.arange(len(street.surfaces) + 1))
-    where, ends = where[ends[0] :], ends - ends[0]  # without the sky
-    owner, away = owner[where], buffer.depth.ravel()[where]
-    points, normals = _points(buffer, where, away), buffer.normal.reshape(-1, 3)[where]
+    pixels = np.argsort(owner, kind="stable")
+    ends = np.searchsorted(owner[pixels], np.arange(len(street.surfaces) + 1))
+    pixels, ends = pixels[ends[0] :], ends - ends[0]  # without the sky
+    owner, depth = owner[pixels], buffer.depth.ravel()[pixels]
+    points, normals = _locate_points(buffer, pixels, depth), buffer.normal.reshape(-1, 3)[pixels]
     table = np.array([(*s.albedo, *s.glow, s.heat, s.gloss) for s in street.surfaces], np.float32)[owner]
-    pixel_m = away / np.float32(camera.focal)
+    pixel_m = depth / np.float32(camera.focal)
     for k, surface in enumerate(street.surfaces):
         rows = slice(int(ends[k]), int(ends[k + 1]))
         if surface.paint is not None and rows.stop > rows.start:
             t = table[rows]
-            surface.paint(Patch(points[rows], normals[rows], pixel_m[rows], t[:, :3], t[:, 3:6], t[:, 6], t[:, 7]))
+            surface.paint(
+                SurfacePoints(points[rows], normals[rows], pixel_m[rows], t[:, :3], t[:, 3:6], t[:, 6], t[:, 7])
+            )
     alive = np.array([s.label == PERSON for s in street.surfaces])[owner]
     warm = table[:, 6] + np.where(alive, 0, hour.warmth * (0.6 + 0.4 * normals[:, 1]))
-    shadows, open_sky = _shadows(street, buffer, where)
-    lit = _reflected(street, hour, points, normals, table, shadows, open_sky)
-    haze = np.exp(-away / 380)[:, None]
-    light.reshape(-1, 3)[where] = (lit + table[:, 3:6]) * haze + np.array(hour.horizon, np.float32) * (1 - haze)
-    heat.reshape(-1)[where] = warm
+    shadows, open_sky = _cast_shadows(street, buffer, pixels)
+    lit = _reflect_lights(street, hour, points, normals, table, shadows, open_sky)
+    haze = np.exp(-depth / 380)[:, None]
+    light.reshape(-1, 3)[pixels] = (lit + table[:, 3:6]) * haze + np.array(hour.horizon, np.float32) * (1 - haze)
+    heat.reshape(-1)[pixels] = warm
     return light, heat
 
 
-def _points(buffer: Buffer, where: Array, away: Array) -> Array:
+def _locate_points(buffer: Buffer, pixels: Array, depth: Array) -> Array:
     dx, dy = (d.astype(np.float32) for d in buffer.camera.rays())
-    row, col = np.divmod(where.astype(np.int32), buffer.camera.width)
-    return np.stack((dx[col] * away, dy[row] * away, away), 1) + np.array(buffer.camera.eye, np.float32)
+    row, col = np.divmod(pixels.astype(np.int32), buffer.camera.width)
+    return np.stack((dx[col] * depth, dy[row] * depth, depth), 1) + np.array(buffer.camera.eye, np.float32)
 
 
-def _sky(hour: Hour, buffer: Buffer) -> tuple[Array, Array]:
+def _draw_sky(hour: Hour, buffer: Buffer) -> tuple[Array, Array]:
     """A gradient from the horizon to the zenith; clouds are a little brighter and warmer than the cold between them."""
     dx, dy = buffer.camera.rays()
     light = np.empty((len(dy), len(dx), 3), np.float32)
@@ -84,7 +85,7 @@ def _sky(hour: Hour, buffer: Buffer) -> tuple[Array, Array]:
     return light, heat
 
 
-def _reflected(
+def _reflect_lights(
     street: Street, hour: Hour, points: Array, normals: Array, table: Array, shadows: list[Array], open_sky: Array
 ) -> Array:
     """rho (ambient + sum of the lights) + gloss, (N,3)."""
@@ -106,7 +107,7 @@ def _reflected(
             gap = np.maximum(np.maximum(near - light.at, light.at - far), 0)
             if float(gap @ gap) * 0.004 > max(light.colour):
                 continue  # too far to be seen
-            diffuse, mirror = _one_light(light, shadow[rows], p, n, view, fresnel)
+            diffuse, mirror = _reflect_light(light, shadow[rows], p, n, view, fresnel)
             colour = np.array(light.colour, np.float32)[:, None]
             arriving += colour * diffuse
             mirrored += colour * mirror
@@ -114,7 +115,7 @@ def _reflected(
     return out
 
 
-def _one_light(
+def _reflect_light(
     light: Light, shadow: Array, p: Array, n: Array, view: Array, fresnel: Array | None
 ) -> tuple[Array, Array | float]:
     """What of a light of intensity 1 arrives at points (3,n), and what a wet or polished surface mirrors of it."""
@@ -130,37 +131,37 @@ def _one_light(
     if fresnel is None:
         return strength, 0.0
     half = to + view
-    turn = np.maximum(np.einsum("cn,cn->n", n, half), 0) ** 2 / np.maximum(np.einsum("cn,cn->n", half, half), 1e-6)
+    lobe = np.maximum(np.einsum("cn,cn->n", n, half), 0) ** 2 / np.maximum(np.einsum("cn,cn->n", half, half), 1e-6)
     for _ in range(3):
-        turn = turn * turn * turn  # cos^54 of the angle between the normal and the half vector
-    return strength, 2.2 * inverse * turn * fresnel * (strength > 0)
+        lobe = lobe * lobe * lobe  # cos^54 of the angle between the normal and the half vector
+    return strength, 2.2 * inverse * lobe * fresnel * (strength > 0)
 
 
-def _shadows(street: Street, buffer: Buffer, where: Array) -> tuple[list[Array], Array]:
-    """For each light what share of it things keep from the ground: (N,), or (0,) for none; and the open sky (N,)."""
+def _cast_shadows(street: Street, buffer: Buffer, pixels: Array) -> tuple[list[Array], Array]:
+    """Returns the shadow of each light on the ground, 0 to 1 (N,), or (0,) for none; and the open sky (N,)."""
     import cv2
 
     camera = buffer.camera
     first = int((camera.rays()[1] > 0).sum())  # the horizon
     unit = camera.focal / 600
     height = street.eye[1] + buffer.depth * camera.rays()[1][:, None]
-    ground = ((buffer.normal[..., 1] > 0.9) & (height < 0.25)).ravel()[where]
-    row = np.divmod(where, camera.width)[0]
+    ground = ((buffer.normal[..., 1] > 0.9) & (height < 0.25)).ravel()[pixels]
+    row = np.divmod(pixels, camera.width)[0]
     onto = np.flatnonzero(ground & (row >= first))
-    from_pixel = where[onto] - first * camera.width
+    from_pixel = pixels[onto] - first * camera.width
     casters = [s.shape.corners for s in street.surfaces if s.casts and s.shape is not None]
     corners, ends = np.concatenate(casters), np.cumsum([0] + [len(c) for c in casters])
     middles, tops = np.array([c.mean(0) for c in casters]), np.array([c[:, 1].max() for c in casters])
 
     def drop(lamp: Array, which: Iterable[int], softness: float, strength: float) -> Array:
         fall = np.minimum((lamp[..., 1:2] - 0.02) / np.maximum(lamp[..., 1:2] - corners[:, 1:2], 0.05), 30)
-        pixels = camera.project(lamp + (corners - lamp) * fall) - (0, first)
-        fixed = np.round(np.clip(pixels, -2e4, 2e4) * 16).astype(np.int32)
+        corners_px = camera.project(lamp + (corners - lamp) * fall) - (0, first)
+        fixed = np.round(np.clip(corners_px, -2e4, 2e4) * 16).astype(np.int32)
         canvas = np.zeros((camera.height - first, camera.width), np.uint8)
         for k in which:
             cv2.fillConvexPoly(canvas, cv2.convexHull(fixed[ends[k] : ends[k + 1]]), 255, cv2.LINE_8, 4)
         soft = np.asarray(cv2.GaussianBlur(canvas, (0, 0), max(softness * unit, 0.3)))
-        shade = np.zeros(len(where), np.float32)
+        shade = np.zeros(len(pixels), np.float32)
         shade[onto] = soft.ravel()[from_pixel] * np.float32(strength / 255)
         return shade
 

@@ -1,4 +1,4 @@
-"""Which surface does every pixel see, how far away is it, and which way does it face?
+"""Ray casting of convex bodies and capsules: the surface, depth and normal that every pixel sees.
 
 A pinhole at E looks along +z (x right, y up, metres). The ray of a pixel is P(t) = E + t d with d_z = 1; t is depth.
 
@@ -140,7 +140,7 @@ def prism(
     ahead: tuple[float, float] = (0.0, 1.0),
     slope: float = 0.0,
 ) -> Convex:
-    """A convex side view, extruded sideways.
+    """Returns a convex side view, extruded sideways.
 
     `profile` lists (along, y) counterclockwise; `at` is the (x, z) of its origin, `ahead` the unit (x, z) its first
     coordinate runs along. The half width shrinks by `slope` per metre above the lowest point (a car's cabin).
@@ -161,14 +161,14 @@ def prism(
 
 
 def box(x: tuple[float, float], y: tuple[float, float], z: tuple[float, float]) -> Convex:
-    """An upright box from its (low, high) ranges in metres."""
+    """Returns an upright box from its (low, high) ranges in metres."""
     outline = [(z[0], y[0]), (z[1], y[0]), (z[1], y[1]), (z[0], y[1])]
     return prism(outline, (x[1] - x[0]) / 2, at=((x[0] + x[1]) / 2, 0.0))
 
 
 @dataclass
 class Buffer:
-    """What every pixel sees: depth (H,W), the number of the surface (H,W; -1 sky), the unit normal (H,W,3)."""
+    """Depth buffer: depth (H,W), index of the surface (H,W; -1 is the sky) and unit normal (H,W,3) of every pixel."""
 
     camera: Camera
     depth: Array = field(init=False)
@@ -183,14 +183,14 @@ class Buffer:
         self._eye, (self._dx, self._dy) = np.asarray(self.camera.eye), self.camera.rays()
 
     def ground(self, owner: int) -> None:
-        """The plane y = 0."""
+        """Draw the plane y = 0."""
         below = self._dy < -1e-4
         self.depth[below] = (self._eye[1] / -self._dy[below]).astype(np.float32)[:, None]
         self.owner[below] = owner
         self.normal[below] = (0, 1, 0)
 
     def draw(self, owner: int, shape: Convex | Capsule, window: Window, holes: Holes | None = None) -> None:
-        """Keep `shape` where it is nearest; `holes` tells of points (N,3) on it which to see through (foliage)."""
+        """Draw `shape` where it is nearest; `holes` says which of its points (N,3) let the view through (foliage)."""
         depth, seen = self.depth[window], self.owner[window]
         if not depth.size:
             return

@@ -1,7 +1,7 @@
-"""What a street is made of: surfaces with a colour, a glow and a heat, and the textures they are painted with.
+"""Materials of a street: surfaces with a colour, a glow and a heat, and procedural textures for them.
 
 A surface has a colour (albedo), a glow (emitted light) and a heat (what the thermal camera shows: 0 the cold sky, 1 a
-face). They are independent: paint and lettering have no heat, a dark jacket has no colour, and that is why two cameras
+face). They are independent: paint and draw_text have no heat, a dark jacket has no colour, and that is why two cameras
 see more than one. A paint gets the visible points of its surface and changes these in place, from their coordinates in
 metres: so a texture is the same at every size.
 """
@@ -24,7 +24,7 @@ Colour = tuple[float, float, float]
 
 
 @dataclass
-class Patch:
+class SurfacePoints:
     """The visible points of one surface, prefilled with its constants, for its paint to change in place."""
 
     points: Array  # (N,3) metres
@@ -38,15 +38,17 @@ class Patch:
 
 @dataclass(frozen=True)
 class Surface:
+    """A shape with its material and its labels."""
+
     shape: Convex | Capsule | None  # None is the ground
     albedo: Colour = (0.1, 0.1, 0.1)
     heat: float = 0.2
     glow: Colour = (0.0, 0.0, 0.0)
     gloss: float = 0.0
     label: int = 0
-    thing: int = 0  # surfaces of one car or person share a number; 0 is no thing
+    object_id: int = 0  # surfaces of one car or person share a number; 0 is none
     casts: bool = False  # a shadow
-    paint: Callable[[Patch], None] | None = None
+    paint: Callable[[SurfacePoints], None] | None = None
     holes: Callable[[Array], Any] | None = None
 
 
@@ -63,7 +65,7 @@ class Light:
 
 @dataclass
 class Street:
-    """What has been put into a street so far, and its measures in metres."""
+    """A street under construction: its measures in metres, its surfaces and its lights."""
 
     rng: np.random.Generator
     hour: str  # "night", "dusk" or "day"
@@ -76,7 +78,7 @@ class Street:
     surfaces: list[Surface] = field(default_factory=list)
     lights: list[Light] = field(default_factory=list)
     lamps: list[tuple[float, float]] = field(default_factory=list)  # where they hang (x, z)
-    num_things: int = 0
+    num_objects: int = 0
 
     @property
     def lit(self) -> bool:
@@ -85,9 +87,9 @@ class Street:
     def add(self, shape: Convex | Capsule | None, **material: Any) -> None:
         self.surfaces.append(Surface(shape, **material))
 
-    def new_thing(self) -> int:
-        self.num_things += 1
-        return self.num_things
+    def new_object(self) -> int:
+        self.num_objects += 1
+        return self.num_objects
 
 
 @functools.lru_cache(maxsize=1)
@@ -110,7 +112,7 @@ def noise(x: Array, y: Array) -> Array:
     return np.asarray(top * (1 - fy) + (tile[m, i] * (1 - fx) + tile[m, k] * fx) * fy)
 
 
-def hashed(x: Array, y: Array) -> Array:
+def cell_noise(x: Array, y: Array) -> Array:
     """One number in [-1, 1] for each unit cell."""
     h = np.sin(np.floor(x) * 12.9898 + np.floor(y) * 78.233) * 43758.5453
     return np.asarray(2 * (h - np.floor(h)) - 1)
@@ -133,7 +135,7 @@ def wrap(x: Array, period: float) -> Array:
 
 
 @functools.lru_cache(maxsize=32)
-def lettering(text: str) -> Array:
+def draw_text(text: str) -> Array:
     """The text in bold as coverage (h,w) in [0,1], cropped to its ink."""
     from PIL import Image, ImageDraw, ImageFont
 
@@ -142,7 +144,7 @@ def lettering(text: str) -> Array:
     return np.asarray(picture.crop(picture.getbbox()), np.float32) / 255
 
 
-def stamp(ink: Array, col: Array, row: Array) -> Array:
+def sample(ink: Array, col: Array, row: Array) -> Array:
     """Sample a coverage at relative coordinates (0..1 from its top left); 0 outside."""
     h, w = ink.shape
     inside = (col > 0) & (col < 1) & (row > 0) & (row < 1)
