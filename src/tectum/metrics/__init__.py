@@ -1,8 +1,8 @@
-"""Fusion metrics by symbol: `METRICS["EN"]()(fused, a, b)` -> one value per image.
+"""Fusion metrics by symbol, in capital or small letters: `METRICS["EN"]()(fused, a, b)` -> one value per image.
 
 >>> import torch
 >>> images = torch.rand(3, 4, 1, 64, 64)
->>> METRICS["SSIM"]()(*images).shape
+>>> METRICS["ssim"]()(*images).shape
 torch.Size([4])
 """
 
@@ -12,32 +12,15 @@ from tectum.metrics.features import FMI
 from tectum.metrics.information import EN, MI, NMI
 from tectum.metrics.metric import Metric
 from tectum.metrics.multiscale import MSSSIM, VIFF
+from tectum.metrics.names import MetricNames
 from tectum.metrics.perception import Qcb, Qcv
 from tectum.metrics.saliency import Qe, Qw
 from tectum.metrics.statistics import AG, CC, MSE, PSNR, SCD, SD, SF
 from tectum.metrics.structure import SSIM, VIF
 
-METRICS: dict[str, type[Metric]] = {
-    "EN": EN,
-    "SD": SD,
-    "SF": SF,
-    "AG": AG,
-    "MI": MI,
-    "CC": CC,
-    "SCD": SCD,
-    "PSNR": PSNR,
-    "MSE": MSE,
-    "SSIM": SSIM,
-    "VIF": VIF,
-    "Qabf": Qabf,
-    "NMI": NMI,
-    "Nabf": Nabf,
-    "MS-SSIM": MSSSIM,
-    "MEF-SSIM": MEFSSIM,
-    "VIFF": VIFF,
-    "FMI": FMI,
-    "Qcb": Qcb,
-    "Qcv": Qcv,
-    "Qw": Qw,
-    "Qe": Qe,
-}
+_CLASSES: tuple[type[Metric], ...] = (
+    *(EN, SD, SF, AG, MI, CC, SCD, PSNR, MSE, SSIM, VIF, Qabf),  # these have outside reference values
+    *(NMI, Nabf, MSSSIM, MEFSSIM, VIFF, FMI, Qcb, Qcv, Qw, Qe),
+)
+METRICS: MetricNames[type[Metric]] = MetricNames({metric.symbol: metric for metric in _CLASSES})
+"""All metrics; an unknown name raises a `KeyError` (and `ValueError`) that says the closest one."""

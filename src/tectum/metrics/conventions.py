@@ -1,4 +1,4 @@
-"""Whole tables by name: which metrics a paper prints, how each is taken, and what was done to the images before.
+"""Conventions of published tables: their metrics, options of each, and how the images were saved before.
 
 The same symbol means different numbers in different papers: VIF, SSIM and MI are means over the two sources in one
 evaluator and sums in another (twice as much), MI is in nats or bits (1.44 times as many), SSIM has the constants of
@@ -6,9 +6,9 @@ evaluator and sums in another (twice as much), MI is in nats or bits (1.44 times
 EN, SD, SF and AG. Only numbers of one convention belong in one table.
 
     convention(fused, a, b) -> {name: (M,)}         the columns of its table, in its order
-    convention.saved(fused) -> fused                what its test script would have saved of a network's output
+    convention.quantize(fused) -> fused             a network's output as its test script saves it, 8 bits
 
-`saved` is for images one makes oneself; files already saved have been through it.
+`quantize` is for images one makes oneself; files already saved have been through it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,38 +20,38 @@ from typing import Literal
 from torch import Tensor
 
 from tectum.color import to_levels
-from tectum.errors import UserError, unknown
+from tectum.errors import UserError
 from tectum.metrics import METRICS
 from tectum.metrics.edges import Qabf
 from tectum.metrics.information import EN, MI
 from tectum.metrics.metric import Metric
+from tectum.metrics.names import MetricNames
 from tectum.metrics.statistics import SCD, SD, SF
-from tectum.metrics.structure import SSIM, VIF, truncated
+from tectum.metrics.structure import SSIM, VIF, truncate_to_levels
 
-Levels = Literal["round", "truncate"]
-Make = Callable[[], Metric]
+MetricFactory = Callable[[], Metric]
 
 
 @dataclass(frozen=True)
 class Convention:
-    """How a table is made.
+    """Metrics of a published table with their options, and the steps its test script takes before it saves an image.
 
     Args:
         name: its key in CONVENTIONS.
         summary: one sentence.
         metrics: constructors by column, in the order of the table.
-        luma: in words, which grey its evaluator compares.
+        luma: in words, the grey that its evaluator compares.
         stretch: its test script maps each fused image from its own smallest and largest value to 0..1.
-        levels: how the result becomes 8 bits: the nearest level (halves up, as `tectum fuse`), or the one below.
-        notes: what else to know.
+        levels: rounding to 8 bits: to the nearest level (halves up, as `tectum fuse`), or to the one below.
+        notes: other differences.
     """
 
     name: str
     summary: str
-    metrics: Mapping[str, Make]
+    metrics: Mapping[str, MetricFactory]
     luma: str
     stretch: bool
-    levels: Levels
+    levels: Literal["round", "truncate"]
     notes: str
 
     def __call__(self, fused: Tensor, a: Tensor, b: Tensor) -> dict[str, Tensor]:
@@ -71,57 +71,55 @@ class Convention:
         """
         return {name: make()(fused, a, b) for name, make in self.metrics.items()}
 
-    def saved(self, fused: Tensor) -> Tensor:
-        """What this convention's test script would save of (M,1,H,W) in [0,1], and its evaluator read, in [0,1].
+    def quantize(self, fused: Tensor) -> Tensor:
+        """Stretches images (where its test script does) and quantizes them to 8-bit levels, as the script saves them.
 
-        A constant image cannot be stretched and keeps its value.
+        Args:
+            fused: (M,1,H,W) in [0,1]. A constant image cannot be stretched and keeps its value.
+
+        Returns:
+            (M,1,H,W) in [0,1], the image that its evaluator reads.
 
         >>> import torch
         >>> x = torch.tensor([0.1, 0.3, 0.7]).view(1, 1, 1, 3)
-        >>> [(c.saved(x) * 255).round().flatten().int().tolist() for c in CONVENTIONS.values()]
+        >>> [(c.quantize(x) * 255).round().flatten().int().tolist() for c in CONVENTIONS.values()]
         [[26, 77, 179], [0, 85, 255], [0, 85, 255], [0, 85, 255]]
         """
         if self.stretch:
             low, high = fused.amin((1, 2, 3), keepdim=True), fused.amax((1, 2, 3), keepdim=True)
             flat = high <= low
             fused = (fused - low.masked_fill(flat, 0)) / (high - low).masked_fill(flat, 1)
-        return to_levels(fused) if self.levels == "round" else truncated(fused.clamp(0, 1))
+        return to_levels(fused) if self.levels == "round" else truncate_to_levels(fused.clamp(0, 1))
 
 
 def with_metrics(convention: Convention, names: Sequence[str] | None) -> Convention:
-    """The convention with other columns; a metric that it does not have is taken as METRICS has it.
+    """The convention with other columns; a metric that it lacks has the options of METRICS.
 
     Args:
-        convention: whose columns are replaced.
+        convention: its columns are replaced.
         names: in the order of the table, in capital or small letters; "all" takes every one, None changes nothing.
 
     Raises:
-        ValueError: unknown names, or none.
+        ValueError: unknown names (a `KeyError` too), or none.
 
     >>> list(with_metrics(CONVENTIONS["tectum"], ["vif", "MS-SSIM"]).metrics)
     ['VIF', 'MS-SSIM']
     """
     if names is None:
         return convention
-    everything: dict[str, Make] = {**METRICS, **convention.metrics}
-    by_lower = {name.lower(): name for name in everything}
-    if [name.lower() for name in names] == ["all"]:
-        names = list(everything)
     if not names:
         raise UserError("at least one metric must be given; leave the option out for the convention's own")
-    for name in names:
-        if name.lower() not in by_lower:
-            raise UserError(unknown(name, everything, noun="metric"))
-    chosen = [by_lower[name.lower()] for name in names]
-    return replace(convention, metrics=MappingProxyType({name: everything[name] for name in chosen}))
+    known = MetricNames[MetricFactory]({**METRICS, **convention.metrics})
+    symbols = list(known) if [name.lower() for name in names] == ["all"] else [known.symbol(name) for name in names]
+    return replace(convention, metrics=MappingProxyType({symbol: known[symbol] for symbol in symbols}))
 
 
 _TWELVE = ("EN", "SD", "SF", "AG", "MI", "CC", "SCD", "PSNR", "MSE", "SSIM", "VIF", "Qabf")
 _GREY = "BT.601 grey of colour images, rounded to 8 bits before anything is computed"
 
 
-def _sums(vif: str, *, data_range: float) -> Mapping[str, Make]:
-    """The columns of the evaluators that add over the sources; `vif` is what its table calls vifp."""
+def _sums(vif: str, *, data_range: float) -> Mapping[str, MetricFactory]:
+    """The columns of the evaluators that add over the sources; `vif` is their name of vifp."""
     return MappingProxyType(
         {
             "EN": EN,

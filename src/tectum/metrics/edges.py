@@ -1,4 +1,4 @@
-"""Metrics of edges: Qabf, how much of both sources' edges is in the fused image, and Nabf, what edges it made up.
+"""Edge metrics: Qabf, the share of both sources' edges that the fused image preserves, and Nabf, fusion artefacts.
 
 Of Sobel gradients (s_x, s_y) of the fused image F and a source S, on the scale 0..255:
 
@@ -26,14 +26,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tectum.metrics.metric import Metric
-from tectum.metrics.stripes import blocks, rows_of
+from tectum.metrics.windows import reuse, root, split_axis, stripe_height, zeros
 
-Border = Literal["constant", "replicate"]
-EQUAL = 1e-3
+_EQUAL = 1e-3
 """Gradients this close are those of equal 8-bit levels: in floating point k / 255 is not quite k levels."""
 
 
-class Edges(NamedTuple):
+class _Edges(NamedTuple):
     """Strength and direction of the gradients of a stripe, (..., rows, columns)."""
 
     strength: Tensor
@@ -41,7 +40,7 @@ class Edges(NamedTuple):
 
 
 class Qabf(Metric):
-    """Edges of both sources preserved, weighted by their strength.
+    """Edges of both sources preserved in the fused image, weighted by their strength.
 
     Range [0, 0.987]; higher is better; 0.9753 for a perfect copy of two equal 8-bit sources.
 
@@ -68,23 +67,22 @@ class Qabf(Metric):
         self.periodic = periodic
 
     def score(self, fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        kept = torch.zeros(len(fused), dtype=torch.float64, device=fused.device)
-        there = torch.zeros(len(a), dtype=torch.float64, device=fused.device)
-        for out, _ in blocks(fused.shape[2], 1, rows_of(fused, a, b)):
-            f, s = edges(fused, a, b, rows=out, border="constant")
-            ratio, same = strengths(f, s)
-            ratio += same.mul_(f.strength - 1)
-            alignment = alignments(f, s)
+        preserved, total = zeros(len(fused), like=fused), zeros(len(a), like=fused)
+        for rows, _ in split_axis(fused.shape[2], 1, stripe_height(fused, a, b)):
+            f, s = _find_edges(fused, a, b, rows=rows, border="constant")
+            ratio, equal = _compare_strengths(f, s)
+            ratio += equal.mul_(f.strength - 1)
+            alignment = _compare_angles(f, s)
             if self.periodic:
                 alignment.abs_()
-            quality = logistic(ratio, 0.9994, 15, 0.5).mul_(logistic(alignment, 0.9879, 22, 0.8))
-            kept += quality.mul_(s.strength).sum((0, 2, 3)).double()
-            there += s.strength.sum((0, 2, 3)).double()
-        return kept / there
+            quality = _logistic(ratio, 0.9994, 15, 0.5).mul_(_logistic(alignment, 0.9879, 22, 0.8))
+            preserved += quality.mul_(s.strength).sum((0, 2, 3)).double()
+            total += s.strength.sum((0, 2, 3)).double()
+        return preserved / total
 
 
 class Nabf(Metric):
-    """Edges that neither source has, fusion artefacts, as a share of the sources' edges.
+    """Fusion artefacts: edges that neither source has, as a share of the sources' edges.
 
     Range [0, 1]; lower is better; 0 where there is none.
     Variant: Shreyamsha Kumar's form of Petrovic's and Xydeas's N, in which preserved, lost and made-up edges add up to
@@ -102,49 +100,56 @@ class Nabf(Metric):
 
     def parts(self, fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
         """Shares of edges preserved, lost and made up, (3,B); their sum is 1."""
-        sums = torch.zeros(4, len(fused), dtype=torch.float64, device=fused.device)
-        for out, _ in blocks(fused.shape[2], 1, rows_of(fused, a, b)):
-            f, s = edges(fused, a, b, rows=out, border="replicate")
-            ratio, _ = strengths(f, s)
-            quality = logistic(ratio, 0.9999, 19, 0.5).mul_(logistic(alignments(f, s).abs_(), 0.9995, 22, 0.5)).sqrt_()
-            strong = s.strength.ge(2 - EQUAL).to(s.strength.dtype)
+        sums = zeros(4, len(fused), like=fused)
+        for rows, _ in split_axis(fused.shape[2], 1, stripe_height(fused, a, b)):
+            f, s = _find_edges(fused, a, b, rows=rows, border="replicate")
+            ratio, _ = _compare_strengths(f, s)
+            in_direction = _logistic(_compare_angles(f, s).abs_(), 0.9995, 22, 0.5)
+            quality = _logistic(ratio, 0.9999, 19, 0.5).mul_(in_direction).sqrt_()
+            strong = s.strength.ge(2 - _EQUAL).to(s.strength.dtype)
             weight = s.strength.pow(1.5).mul_(strong).add_(1 - strong, alpha=1e-3)
-            new = f.strength.gt(s.strength.amax(0) + EQUAL).to(weight.dtype)
+            new = f.strength.gt(s.strength.amax(0) + _EQUAL).to(weight.dtype)
             missing = (1 - quality) * weight
-            for total, part in zip(sums, (quality * weight, missing * (1 - new), missing * new, weight), strict=True):
-                total += part.sum((0, 2, 3)).double()
+            parts = quality * weight, missing * (1 - new), missing * new, weight
+            sums = sums + torch.stack([part.sum((0, 2, 3)).double().expand(len(fused)) for part in parts])
         return sums[:3] / sums[3]
 
 
-def edges(fused: Tensor, a: Tensor, b: Tensor, *, rows: slice, border: Border) -> tuple[Edges, Edges]:
+def _find_edges(
+    fused: Tensor, a: Tensor, b: Tensor, *, rows: slice, border: Literal["constant", "replicate"]
+) -> tuple[_Edges, _Edges]:
     """Edges of the fused images (M,rows,W) and of the sources (2,N,rows,W) in some rows."""
     height = fused.shape[2]
     above, below = max(0, rows.start - 1), min(height, rows.stop + 1)
     x = torch.cat([x[:, 0, above:below] for x in (fused, a, b)]) * 255
     x = F.pad(x, (1, 1, int(rows.start == 0), int(rows.stop == height)), mode=border)
+    # Sobel filter: a weighted sum along one axis, a difference along the other
     down = x[:, :-2].add(x[:, 1:-1], alpha=2).add_(x[:, 2:])
     across = x[..., :-2].add(x[..., 1:-1], alpha=2).add_(x[..., 2:])
     s_x, s_y = down[..., 2:] - down[..., :-2], across[:, :-2] - across[:, 2:]
-    strength = s_x.square().addcmul_(s_y, s_y).sqrt_()
-    upright = s_x.abs().le_(EQUAL)  # 0 or 1; torch.where is many times slower
-    angle = s_y.div_(s_x.add_(upright)).atan_()
+    strength = root(s_x.square().addcmul_(s_y, s_y))
+    # atan(s_y / s_x), pi/2 where s_x = 0: by factors of 0 or 1, torch.where is many times slower
+    upright = s_x.detach().abs().le_(_EQUAL)
+    tangent = torch.div(s_y, torch.add(s_x, upright, out=reuse(s_x)), out=reuse(s_y))
+    angle = tangent.atan_()
     angle.addcmul_(angle, upright, value=-1).add_(upright, alpha=torch.pi / 2)
     num, pairs = len(fused), len(a)
-    return Edges(strength[:num], angle[:num]), Edges(*(y[num:].unflatten(0, (2, pairs)) for y in (strength, angle)))
+    return _Edges(strength[:num], angle[:num]), _Edges(*(y[num:].unflatten(0, (2, pairs)) for y in (strength, angle)))
 
 
-def strengths(f: Edges, s: Edges) -> tuple[Tensor, Tensor]:
-    """The smaller strength over the larger, 0 where there is no edge, and 1 or 0 for whether they are equal."""
+def _compare_strengths(f: _Edges, s: _Edges) -> tuple[Tensor, Tensor]:
+    """The smaller strength over the larger, 0 where there is no edge; and 1 where they are equal, else 0."""
     ratio = torch.minimum(f.strength, s.strength)
     ratio /= torch.maximum(f.strength, s.strength).clamp_(min=torch.finfo(ratio.dtype).tiny)
-    return ratio, (f.strength - s.strength).abs_().le_(EQUAL)
+    return ratio, (f.strength - s.strength).detach().abs_().le_(_EQUAL)
 
 
-def alignments(f: Edges, s: Edges) -> Tensor:
+def _compare_angles(f: _Edges, s: _Edges) -> Tensor:
     """1 for one direction, 0 for a right angle, less beyond."""
     return (f.angle - s.angle).abs_().mul_(-2 / torch.pi).add_(1)
 
 
-def logistic(x: Tensor, top: float, slope: float, middle: float) -> Tensor:
-    """top / (1 + exp(-slope (x - middle))), in place."""
-    return x.sub_(middle).mul_(slope).sigmoid_().mul_(top)
+def _logistic(x: Tensor, top: float, slope: float, middle: float) -> Tensor:
+    """top / (1 + exp(-slope (x - middle))); overwrites x."""
+    y = x.sub_(middle).mul_(slope).sigmoid_()
+    return torch.mul(y, top, out=reuse(y))

@@ -1,4 +1,4 @@
-"""MEF-SSIM: does the fused image have, everywhere, the best contrast of its exposures and their structure?
+"""MEF-SSIM: structural similarity of a fused image to the best contrast and common structure of two exposures.
 
 In each window the sources k are x_k = mean + c_k s_k with a contrast c_k = |x_k - mean| and a structure s_k of length
 1. What is wanted there has the larger contrast, and a structure to which each source counts by its contrast, the more
@@ -19,12 +19,10 @@ import math
 import torch
 from torch import Tensor
 
-from tectum.metrics.filters import gaussian, smooth
 from tectum.metrics.metric import Metric
-from tectum.metrics.multiscale import halved
-from tectum.metrics.stripes import stripes, undefined
+from tectum.metrics.windows import divide, gaussian_weights, halve, iterate_stripes, nans, power, root, smooth, zeros
 
-FLAT = 1e-14
+_FLAT = 1e-14
 """Below this variance a window is flat; what is left is rounding."""
 
 
@@ -60,48 +58,44 @@ class MEFSSIM(Metric):
 
     def score(self, fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
         if min(fused.shape[-2:]) < self.window << len(self.exponents) - 1:
-            return undefined(len(fused), like=fused)
-        values = torch.ones(len(fused), dtype=torch.float64, device=fused.device)
+            return nans(len(fused), like=fused)
+        values = zeros(len(fused), like=fused) + 1
         for scale, exponent in enumerate(self.exponents):
             if scale:
-                fused, a, b = (halved(image) for image in (fused, a, b))
-            values *= self._similarity(fused, a, b).clamp_min(0) ** (exponent / sum(self.exponents))
+                fused, a, b = (halve(image) for image in (fused, a, b))
+            values = values * power(self._similarity(fused, a, b), exponent / sum(self.exponents))
         return values
 
     def _similarity(self, fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
         """The mean of S over all windows, (B,)."""
-        kernel, constant = gaussian(self.window, self.sigma), 0.03**2
-        total = torch.zeros(len(fused), dtype=torch.float64, device=fused.device)
-        for f, x, y in stripes(fused, a, b, size=self.window):
+        kernel, constant = gaussian_weights(self.window, self.sigma), 0.03**2
+        total = zeros(len(fused), like=fused)
+        for f, x, y in iterate_stripes(fused, a, b, size=self.window):
             mean_f, mean_x, mean_y = (smooth(k, kernel) for k in (f, x, y))
             var_f, var_x, var_y = (
-                flat(smooth(k.square(), kernel) - m.square()) for k, m in ((f, mean_f), (x, mean_x), (y, mean_y))
+                _zero_if_flat(smooth(k.square(), kernel) - m.square())
+                for k, m in ((f, mean_f), (x, mean_x), (y, mean_y))
             )
             cov_xy = smooth(x * y, kernel) - mean_x * mean_y
-            of_x, of_y, contrast, length = wanted(var_x, var_y, cov_xy)
+            weight_x, weight_y, contrast, length = _wanted_structure(var_x, var_y, cov_xy)
             cov_fx, cov_fy = smooth(f * x, kernel) - mean_f * mean_x, smooth(f * y, kernel) - mean_f * mean_y
-            cov = ratio(contrast * (of_x * cov_fx + of_y * cov_fy), length)
+            cov = divide(contrast * (weight_x * cov_fx + weight_y * cov_fy), length)
             var = torch.where(length > 0, contrast.square(), 0.0)
             total += ((2 * cov + constant) / (var + var_f + constant)).sum((1, 2, 3))
         height, width = (side - self.window + 1 for side in fused.shape[-2:])
         return total / (height * width)
 
 
-def wanted(var_x: Tensor, var_y: Tensor, cov: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _wanted_structure(var_x: Tensor, var_y: Tensor, cov: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Weights of x - mean and y - mean in s, the contrast that is wanted, and |s|."""
-    c_x, c_y = var_x.sqrt(), var_y.sqrt()
+    c_x, c_y = root(var_x), root(var_y)
     contrast = torch.maximum(c_x, c_y)
-    agreement = ratio((var_x + var_y + 2 * cov).clamp_min(0).sqrt(), c_x + c_y).clamp(max=1)
+    agreement = divide(root((var_x + var_y + 2 * cov).clamp_min(0)), c_x + c_y).clamp(max=1)  # R
     p = torch.tan(math.pi / 2 * agreement.clamp(max=0.99)).clamp(max=10)
-    of_x, of_y = (ratio(ratio(c, contrast).pow(p), c) for c in (c_x, c_y))
-    squared = of_x.square() * var_x + of_y.square() * var_y + 2 * of_x * of_y * cov
-    return of_x, of_y, contrast, torch.where(squared > 1e-8, squared, 0.0).sqrt()
+    weight_x, weight_y = (divide(divide(c, contrast).pow(p), c) for c in (c_x, c_y))
+    squared = weight_x.square() * var_x + weight_y.square() * var_y + 2 * weight_x * weight_y * cov
+    return weight_x, weight_y, contrast, root(torch.where(squared > 1e-8, squared, 0.0))
 
 
-def flat(variance: Tensor) -> Tensor:
-    return torch.where(variance > FLAT, variance, 0.0)
-
-
-def ratio(top: Tensor, bottom: Tensor) -> Tensor:
-    """0 where the bottom is 0."""
-    return torch.where(bottom > 0, top / torch.where(bottom > 0, bottom, 1.0), 0.0)
+def _zero_if_flat(variance: Tensor) -> Tensor:
+    return torch.where(variance > _FLAT, variance, 0.0)

@@ -1,9 +1,9 @@
-"""Feature mutual information: how much the edges of the fused image tell of the edges of each source.
+"""Feature mutual information (FMI) of the gradients of the fused image and of each source.
 
     FMI(f, x) = mean over windows of  2 I(f; x) / (H(f) + H(x))                   per source x
 
-Whatever a window holds is read as a distribution: nine feature values, divided by their sum, are the probabilities of
-the nine places. The joint distribution of two windows is not observed, and is put together from the two and their
+A window is read as a distribution: its nine feature values, divided by their sum, are the probabilities of the nine
+places. The joint distribution of two windows is not observed, and is put together from the two and their
 correlation rho, between independence and the strongest dependence that the two distributions allow:
 
     p_fx = phi p^ + (1 - phi) p_f p_x         phi = rho / rho^
@@ -14,21 +14,20 @@ max(F + X - 1, 0) (in opposite order) where rho < 0, and rho^ the correlation of
 No reference values from outside; the oracle is our own float64 loop in the tests.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from tectum.errors import UserError
 from tectum.metrics.metric import Reduction, SourceMetric
-from tectum.metrics.stripes import stripes, undefined
+from tectum.metrics.windows import divide, iterate_stripes, nans, root, vector_length, zeros
 
 Feature = Literal["gradient", "pixel"]
 
-SIDE = 3
-PLACES = SIDE**2
-CHUNK = 1 << 10
+_SIDE = 3
+_PLACES = _SIDE**2
+_CHUNK = 1 << 10
 """Windows at a time: their joint distributions, 81 numbers each, should stay in the cache."""
 
 
@@ -74,95 +73,96 @@ class FMI(SourceMetric):
         self.feature = feature
 
     def per_source(self, fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        window = SIDE + 2 * (self.feature == "gradient")
-        if min(fused.shape[-2:]) < window:
-            return undefined(2, len(fused), like=fused)
-        sums = torch.zeros(2, 2, len(fused), dtype=torch.float64, device=fused.device)
-        for f, *sources in stripes(fused, a, b, size=window):
-            described = [[Windows.of(image, self.feature) for image in x] for x in sources]
+        size = _SIDE + 2 * (self.feature == "gradient")
+        if min(fused.shape[-2:]) < size:
+            return nans(2, len(fused), like=fused)
+        sums = zeros(2, 2, len(fused), like=fused)  # information and number of windows, source, image
+        for f, *sources in iterate_stripes(fused, a, b, size=size):
+            of_sources = [[_describe_windows(image, self.feature) for image in x] for x in sources]
             for i, image in enumerate(f):
-                of_fused = Windows.of(image, self.feature)
-                for k, of_source in enumerate(described):
-                    sums[:, k, i] += torch.stack(_shared(of_fused, of_source[i % len(of_source)]))
+                of_fused = _describe_windows(image, self.feature)
+                for k, of_source in enumerate(of_sources):
+                    sums[:, k, i] += torch.stack(_sum_information(of_fused, of_source[i % len(of_source)]))
         return sums[0] / sums[1]
 
 
-@dataclass(frozen=True)
-class Windows:
+class _Windows(NamedTuple):
     """N windows of one image, each as a distribution over its places.
 
     Attributes:
         p: probabilities (9,N).
-        steps: cumulative probabilities before each place, and 1, (10,N).
+        cumulative: probabilities before each place, and 1, (10,N).
         feature: centred and of length 1, (9,N); 0 where it does not vary.
-        varies: whether it does, (N,).
+        varies: True where it does, (N,).
         entropy: of p in nats, (N,).
         mean, deviation: of the place under p, (N,).
     """
 
     p: Tensor
-    steps: Tensor
+    cumulative: Tensor
     feature: Tensor
     varies: Tensor
     entropy: Tensor
     mean: Tensor
     deviation: Tensor
 
-    @classmethod
-    def of(cls, image: Tensor, feature: Feature) -> "Windows":
-        """All windows inside an image (1,H,W)."""
-        x = image[0] if feature == "pixel" else gradient_magnitude(image[0])
-        height, width = x.shape[0] - SIDE + 1, x.shape[1] - SIDE + 1
-        x = torch.stack([x[i : i + height, j : j + width].flatten() for i in range(SIDE) for j in range(SIDE)])
-        total = x.sum(0)
-        p = torch.where(total > 0, x / total, 1 / PLACES)
-        centred = x - total / PLACES
-        squares = centred.square().sum(0)
-        varies = squares > 1e-12 * PLACES
-        places = torch.arange(PLACES, dtype=p.dtype, device=p.device)
-        mean = places @ p
-        return cls(
-            p=p,
-            steps=torch.cat([torch.zeros_like(p[:1]), p.cumsum(0)]),
-            feature=torch.where(varies, centred / squares.sqrt(), 0),
-            varies=varies,
-            entropy=_entropy(p),
-            mean=mean,
-            deviation=(places.square() @ p - mean.square()).clamp_min(0).sqrt(),
-        )
 
-    def __getitem__(self, part: slice) -> "Windows":
-        return Windows(**{name: value[..., part] for name, value in vars(self).items()})
+def _describe_windows(image: Tensor, feature: Feature) -> _Windows:
+    """All windows inside an image (1,H,W)."""
+    x = image[0] if feature == "pixel" else _gradient_magnitude(image[0])
+    height, width = x.shape[0] - _SIDE + 1, x.shape[1] - _SIDE + 1
+    x = torch.stack([x[i : i + height, j : j + width].flatten() for i in range(_SIDE) for j in range(_SIDE)])
+    total = x.sum(0)
+    p = torch.where(total > 0, divide(x, total), 1 / _PLACES)
+    centred = x - total / _PLACES
+    squares = centred.square().sum(0)
+    varies = squares > 1e-12 * _PLACES
+    places = torch.arange(_PLACES, dtype=p.dtype, device=p.device)
+    mean = places @ p
+    return _Windows(
+        p=p,
+        cumulative=torch.cat([torch.zeros_like(p[:1]), p.cumsum(0)]),
+        feature=torch.where(varies, divide(centred, root(squares)), 0),
+        varies=varies,
+        entropy=_entropy(p),
+        mean=mean,
+        deviation=root((places.square() @ p - mean.square()).clamp_min(0)),
+    )
 
 
-def gradient_magnitude(x: Tensor) -> Tensor:
+def _gradient_magnitude(x: Tensor) -> Tensor:
     """Length of the gradient by central differences, at the inner pixels of (H,W)."""
-    return torch.hypot(x[1:-1, 2:] - x[1:-1, :-2], x[2:, 1:-1] - x[:-2, 1:-1]) / 2
+    return vector_length(x[1:-1, 2:] - x[1:-1, :-2], x[2:, 1:-1] - x[:-2, 1:-1]) / 2
 
 
-def _shared(f: Windows, x: Windows) -> tuple[Tensor, Tensor]:
+def _sum_information(f: _Windows, x: _Windows) -> tuple[Tensor, Tensor]:
     """The sum of 2 I / (H + H) over the windows that count, and their number."""
     entropies = f.entropy + x.entropy
     counts = x.varies & (entropies > 0)
-    num = len(entropies)
-    parts = [slice(start, start + CHUNK) for start in range(0, num, CHUNK)]
-    information = torch.cat([_information(f[part], x[part]) for part in parts])
-    return torch.where(counts, 2 * information / entropies, 0).sum(), counts.sum()
+    parts = [slice(start, start + _CHUNK) for start in range(0, len(entropies), _CHUNK)]
+    information = torch.cat(
+        [_information(*(_Windows(*(value[..., part] for value in windows)) for windows in (f, x))) for part in parts]
+    )
+    return torch.where(counts, divide(2 * information, entropies), 0).sum(), counts.sum()
 
 
-def _information(f: Windows, x: Windows) -> Tensor:
+def _information(f: _Windows, x: _Windows) -> Tensor:
     """I(f; x) of each window in nats, (N,)."""
     rho = (f.feature * x.feature).sum(0)
-    opposite = rho < 0  # then p^ is that of the places of x counted from the end
+    # under a negative correlation p^ is that of the places of x counted from the end
+    opposite = rho < 0
     p_x = torch.where(opposite, x.p.flip(0), x.p)
-    steps = torch.where(opposite, 1 - x.steps.flip(0), x.steps)
-    mean = torch.where(opposite, PLACES - 1 - x.mean, x.mean)
-    bound = torch.minimum(f.steps[1:, None], steps[1:]) - torch.maximum(f.steps[:-1, None], steps[:-1])
-    bound = bound.clamp_min_(0).flatten(0, 1)
-    places = torch.arange(PLACES, dtype=rho.dtype, device=rho.device)
+    cumulative = torch.where(opposite, 1 - x.cumulative.flip(0), x.cumulative)
+    mean = torch.where(opposite, _PLACES - 1 - x.mean, x.mean)
+    # p^: overlap of the steps of both cumulative distributions
+    bound = torch.minimum(f.cumulative[1:, None], cumulative[1:])
+    bound = (bound - torch.maximum(f.cumulative[:-1, None], cumulative[:-1])).clamp_min_(0).flatten(0, 1)
+    # phi = rho / rho^
+    places = torch.arange(_PLACES, dtype=rho.dtype, device=rho.device)
     covariance = torch.outer(places, places).flatten() @ bound - f.mean * mean
-    phi = torch.where(covariance > 0, rho.abs() * f.deviation * x.deviation / covariance, 0).clamp_max(1)
-    joint = (f.p[:, None] * (p_x * (1 - phi))).flatten(0, 1).add_(bound.mul_(phi))
+    phi = divide(rho.abs() * f.deviation * x.deviation, covariance).clamp_max(1)
+    # the joint distribution, and I = H + H - H(joint)
+    joint = (f.p[:, None] * (p_x * (1 - phi))).flatten(0, 1).add(bound * phi)
     return f.entropy + x.entropy - _entropy(joint)
 
 

@@ -1,4 +1,4 @@
-"""Metrics of information: EN, MI and NMI from histograms.
+"""Information metrics from histograms: entropy (EN), mutual information (MI) and its normalised form (NMI).
 
 Of values rounded to 8 bits, p from the histogram of one image or of two at once:
 
@@ -6,7 +6,8 @@ Of values rounded to 8 bits, p from the histogram of one image or of two at once
     I(F,S) = H(F) + H(S) - H(F,S)                             MI, nats by default
     NMI    = 2 [ I(F,A) / (H(F) + H(A)) + I(F,B) / (H(F) + H(B)) ]
 
-MI depends on the number of levels that are there: an image stretched, resampled or saved by JPEG has another.
+MI depends on the number of levels that occur: an image stretched, resampled or saved by JPEG has another. Histograms
+count, so these metrics have no gradient.
 
 Reference:
     Assessment of image fusion procedures using entropy, image quality, and multispectral classification. Roberts, van
@@ -26,9 +27,9 @@ from torch import Tensor
 from tectum.color import to_levels
 from tectum.errors import UserError
 from tectum.metrics.metric import Metric, Reduction, SourceMetric
-from tectum.metrics.stripes import blocks
+from tectum.metrics.windows import split_axis
 
-LEVELS = 256
+_LEVELS = 256
 COUNT_PX = 250_000
 """Pixels counted at once."""
 
@@ -39,7 +40,7 @@ class EN(Metric):
     """Entropy of the fused image, of values rounded to 8 bits.
 
     Range [0, 8] bits, 0 for a constant image, 8 for uniform noise; higher is read as better. It says nothing of the
-    sources: noise and stretching raise it.
+    sources: noise and stretching raise it. Not differentiable.
 
     >>> ramp = torch.arange(256.0).view(1, 1, 16, 16) / 255
     >>> float(EN()(ramp, ramp, ramp))
@@ -47,20 +48,21 @@ class EN(Metric):
     """
 
     symbol, title, unit = "EN", "entropy", "bits"
+    is_differentiable = False
     bounds = (0.0, 8.0)
     source = (
         "Roberts, van Aardt and Ahmed, Assessment of image fusion procedures using entropy, J. Appl. Remote Sens., 2008"
     )
 
     def score(self, fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        return torch.stack([entropy(counts(f)) for f in fused[:, 0]]) / math.log(2)
+        return torch.stack([_entropy(_histogram(f)) for f in fused[:, 0]]) / math.log(2)
 
 
 class MI(SourceMetric):
     """Mutual information of the fused image with each source, of values rounded to 8 bits.
 
     Range [0, 5.55] nats for the mean, twice that for the sum; higher is read as better. 0 when they are independent,
-    H(F) when one follows from the other: a copy of a source has nearly the highest there is.
+    H(F) when one follows from the other: a copy of a source has nearly the highest there is. Not differentiable.
 
     Args:
         reduction: "mean" or "sum" over the sources; most published tables are sums.
@@ -68,6 +70,7 @@ class MI(SourceMetric):
     """
 
     symbol, title, unit = "MI", "mutual information", "nats"
+    is_differentiable = False
     bounds = (0.0, 8.0)  # in bits, and more than there can be in nats
     source = "Qu, Zhang and Yan, Information measure for performance of image fusion, Electronics Letters, 2002"
 
@@ -75,10 +78,10 @@ class MI(SourceMetric):
         if unit not in ("nats", "bits"):
             raise UserError(f"unit must be 'nats' or 'bits', got {unit!r}")
         super().__init__(reduction=reduction)
-        self.unit = unit  # type: ignore[misc]
+        self.unit = unit
 
     def per_source(self, fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        _, shared = information(fused, a, b)
+        _, shared = _entropies_and_information(fused, a, b)
         return shared / math.log(2) if self.unit == "bits" else shared
 
 
@@ -86,48 +89,51 @@ class NMI(Metric):
     """Normalised mutual information, Hossny's form: 2 [ I(F,A) / (H(F)+H(A)) + I(F,B) / (H(F)+H(B)) ].
 
     Range [0, 2]; higher is read as better; of values rounded to 8 bits, a sum by definition. NaN where the fused image
-    and a source are both constant (0/0).
+    and a source are both constant (0/0). Not differentiable.
     """
 
     symbol, title = "NMI", "normalised mutual information"
+    is_differentiable = False
     bounds = (0.0, 2.0)
     source = "Hossny, Nahavandi and Creighton, Comments on 'Information measure for performance of image fusion', 2008"
 
     def score(self, fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        alone, shared = information(fused, a, b)
-        return 2 * (shared[0] / (alone[0] + alone[1]) + shared[1] / (alone[0] + alone[2]))
+        (h_f, h_a, h_b), (i_a, i_b) = _entropies_and_information(fused, a, b)
+        return 2 * (i_a / (h_f + h_a) + i_b / (h_f + h_b))
 
 
-def information(fused: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+def _entropies_and_information(fused: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Entropies of fused, a, b, (3,B), and the information fused shares with a and with b, (2,B), in nats."""
-    alone, shared = [], []
+    entropies, information = [], []
     for i, f in enumerate(fused[:, 0]):
-        joint = [counts(f, x[min(i, len(x) - 1), 0]) for x in (a, b)]
-        h = entropy(joint[0].sum(1)), entropy(joint[0].sum(0)), entropy(joint[1].sum(0))
-        alone.append(torch.stack(h))
-        shared.append(torch.stack([h[0] + h[k + 1] - entropy(joint[k].flatten()) for k in (0, 1)]))
-    return torch.stack(alone, 1), torch.stack(shared, 1).clamp(min=0)
+        joint = [_histogram(f, x[min(i, len(x) - 1), 0]) for x in (a, b)]
+        h_f, *h_sources = _entropy(joint[0].sum(1)), _entropy(joint[0].sum(0)), _entropy(joint[1].sum(0))
+        entropies.append(torch.stack([h_f, *h_sources]))
+        information.append(
+            torch.stack([h_f + h - _entropy(j.flatten()) for h, j in zip(h_sources, joint, strict=True)])
+        )
+    return torch.stack(entropies, 1), torch.stack(information, 1).clamp(min=0)
 
 
-def counts(f: Tensor, x: Tensor | None = None) -> Tensor:
+def _histogram(f: Tensor, x: Tensor | None = None) -> Tensor:
     """The histogram (256,) of an image (H,W) in [0,1], or the joint one (256,256) of two."""
-    num = LEVELS if x is None else LEVELS**2
-    found = torch.zeros(num, dtype=torch.int64, device=f.device)
-    for _, given in blocks(len(f), 1, max(1, COUNT_PX // f.shape[1])):
-        code = codes(f[given])
+    num = _LEVELS if x is None else _LEVELS**2
+    counts = torch.zeros(num, dtype=torch.int64, device=f.device)
+    for _, rows in split_axis(len(f), 1, max(1, COUNT_PX // f.shape[1])):
+        levels = _to_level_numbers(f[rows])
         if x is not None:
-            code = code.mul_(LEVELS).add_(codes(x[given]))
-        found += torch.bincount(code.flatten(), minlength=num)
-    return found if x is None else found.view(LEVELS, LEVELS)
+            levels = levels.mul_(_LEVELS).add_(_to_level_numbers(x[rows]))
+        counts += torch.bincount(levels.flatten(), minlength=num)
+    return counts if x is None else counts.view(_LEVELS, _LEVELS)
 
 
-def codes(x: Tensor) -> Tensor:
+def _to_level_numbers(x: Tensor) -> Tensor:
     """The number of the nearest of 256 levels, int32."""
-    return to_levels(x).mul_(LEVELS - 1).round_().to(torch.int32)
+    return to_levels(x).mul_(_LEVELS - 1).round_().to(torch.int32)
 
 
-def entropy(histogram: Tensor) -> Tensor:
-    """In nats, of counts (N,)."""
+def _entropy(histogram: Tensor) -> Tensor:
+    """Of counts (N,), in nats."""
     p = histogram[histogram > 0].double()
     p /= p.sum()
     return -(p * p.log()).sum()

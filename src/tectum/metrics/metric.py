@@ -1,23 +1,26 @@
-"""What all fusion metrics share: one value per image, how two sources are reduced, and a running summary.
+"""Base classes of the fusion metrics: one value per image, reduction over two sources, gradients, a running summary.
 
     metric(fused, a, b) -> (B,)        a, b (B,1,H,W), or (1,1,H,W): one pair under several fused images
     SourceMetric: v_a = v(fused, a), v_b = v(fused, b), then (v_a + v_b) / 2 or v_a + v_b
 
-Whether the two sources are averaged or added is the commonest reason why two published tables differ by a factor of
-two, so every metric that is taken source by source has the same switch, and `per_source` gives both halves. A value
-that is not defined (a constant image has no correlation) is NaN, and a summary counts it instead of dropping it.
+Averaging or adding the two sources is the commonest reason why two published tables differ by a factor of two, so every
+metric that is taken source by source has the same switch, and `per_source` gives both halves. A value that is not
+defined (a constant image has no correlation) is NaN, and a summary counts it instead of dropping it.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tectum.errors import UserError
+
+if TYPE_CHECKING:
+    import torchmetrics
 
 Reduction = Literal["mean", "sum"]
 
@@ -32,34 +35,48 @@ class Score:
     num_undefined: int
 
 
-class Metric(ABC):
-    """One number per image of how a fused image relates to its sources.
+class Metric(nn.Module, ABC):
+    """One number per image of how a fused image relates to its sources; with gradients also a loss.
 
-    Subclasses say what they are in the class attributes and compute in `score`.
+    Subclasses describe themselves in the class attributes and compute in `score`.
 
     Attributes:
         symbol: the name in tables ("EN").
         title: in words ("entropy").
         unit: of the value, "" when it has none.
         higher_is_better: the direction in which papers read it.
+        is_differentiable: images that require a gradient get one, almost everywhere. False for what counts levels.
+        full_state_update: False, as torchmetrics means it: a batch is scored without the batches before it.
         bounds: of the value per image, of the mean where there are two sources; infinite where there is none.
         symmetric: exchanging a and b does not change the value.
         source: the paper that defines it.
+
+    >>> from tectum.metrics import METRICS
+    >>> fused = torch.rand(1, 1, 16, 16, requires_grad=True)
+    >>> loss = 1 - METRICS["SSIM"]()(fused, *torch.rand(2, 1, 1, 16, 16)).mean()
+    >>> loss.backward()
+    >>> fused.grad.shape
+    torch.Size([1, 1, 16, 16])
     """
 
     symbol: ClassVar[str]
     title: ClassVar[str]
-    unit: ClassVar[str] = ""
+    unit: str = ""
     higher_is_better: ClassVar[bool] = True
+    is_differentiable: bool = True
+    full_state_update: ClassVar[bool] = False
     bounds: ClassVar[tuple[float, float]] = (0.0, float("inf"))
     symmetric: ClassVar[bool] = True
     source: ClassVar[str]
 
     def __init__(self) -> None:
+        super().__init__()
         self.reset()
 
-    def __call__(self, fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    def forward(self, fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
         """One value per fused image, (B,) float64 (float32 on devices without float64), NaN where undefined.
+
+        The values carry a gradient where an image requires one and the metric is differentiable.
 
         Args:
             fused: luminance (B,1,H,W) in [0,1].
@@ -68,26 +85,29 @@ class Metric(ABC):
         Raises:
             ValueError: shapes that do not fit, or values outside [0,1].
         """
-        device = fused.device
-        with torch.inference_mode(), one_thread():
-            check(fused, a, b)
-            if device.type == "mps":  # has no float64
-                return self.score(fused.cpu(), a.cpu(), b.cpu()).float().to(device)
-            return self.score(fused, a, b)
+        images = fused, a, b
+        _check_images(*images)
+        gradients = self.is_differentiable and torch.is_grad_enabled() and any(x.requires_grad for x in images)
+        if not gradients:
+            images = fused.detach(), a.detach(), b.detach()
+        with torch.set_grad_enabled(gradients), _one_thread():
+            if fused.device.type == "mps":  # has no float64
+                return self.score(*(x.cpu() for x in images)).float().to(fused.device)
+            return self.score(*images)
 
     @abstractmethod
     def score(self, fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
         """The value per image, (B,) float64, of checked tensors."""
 
     def update(self, fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        """Take more images into the summary; returns their values."""
-        values = self(fused, a, b)
-        self.values.append(values.cpu().double())
+        """Adds images to the summary, and returns their values, (B,)."""
+        values: Tensor = self(fused, a, b)
+        self._values.append(values.detach().cpu().double())
         return values
 
     def compute(self) -> Score:
         """The summary of all images since the last `reset`; NaN where no image has a value."""
-        values = torch.cat(self.values) if self.values else torch.empty(0, dtype=torch.float64)
+        values = torch.cat(self._values) if self._values else torch.empty(0, dtype=torch.float64)
         defined = values[~values.isnan()]
         num = len(defined)
         return Score(
@@ -98,8 +118,18 @@ class Metric(ABC):
         )
 
     def reset(self) -> None:
-        """Forget the images seen."""
-        self.values: list[Tensor] = []
+        """Forgets the images added."""
+        self._values: list[Tensor] = []
+
+    def to_torchmetrics(self) -> "torchmetrics.Metric":
+        """This metric as a `torchmetrics.Metric`, for a `MetricCollection`: `tectum.metrics.adapter` says how.
+
+        Raises:
+            ValueError: torchmetrics is not installed.
+        """
+        from tectum.metrics.adapter import make_adapter
+
+        return make_adapter(self)
 
 
 class SourceMetric(Metric):
@@ -125,8 +155,8 @@ class SourceMetric(Metric):
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """Run on one processor thread, and leave the setting as it was.
+def _one_thread() -> Iterator[None]:
+    """Runs on one processor thread, and leaves the setting as it was.
 
     The pieces an image is taken in fit the cache and are too small to share: with two threads on a quiet machine a
     metric is at best 1.5 times faster, on a busy one the threads wait for each other and it is tens of times slower.
@@ -143,12 +173,9 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def check(fused: Tensor, a: Tensor, b: Tensor) -> None:
-    """Refuse what no metric can score.
-
-    Raises:
-        ValueError: a sentence on the shapes, the type or the range.
-    """
+@torch.no_grad()
+def _check_images(fused: Tensor, a: Tensor, b: Tensor) -> None:
+    """Refuses what no metric can score: by its shape, type or range."""
     shapes = f"fused {tuple(fused.shape)}, a {tuple(a.shape)}, b {tuple(b.shape)}"
     if any(x.ndim != 4 or x.shape[1] != 1 for x in (fused, a, b)):
         raise UserError(f"fused, a and b must be luminances (B,1,H,W), got {shapes}; convert colour images first")

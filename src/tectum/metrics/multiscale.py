@@ -1,4 +1,4 @@
-"""Two metrics over several scales: multi-scale structural similarity, and visual information fidelity for fusion.
+"""Multi-scale metrics: structural similarity (MS-SSIM) and visual information fidelity for fusion (VIFF).
 
     MS-SSIM(f, x) = l_M^beta_M  prod_{j=1..M} (c_j s_j)^beta_j                    M = 5 scales, per source x
     VIFF(f, a, b) = sum_k p_k  sum_blocks FVID_k / sum_blocks FVIND_k             4 scales, both sources at once
@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from tectum.errors import UserError
-from tectum.metrics.filters import box, divide, gaussian, smooth
-from tectum.metrics.metric import Metric, Reduction, SourceMetric
-from tectum.metrics.stripes import stripes, undefined
+from tectum.metrics.metric import Metric, SourceMetric
+from tectum.metrics.windows import divide, gaussian_weights, halve, iterate_stripes, nans, power, smooth, zeros
 
 
 class MSSSIM(SourceMetric):
@@ -54,26 +53,23 @@ class MSSSIM(SourceMetric):
     window = 11
     sigma = 1.5
 
-    def __init__(self, *, reduction: Reduction = "mean") -> None:
-        super().__init__(reduction=reduction)
-
     def per_source(self, fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
         if min(fused.shape[-2:]) < self.window << len(self.exponents) - 1:
-            return undefined(2, len(fused), like=fused)
-        values = torch.ones(2, len(fused), dtype=torch.float64, device=fused.device)
+            return nans(2, len(fused), like=fused)
+        values = zeros(2, len(fused), like=fused) + 1
         for scale, exponent in enumerate(self.exponents, 1):
             similarity = self._similarity(fused, a, b, luminance=scale == len(self.exponents))
-            values *= similarity.clamp_min(0) ** exponent
+            values = values * power(similarity, exponent)
             if scale < len(self.exponents):
-                fused, a, b = (halved(image) for image in (fused, a, b))
+                fused, a, b = (halve(image) for image in (fused, a, b))
         return values
 
     def _similarity(self, fused: Tensor, a: Tensor, b: Tensor, *, luminance: bool) -> Tensor:
         """The mean over all windows of cs, or of l cs, against both sources: (2,B)."""
-        kernel = gaussian(self.window, self.sigma)
+        kernel = gaussian_weights(self.window, self.sigma)
         c1, c2 = 0.01**2, 0.03**2
-        total = torch.zeros(2, len(fused), dtype=torch.float64, device=fused.device)
-        for f, *sources in stripes(fused, a, b, size=self.window):
+        total = zeros(2, len(fused), like=fused)
+        for f, *sources in iterate_stripes(fused, a, b, size=self.window):
             mean_f = smooth(f, kernel)
             variance_f = smooth(f.square(), kernel) - mean_f.square()
             for i, x in enumerate(sources):
@@ -81,7 +77,7 @@ class MSSSIM(SourceMetric):
                 variance = smooth(x.square(), kernel) - mean.square()
                 similarity = (2 * (mean_fx - mean_f * mean) + c2) / (variance_f + variance + c2)
                 if luminance:
-                    similarity *= (2 * mean_f * mean + c1) / (mean_f.square() + mean.square() + c1)
+                    similarity = similarity * ((2 * mean_f * mean + c1) / (mean_f.square() + mean.square() + c1))
                 total[i] += similarity.sum((1, 2, 3))
         height, width = (side - self.window + 1 for side in fused.shape[-2:])
         return total / (height * width)
@@ -109,8 +105,8 @@ class VIFF(Metric):
     source, averaged or added (`VIF` here). There both sources count everywhere; here each block has one of them.
 
     Decided here: blocks are windows at every pixel. Where g would be negative, or a variance is below 1e-10, the block
-    shows nothing (g = 0, sigma_v^2 = sigma_f^2), as in VIF. Sources of equal gain are told apart by their VIND, the
-    greater counts, so that exchanging them changes nothing. The weights p and the noise s are those that go with the
+    shows nothing (g = 0, sigma_v^2 = sigma_f^2), as in VIF. Of sources of equal gain the one with
+    the greater VIND counts, so that exchanging them changes nothing. The weights p and the noise s are those that go with the
     authors' release, as far as known; they were not compared with the printed paper. s is far from the 2 of VIF.
 
     Args:
@@ -138,25 +134,25 @@ class VIFF(Metric):
 
     def score(self, fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
         if min(fused.shape[-2:]) < 41:
-            return undefined(len(fused), like=fused)
-        values = torch.zeros(len(fused), dtype=torch.float64, device=fused.device)
+            return nans(len(fused), like=fused)
+        values = zeros(len(fused), like=fused)
         for size, weight in zip(self.sizes, self.weights, strict=True):
-            kernel = gaussian(size, size / 5)
+            kernel = gaussian_weights(size, size / 5)
             if size != self.sizes[0]:
-                fused, a, b = (_smoothed_halved(image, kernel) for image in (fused, a, b))
+                fused, a, b = (_smooth_and_halve(image, kernel) for image in (fused, a, b))
             if weight:
-                seen, there = self._information(fused, a, b, kernel)
-                values += weight * seen / there  # 0/0 is NaN
+                fvid, fvind = self._information(fused, a, b, kernel)
+                values = values + weight * fvid / fvind  # 0/0 is NaN
         return values
 
     def _information(self, fused: Tensor, a: Tensor, b: Tensor, kernel: Sequence[float]) -> Tensor:
         """The sums over all blocks of FVID and of FVIND, (2,B)."""
-        total = torch.zeros(2, len(fused), dtype=torch.float64, device=fused.device)
-        for stripe in stripes(fused, a, b, size=len(kernel)):
+        total = zeros(2, len(fused), like=fused)
+        for stripe in iterate_stripes(fused, a, b, size=len(kernel)):
             f, *sources = (image * 255 for image in stripe)
             mean_f = smooth(f, kernel)
             variance_f = smooth(f.square(), kernel) - mean_f.square()
-            shown = []
+            terms = []
             for x in sources:
                 mean = smooth(x, kernel)
                 variance = smooth(x.square(), kernel) - mean.square()
@@ -165,20 +161,15 @@ class VIFF(Metric):
                 gain = divide(covariance, variance).clamp_min(0)
                 gain = torch.where(variance_f > 1e-10, gain, 0)
                 distortion = (variance_f - gain * covariance).clamp_min(1e-10)
-                seen = torch.log2(1 + gain.square() * variance / (distortion + self.noise))
-                shown.append((gain, seen, torch.log2(1 + variance / self.noise).expand_as(seen)))
-            (gain_a, seen_a, there_a), (gain_b, seen_b, there_b) = shown
-            of_a = (gain_a > gain_b) | ((gain_a == gain_b) & (there_a >= there_b))
-            total[0] += torch.where(of_a, seen_a, seen_b).sum((1, 2, 3))
-            total[1] += torch.where(of_a, there_a, there_b).sum((1, 2, 3))
+                vid = torch.log2(1 + gain.square() * variance / (distortion + self.noise))
+                terms.append((gain, vid, torch.log2(1 + variance / self.noise).expand_as(vid)))
+            (gain_a, vid_a, vind_a), (gain_b, vid_b, vind_b) = terms
+            of_a = (gain_a > gain_b) | ((gain_a == gain_b) & (vind_a >= vind_b))
+            total[0] += torch.where(of_a, vid_a, vid_b).sum((1, 2, 3))
+            total[1] += torch.where(of_a, vind_a, vind_b).sum((1, 2, 3))
         return total
 
 
-def halved(image: Tensor) -> Tensor:
-    """Means over 2 x 2 pixels, (B,1,H,W) -> (B,1,H//2,W//2) float64."""
-    return torch.cat([box(x, 2)[..., ::2, ::2] / 4 for (x,) in stripes(image, size=2, step=2)], -2)
-
-
-def _smoothed_halved(image: Tensor, kernel: Sequence[float]) -> Tensor:
+def _smooth_and_halve(image: Tensor, kernel: Sequence[float]) -> Tensor:
     """Every second of the weighted means over windows inside the image, float64."""
-    return torch.cat([smooth(x, kernel)[..., ::2, ::2] for (x,) in stripes(image, size=len(kernel), step=2)], -2)
+    return torch.cat([smooth(x, kernel)[..., ::2, ::2] for (x,) in iterate_stripes(image, size=len(kernel), step=2)], -2)

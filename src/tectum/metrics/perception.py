@@ -1,11 +1,11 @@
-"""Two metrics that look at the images through a model of the eye: what contrast it sees at which fineness.
+"""Metrics with a model of human contrast sensitivity: Qcv of Chen and Varshney, Qcb of Chen and Blum.
 
     Q_CV(f, a, b) = sum_W [ lambda_a(W) D(a, f | W) + lambda_b(W) D(b, f | W) ] / sum_W [ lambda_a(W) + lambda_b(W) ]
     Q_CB(f, a, b) = mean over pixels of [ lambda_a Q_af + lambda_b Q_bf ]
 
 Both filter by a contrast sensitivity function of cycles per degree of the visual field, so both depend on how far away
-the picture is looked at: `pixels_per_degree`, 32 unless told (a picture of 640 pixels under 20 degrees). How much that
-moves both: Z. Liu, W. Wu, The use of the contrast sensitivity function in the perceptual quality assessment of fused
+the picture is looked at: `pixels_per_degree`, by default 32 (a picture of 640 pixels under 20 degrees). How much that
+changes both: Z. Liu, W. Wu, The use of the contrast sensitivity function in the perceptual quality assessment of fused
 image, International Journal of Image and Data Fusion 2(1), 2011.
 
 Neither has reference values from outside; the oracles of both are our own float64 loops in the tests.
@@ -18,9 +18,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tectum.errors import UserError
-from tectum.metrics.filters import extend, gaussian, smooth, sobel_magnitude
 from tectum.metrics.metric import Metric
-from tectum.metrics.stripes import blocks, rows_of, stripes, undefined
+from tectum.metrics.windows import (
+    divide,
+    gaussian_weights,
+    iterate_stripes,
+    nans,
+    pad_border,
+    power,
+    smooth,
+    sobel_magnitude,
+    split_axis,
+    stripe_height,
+    zeros,
+)
 
 
 class Qcv(Metric):
@@ -68,29 +79,30 @@ class Qcv(Metric):
     def score(self, fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
         height, width = fused.shape[-2:]
         if not fused.numel():
-            return undefined(len(fused), like=fused)
-        sums = torch.zeros(2, len(fused), dtype=torch.float64, device=fused.device)
-        side, framed = self.side, (extend(a, 1), extend(b, 1))
-        rows = [given for _, given in blocks(height, side, max(1, rows_of(fused) // side), side)]
+            return nans(len(fused), like=fused)
+        sums = zeros(2, len(fused), like=fused)
+        side, padded = self.side, (pad_border(a, 1), pad_border(b, 1))
+        stripes = [rows for _, rows in split_axis(height, side, max(1, stripe_height(fused) // side), side)]
         if height % side:
-            rows.append(slice(height // side * side, height))
-        for given in rows:
-            images = [x[..., given, :].double() for x in (fused, a, b)]
-            edges = [sobel_magnitude(x[..., given.start : given.stop + 2, :].double()) ** self.gamma for x in framed]
+            stripes.append(slice(height // side * side, height))
+        for rows in stripes:
+            images = [x[..., rows, :].double() for x in (fused, a, b)]
+            edges = [sobel_magnitude(x[..., rows.start : rows.stop + 2, :].double()) for x in padded]
+            edges = [power(edge, self.gamma) for edge in edges]
             whole = width // side * side
             for columns in (slice(0, whole), slice(whole, width)):
                 if columns.start < columns.stop:
-                    sums += self._sums(*([x[..., columns] for x in part] for part in (images, edges)))
+                    sums += self._sum_regions(*([x[..., columns] for x in part] for part in (images, edges)))
         return 255**2 * sums[0] / sums[1]
 
-    def _sums(self, images: list[Tensor], edges: list[Tensor]) -> Tensor:
+    def _sum_regions(self, images: list[Tensor], edges: list[Tensor]) -> Tensor:
         """Over the regions of one height and width: sums of lambda D and of lambda, both sources together, (2,B)."""
-        saliencies = [_regions(edge, self.side).sum((-2, -1)) for edge in edges]
-        regions = [_regions(image, self.side) for image in images]
+        saliencies = [_cut_regions(edge, self.side).sum((-2, -1)) for edge in edges]
+        regions = [_cut_regions(image, self.side) for image in images]
         height, width = regions[0].shape[-2:]
         sensitivity = self._sensitivity(height, width).to(images[0].device)
         fused, *spectra = (torch.view_as_real(torch.fft.rfft2(x)) for x in regions)
-        total = torch.zeros(2, len(images[0]), dtype=torch.float64, device=fused.device)
+        total = zeros(2, len(images[0]), like=fused)
         for saliency, spectrum in zip(saliencies, spectra, strict=True):
             power = (fused - spectrum).square_().sum(-1)
             distance = (power * sensitivity).sum((-2, -1))  # by Parseval's theorem
@@ -156,47 +168,46 @@ class Qcb(Metric):
         super().__init__()
         # exp(-(r/f)^2) is a Gaussian of ppd / (sqrt(2) pi f) pixels; variances add, and 4^2 = 2^2 + 12
         sigmas = [math.hypot(2, pixels_per_degree / (math.sqrt(2) * math.pi * f)) for f in (self.f0, self.f1)]
-        self.narrow, self.wide, self.further = (
-            gaussian(2 * math.ceil(4 * sigma) + 1, sigma) for sigma in (*sigmas, math.sqrt(12))
+        self._narrow, self._wide, self._further = (
+            gaussian_weights(2 * math.ceil(4 * sigma) + 1, sigma) for sigma in (*sigmas, math.sqrt(12))
         )
 
     def score(self, fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        margin = len(self.wide) // 2 + len(self.further) // 2
+        margin = len(self._wide) // 2 + len(self._further) // 2
         if not fused.numel():
-            return undefined(len(fused), like=fused)
-        sums = torch.zeros(2, len(fused), dtype=torch.float64, device=fused.device)
-        for images in stripes(*(extend(image, margin) for image in (fused, a, b)), size=2 * margin + 1):
-            kept, seen = _preserved(*map(self._masked_contrast, images))
-            sums[0] += kept.sum((1, 2, 3))
-            sums[1] += seen.sum((1, 2, 3))
+            return nans(len(fused), like=fused)
+        sums = zeros(2, len(fused), like=fused)
+        for images in iterate_stripes(*(pad_border(image, margin) for image in (fused, a, b)), size=2 * margin + 1):
+            quality, visible = _contrast_quality(*map(self._masked_contrast, images))
+            sums += torch.stack([quality.sum((1, 2, 3)), visible.sum((1, 2, 3))])
         height, width = fused.shape[-2:]
         return torch.where(sums[1] > 0, sums[0] / (height * width), math.nan)
 
     def _masked_contrast(self, x: Tensor) -> Tensor:
         """C' of an image that extends beyond the pixels wanted."""
-        inner = (len(self.wide) - len(self.narrow)) // 2
+        inner = (len(self._wide) - len(self._narrow)) // 2
         centre = x[..., inner : x.shape[-2] - inner, inner : x.shape[-1] - inner]
-        local = smooth(centre, self.narrow) - self.amplitude * smooth(x, self.wide)
-        around = smooth(local, self.further)
-        margin = len(self.further) // 2
+        local = smooth(centre, self._narrow) - self.amplitude * smooth(x, self._wide)
+        around = smooth(local, self._further)
+        margin = len(self._further) // 2
         local = F.pad(local, (-margin,) * 4)
-        contrast = torch.where(around == 0, 0, local / around - 1).abs()
+        contrast = torch.where(around == 0, 0, local / around.masked_fill(around == 0, 1) - 1).abs()
         contrast = torch.where(contrast < 1e-9, 0, contrast)
         return contrast**3 / (contrast.square() + 1e-4)
 
 
-def _preserved(fused: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+def _contrast_quality(fused: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Of masked contrasts: the quality at each pixel, and whether a source has contrast there."""
     quality = torch.zeros_like(fused)
     both = a.square() + b.square()
     for x in (a, b):
-        share = torch.where(both > 0, x.square() / both, 0.5)
+        share = torch.where(both > 0, divide(x.square(), both), 0.5)
         larger = torch.maximum(x, fused)
-        quality += share * torch.where(larger > 0, torch.minimum(x, fused) / larger, 1)
+        quality = quality + share * torch.where(larger > 0, divide(torch.minimum(x, fused), larger), 1)
     return quality, (both > 0).expand_as(fused)
 
 
-def _regions(x: Tensor, side: int) -> Tensor:
+def _cut_regions(x: Tensor, side: int) -> Tensor:
     """(B,1,h,w) cut into blocks of `side`, or of the height or width if that is less: (B, rows, columns, .., ..)."""
     height, width = min(side, x.shape[-2]), min(side, x.shape[-1])
     return x[:, 0].unflatten(-1, (-1, width)).unflatten(-3, (-1, height)).transpose(-3, -2)

@@ -1,4 +1,4 @@
-"""Two quality indices in which the sources' local variance says which source, and which place, should count.
+"""Piella's quality indices: Qw, weighted by the local variance of the sources, and Qe, of images and their edges.
 
     Q_W(f, a, b) = sum_w c(w) [ lambda(w) Q_0(a, f | w) + (1 - lambda(w)) Q_0(b, f | w) ]
     Q_E(f, a, b) = Q_W(f, a, b)^(1 - alpha)  Q_W(f', a', b')^alpha                x' the edge image of x
@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 
 from tectum.errors import UserError
-from tectum.metrics.filters import box, divide, sobel_magnitude
 from tectum.metrics.metric import Metric
-from tectum.metrics.stripes import stripes, undefined
+from tectum.metrics.windows import divide, iterate_stripes, nans, power, sobel_magnitude, sum_windows, zeros
 
-WINDOW = 8
+_WINDOW = 8
 
 
 class Qw(Metric):
@@ -49,7 +48,7 @@ class Qw(Metric):
     source = "Piella, Heijmans: A new quality metric for image fusion, ICIP 2003"
 
     def score(self, fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        return weighted_quality(fused, a, b)
+        return _weighted_quality(fused, a, b)
 
 
 class Qe(Metric):
@@ -84,33 +83,33 @@ class Qe(Metric):
         self.alpha = alpha
 
     def score(self, fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        plain, edges = (weighted_quality(fused, a, b, edges=edges).clamp_min(0) for edges in (False, True))
-        return plain ** (1 - self.alpha) * edges**self.alpha
+        plain, edges = (_weighted_quality(fused, a, b, edges=edges) for edges in (False, True))
+        return power(plain, 1 - self.alpha) * power(edges, self.alpha)
 
 
-def weighted_quality(fused: Tensor, a: Tensor, b: Tensor, *, edges: bool = False) -> Tensor:
+def _weighted_quality(fused: Tensor, a: Tensor, b: Tensor, *, edges: bool = False) -> Tensor:
     """Q_W of the images, or of their edge images, (B,)."""
-    window = WINDOW + 2 * edges  # the edge images lack a pixel on each side
-    if min(fused.shape[-2:]) < window:
-        return undefined(len(fused), like=fused)
-    sums = torch.zeros(2, len(fused), dtype=torch.float64, device=fused.device)
-    for images in stripes(fused, a, b, size=window):
-        sums += _sums(*(map(sobel_magnitude, images) if edges else images))
+    size = _WINDOW + 2 * edges  # the edge images lack a pixel on each side
+    if min(fused.shape[-2:]) < size:
+        return nans(len(fused), like=fused)
+    sums = zeros(2, len(fused), like=fused)
+    for images in iterate_stripes(fused, a, b, size=size):
+        sums += _sum_quality(*(map(sobel_magnitude, images) if edges else images))
     return sums[0] / sums[1]
 
 
-def _sums(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
+def _sum_quality(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """Over the windows of one stripe: the sum of C (lambda Q_0 + (1 - lambda) Q_0), and of C; (2,B)."""
-    area = WINDOW**2
-    mean_f = box(fused, WINDOW) / area
-    variance_f = box(fused.square(), WINDOW) / area - mean_f.square()
+    area = _WINDOW**2
+    mean_f = sum_windows(fused, _WINDOW) / area
+    variance_f = sum_windows(fused.square(), _WINDOW) / area - mean_f.square()
     quality: Tensor | float = 0.0
     saliencies = []
     for x in (a, b):
-        mean = box(x, WINDOW) / area
-        variance = box(x.square(), WINDOW) / area - mean.square()
+        mean = sum_windows(x, _WINDOW) / area
+        variance = sum_windows(x.square(), _WINDOW) / area - mean.square()
         variance = torch.where(variance > 1e-12, variance, 0)
-        covariance = box(fused * x, WINDOW) / area - mean_f * mean
+        covariance = sum_windows(fused * x, _WINDOW) / area - mean_f * mean
         denominator = (mean.square() + mean_f.square()) * (variance + variance_f)
         quality = quality + variance * divide(4 * covariance * mean * mean_f, denominator)
         saliencies.append(variance)

@@ -1,4 +1,4 @@
-"""Metrics of grey values and their differences: SD, SF, AG of the fused image; MSE, PSNR, CC, SCD against the sources.
+"""Statistical metrics: SD, SF, AG of the fused image alone; MSE, PSNR, CC, SCD against the sources.
 
 On the scale 0..255, F fused, S one of the sources A and B, all sums over pixels:
 
@@ -26,9 +26,9 @@ from torch import Tensor
 
 from tectum.errors import UserError
 from tectum.metrics.metric import Metric, SourceMetric
-from tectum.metrics.stripes import blocks, rows_of, total, undefined
+from tectum.metrics.windows import nans, root, split_axis, stripe_height, sum_pixels, zeros
 
-FLAT = 1e-12
+_FLAT = 1e-12
 """A variance so small beside those it is a difference of is rounding: the image is constant."""
 
 
@@ -47,7 +47,7 @@ class SD(Metric):
     source = "Rao, In-fibre Bragg grating sensors, Measurement Science and Technology, 1997 (as fusion papers cite it)"
 
     def score(self, fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        return covariances(fused)[:, 0, 0].sqrt()
+        return root(_covariances(fused)[:, 0, 0])
 
 
 class SF(Metric):
@@ -64,10 +64,10 @@ class SF(Metric):
     def score(self, fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
         height, width = fused.shape[2:]
         if min(height, width) < 2:
-            return undefined(len(fused), like=fused)
-        along = total(lambda f: (f[..., 1:] - f[..., :-1]).square(), fused)
-        down = total(lambda f: (f[:, 1:] - f[:, :-1]).square(), fused, size=2)
-        return (along / (height * (width - 1)) + down / ((height - 1) * width)).sqrt()
+            return nans(len(fused), like=fused)
+        along = sum_pixels(lambda f: (f[..., 1:] - f[..., :-1]).square(), fused)
+        down = sum_pixels(lambda f: (f[:, 1:] - f[:, :-1]).square(), fused, size=2)
+        return root(along / (height * (width - 1)) + down / ((height - 1) * width))
 
 
 class AG(Metric):
@@ -84,13 +84,13 @@ class AG(Metric):
     def score(self, fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
         height, width = fused.shape[2:]
         if min(height, width) < 2:
-            return undefined(len(fused), like=fused)
-        sums = torch.zeros(len(fused), dtype=torch.float64, device=fused.device)
-        for out, _ in blocks(height, 1, rows_of(fused)):
-            top, bottom = max(0, out.start - 1), min(height, out.stop + 1)
-            along, down = central(fused[:, 0, top:bottom] * 255)
-            inner = slice(out.start - top, out.stop - top)
-            sums += (along[:, inner].square() + down[:, inner].square()).div_(2).sqrt_().sum((1, 2)).double()
+            return nans(len(fused), like=fused)
+        sums = zeros(len(fused), like=fused)
+        for rows, _ in split_axis(height, 1, stripe_height(fused)):
+            top, bottom = max(0, rows.start - 1), min(height, rows.stop + 1)
+            along, down = _central_differences(fused[:, 0, top:bottom] * 255)
+            inner = slice(rows.start - top, rows.stop - top)
+            sums += root((along[:, inner].square() + down[:, inner].square()).div_(2)).sum((1, 2)).double()
         return sums / (height * width)
 
 
@@ -109,7 +109,7 @@ class MSE(SourceMetric):
     )
 
     def per_source(self, fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        errors = total(lambda f, x, y: torch.stack([(f - x).square(), (f - y).square()]), fused, a, b)
+        errors = sum_pixels(lambda f, x, y: torch.stack([(f - x).square(), (f - y).square()]), fused, a, b)
         return errors / fused[0].numel()
 
 
@@ -153,8 +153,8 @@ class CC(SourceMetric):
     source = "Deshmukh and Bhosale, Image fusion and image quality assessment of fused images, IJIP, 2010"
 
     def per_source(self, fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        c = covariances(fused, a, b)
-        return torch.stack([correlation(c[:, 0, i], c[:, 0, 0], c[:, i, i]) for i in (1, 2)])
+        c = _covariances(fused, a, b)
+        return torch.stack([_correlation(c[:, 0, i], c[:, 0, 0], c[:, i, i]) for i in (1, 2)])
 
 
 class SCD(Metric):
@@ -169,41 +169,40 @@ class SCD(Metric):
     source = "Aslantas and Bendes, A new image quality metric for image fusion, AEU Int. J. Electron. Commun., 2015"
 
     def score(self, fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        c = covariances(fused, a, b)
+        c = _covariances(fused, a, b)
         values = []
-        for kept, left in ((1, 2), (2, 1)):
-            rest = c[:, 0, 0] - 2 * c[:, 0, left] + c[:, left, left]  # var(F - left)
-            rest = rest.masked_fill(rest <= FLAT * (c[:, 0, 0] + c[:, left, left]), 0)
-            values.append(correlation(c[:, kept, 0] - c[:, kept, left], rest, c[:, kept, kept]))
+        for i, j in ((1, 2), (2, 1)):  # corr(source i, F - source j)
+            var = c[:, 0, 0] - 2 * c[:, 0, j] + c[:, j, j]
+            var = var.masked_fill(var <= _FLAT * (c[:, 0, 0] + c[:, j, j]), 0)
+            values.append(_correlation(c[:, i, 0] - c[:, i, j], var, c[:, i, i]))
         return values[0] + values[1]
 
 
-def correlation(cov: Tensor, var_x: Tensor, var_y: Tensor) -> Tensor:
+def _correlation(cov: Tensor, var_x: Tensor, var_y: Tensor) -> Tensor:
     """cov / sqrt(var_x var_y), NaN where a variance is 0."""
     return (cov / (var_x.sqrt() * var_y.sqrt())).masked_fill((var_x <= 0) | (var_y <= 0), float("nan")).clamp(-1, 1)
 
 
-def covariances(*images: Tensor) -> Tensor:
+def _covariances(*images: Tensor) -> Tensor:
     """Population covariances between images over all pixels, (B,K,K) float64, grey levels 0..255.
 
-    Each image is first moved by its first pixel, so that a constant one has exactly 0.
+    Each image is first shifted by its first pixel, so that a constant one has exactly 0.
     """
     num, (height, width) = max(len(x) for x in images), images[0].shape[2:]
     anchors = [x[:, 0, :1, :1].double() for x in images]
-    sums = torch.zeros(num, len(images), 1, dtype=torch.float64, device=images[0].device)
+    sums = zeros(num, len(images), 1, like=images[0])
     products = sums @ sums.mT
-    for _, given in blocks(height, 1, rows_of(*images)):
-        x = torch.stack(
-            [(x[:, 0, given] - p).flatten(1).expand(num, -1) for x, p in zip(images, anchors, strict=True)], 1
-        )
+    for _, rows in split_axis(height, 1, stripe_height(*images)):
+        stripe = [x[:, 0, rows] - anchor for x, anchor in zip(images, anchors, strict=True)]
+        x = torch.stack([x.flatten(1).expand(num, -1) for x in stripe], 1)
         sums += x.sum(-1, keepdim=True)
         products += x @ x.mT
     pixels = height * width
     return (products / pixels - (sums / pixels) @ (sums / pixels).mT) * 255**2
 
 
-def central(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Central differences along columns and rows of (B,H,W), one-sided at the border."""
+def _central_differences(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Along columns and rows of (B,H,W), one-sided at the border."""
     along, down = torch.empty_like(x), torch.empty_like(x)
     along[..., 1:-1] = (x[..., 2:] - x[..., :-2]) / 2
     along[..., 0], along[..., -1] = x[..., 1] - x[..., 0], x[..., -1] - x[..., -2]

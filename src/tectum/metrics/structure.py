@@ -1,4 +1,4 @@
-"""Metrics of local structure: SSIM and VIF, of means m, variances s^2 and covariances in windows.
+"""Structural similarity (SSIM) and visual information fidelity (VIF), of means m, variances s^2, covariances in windows.
 
     SSIM(F,S) = mean (2 m_F m_S + c1) (2 s_FS + c2) / ((m_F^2 + m_S^2 + c1) (s_F^2 + s_S^2 + c2))
     VIF(F,S)  = sum log(1 + g^2 s_S^2 / (s_V^2 + n)) / sum log(1 + s_S^2 / n),  g = s_FS / s_S^2, s_V^2 = s_F^2 - g s_FS
@@ -18,13 +18,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tectum.errors import UserError
+from tectum.metrics.local_statistics import GaussianWindow, UniformWindow, iterate_local_statistics
 from tectum.metrics.metric import Reduction, SourceMetric
-from tectum.metrics.moments import Box7, Gaussian, local_moments, smaller
-from tectum.metrics.stripes import Scratch, undefined
+from tectum.metrics.windows import Workspace, nans, reuse, zeros
 
-NOISE = 2.0
+_NOISE = 2.0
 """Variance of the eye's noise in VIF, in squared grey levels."""
-FLAT = 1e-10
+_FLAT = 1e-10
 """A window of less variance is flat."""
 
 
@@ -39,7 +39,8 @@ class SSIM(SourceMetric):
         reduction: "mean" or "sum" over the sources.
         data_range: R in c1 = (0.01 R)^2 and c2 = (0.03 R)^2. Images are taken on 0..255, so 255 is right. Many
             published tables come from a library's silent default of 2 on such images, and are a tenth to a half lower.
-        truncate: cut the images to the 8-bit level below first, as evaluators do that cast them to uint8.
+        truncate: cut the images to the 8-bit level below first, as evaluators do that cast them to uint8; then it is
+            not differentiable.
 
     >>> x = torch.rand(1, 1, 16, 16)
     >>> round(float(SSIM()(x, x, x)), 6)
@@ -55,31 +56,37 @@ class SSIM(SourceMetric):
             raise UserError(f"data_range must be positive, got {data_range}; images are on 0..255, so 255 fits them")
         super().__init__(reduction=reduction)
         self.data_range, self.truncate = data_range, truncate
+        self.is_differentiable = not truncate
 
     def per_source(self, fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
         height, width = fused.shape[2:]
-        if min(height, width) < Box7.size:
-            return undefined(2, len(fused), like=fused)
+        if min(height, width) < UniformWindow.size:
+            return nans(2, len(fused), like=fused)
         c1, c2 = (0.01 * self.data_range) ** 2, (0.03 * self.data_range) ** 2
-        scratch, sample = Scratch(fused), 49 / 48
+        workspace, sample = Workspace(fused, a, b), 49 / 48
         if self.truncate:
-            fused, a, b = (truncated(x) for x in (fused, a, b))
-        sums = torch.zeros(2, len(fused), dtype=torch.float64, device=fused.device)
-        for m in local_moments(fused[:, 0], a[:, 0], b[:, 0], Box7(), scratch):
-            mean_f, var_f = m.mean_fused[:, None], m.var_fused[:, None]
-            top = torch.mul(m.mean_sources, mean_f, out=scratch("top", m.cov.shape)).mul_(2).add_(c1)
-            top.mul_(m.cov.mul_(2 * sample).add_(c2))
-            bottom = torch.add(m.mean_sources.square_(), mean_f.square_(), out=scratch("bottom", m.cov.shape)).add_(c1)
-            top.div_(bottom)
-            torch.add(m.var_sources, var_f, out=bottom).mul_(sample).add_(c2)
-            sums += top.div_(bottom).sum((0, 3))
+            fused, a, b = (truncate_to_levels(x) for x in (fused, a, b))
+        sums = zeros(2, len(fused), like=fused)
+        for m in iterate_local_statistics(fused[:, 0], a[:, 0], b[:, 0], UniformWindow(), workspace):
+            shape = m.cov.shape
+            # (2 m_F m_S + c1) (2 s_FS + c2)
+            similarity = torch.mul(m.mean_sources, m.mean_fused, out=workspace("top", shape)).mul_(2).add_(c1)
+            similarity.mul_(torch.mul(m.cov, 2 * sample, out=reuse(m.cov)).add_(c2))
+            # / (m_F^2 + m_S^2 + c1)
+            squares = torch.mul(m.mean_fused, m.mean_fused, out=reuse(m.mean_fused))
+            bottom = torch.mul(m.mean_sources, m.mean_sources, out=reuse(m.mean_sources))
+            bottom = torch.add(bottom, squares, out=workspace("bottom", shape)).add_(c1)
+            similarity.div_(bottom)
+            # / (s_F^2 + s_S^2 + c2)
+            bottom = torch.add(m.var_sources, m.var_fused, out=reuse(bottom)).mul_(sample).add_(c2)
+            sums += similarity.div_(bottom).sum((0, 3))
         return sums / ((height - 6) * (width - 6))
 
 
-def truncated(y: Tensor) -> Tensor:
-    """To the 8-bit level below, of values in [0,1].
+def truncate_to_levels(y: Tensor) -> Tensor:
+    """Truncates values in [0,1] to the 8-bit level below.
 
-    >>> (truncated(torch.tensor([0.1, 126.5 / 255, 1.0])) * 255).tolist()
+    >>> (truncate_to_levels(torch.tensor([0.1, 126.5 / 255, 1.0])) * 255).tolist()
     [25.0, 126.0, 255.0]
     """
     return y.mul(255).add_(1e-4).floor_().div_(255)  # float32 may hold a level that is meant to be whole a hair below
@@ -107,28 +114,30 @@ class VIF(SourceMetric):
 
     def per_source(self, fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
         if min(fused.shape[2:]) < 41:
-            return undefined(2, len(fused), like=fused)
-        scratch, images = Scratch(fused), [x[:, 0] for x in (fused, a, b)]
-        above = torch.zeros(2, len(fused), dtype=torch.float64, device=fused.device)
-        below = torch.zeros(2, len(a), dtype=torch.float64, device=fused.device)
+            return nans(2, len(fused), like=fused)
+        workspace, images = Workspace(fused, a, b), [x[:, 0] for x in (fused, a, b)]
+        above, below = zeros(2, len(fused), like=fused), zeros(2, len(a), like=fused)
         for size in (17, 9, 5, 3):
             if size < 17:
-                window = Gaussian(size, size / 5, step=2, device=fused.device)
-                images = [smaller(x, window, scratch) for x in images]
-            window = Gaussian(size, size / 5, device=fused.device)
-            for m in local_moments(images[0], images[1], images[2], window, scratch):
-                var_s = F.threshold(m.var_sources, FLAT, 0.0, inplace=True)
-                cov, gain = m.cov.clamp_(min=0), scratch("gain", m.cov.shape)
-                torch.div(cov, var_s + FLAT, out=gain)
-                rest = torch.sub(m.var_fused[:, None], cov.mul_(gain), out=cov).clamp_(min=FLAT).add_(NOISE)
-                above += logs(gain.square_().mul_(var_s).div_(rest))
-                below += logs(var_s.div_(NOISE))
+                window = GaussianWindow(size, size / 5, step=2, device=fused.device)
+                images = [window.downsample(x, workspace) for x in images]
+            window = GaussianWindow(size, size / 5, device=fused.device)
+            for m in iterate_local_statistics(images[0], images[1], images[2], window, workspace):
+                var_s = F.threshold(m.var_sources, _FLAT, 0.0)
+                cov = m.cov.clamp_(min=0)
+                gain = torch.div(cov, var_s + _FLAT, out=workspace("gain", cov.shape))
+                # s_V^2 = s_F^2 - g s_FS
+                explained = torch.mul(cov, gain, out=reuse(cov))
+                noise = torch.sub(m.var_fused, explained, out=reuse(cov)).clamp_(min=_FLAT).add_(_NOISE)
+                signal = torch.mul(gain, gain, out=reuse(gain)).mul_(var_s)
+                above += _sum_logs(signal.div_(noise))
+                below += _sum_logs(torch.div(var_s, _NOISE, out=reuse(var_s)))
         return above / below.masked_fill(below == 0, float("nan"))
 
 
-def logs(x: Tensor) -> Tensor:
-    """Sum of log(1 + x) over rows and columns of (rows, 2, M, columns), by way of products over the rows.
+def _sum_logs(x: Tensor) -> Tensor:
+    """Sum of log(1 + x) over rows and columns of (rows, 2, M, columns), by way of products over the rows; overwrites x.
 
-    A factor is at most 1 + 255^2 / 4 / NOISE, so that of 32 rows there is no overflow.
+    A factor is at most 1 + 255^2 / 4 / _NOISE, so that of 32 rows there is no overflow.
     """
-    return x.add_(1).prod(0).log_().sum(-1)
+    return x.add_(1).prod(0).log().sum(-1)
