@@ -133,12 +133,12 @@ def test_wrong_columns(names: list[str], says: str) -> None:
 def test_saved_images_are_on_levels(convention: Convention, images: Images) -> None:
     (x,) = images(20, 30, batch=3, count=1)
     x = 0.2 + 0.5 * x
-    before, saved = x.clone(), convention.saved(x)
+    before, saved = x.clone(), convention.quantize(x)
     assert torch.equal(x, before) and saved.shape == x.shape
     levels = saved * 255
     torch.testing.assert_close(levels, levels.round(), rtol=0, atol=1e-4)
     for i in range(3):  # each image by itself
-        assert torch.equal(convention.saved(x[i : i + 1]), saved[i : i + 1])
+        assert torch.equal(convention.quantize(x[i : i + 1]), saved[i : i + 1])
     low, high = saved.amin((1, 2, 3)), saved.amax((1, 2, 3))
     if convention.stretch:
         assert low.tolist() == [0, 0, 0] and high.tolist() == [1, 1, 1]
@@ -148,7 +148,7 @@ def test_saved_images_are_on_levels(convention: Convention, images: Images) -> N
 
 def test_rounded_or_truncated() -> None:
     x = torch.tensor([0.0, 10.2, 10.5, 10.8, 200.49, 255.0]).view(1, 1, 1, 6) / 255
-    levels = {c.name: (c.saved(x) * 255).flatten().round().int().tolist() for c in CONVENTIONS.values()}
+    levels = {c.name: (c.quantize(x) * 255).flatten().round().int().tolist() for c in CONVENTIONS.values()}
     assert levels["tectum"] == [0, 10, 11, 11, 200, 255]
     assert levels["tdfusion"] == levels["cddfuse"] == levels["adasffuse"] == [0, 10, 10, 10, 200, 255]
 
@@ -164,20 +164,20 @@ def test_ours_are_saved_as_fuse_writes_them(share: float) -> None:
     assert halves.double().mean() == pytest.approx((1 - share) / 2, abs=0.01)
     for y in (fused, torch.rand(fused.shape, generator=generator)):
         written = torch.from_numpy(to_array(y[0])).float() / 255
-        assert torch.equal(CONVENTIONS["tectum"].saved(y)[0, 0], written)
+        assert torch.equal(CONVENTIONS["tectum"].quantize(y)[0, 0], written)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_an_image_on_levels_over_the_full_range_stays(convention: Convention, dtype: torch.dtype) -> None:
     levels = torch.arange(256, dtype=dtype).view(1, 1, 16, 16) / 255
-    torch.testing.assert_close(convention.saved(levels), levels, rtol=0, atol=1e-7)
+    torch.testing.assert_close(convention.quantize(levels), levels, rtol=0, atol=1e-7)
     as_read = (torch.arange(256.0).view(1, 1, 16, 16) / 255).to(dtype)  # float32 quotients in float64
-    torch.testing.assert_close(convention.saved(as_read), levels, rtol=0, atol=1e-7)
+    torch.testing.assert_close(convention.quantize(as_read), levels, rtol=0, atol=1e-7)
 
 
 @pytest.mark.parametrize("level", [0, 77, 255])
 def test_a_constant_image_keeps_its_value(convention: Convention, level: int) -> None:
-    saved = convention.saved(torch.full((2, 1, 4, 4), level / 255))
+    saved = convention.quantize(torch.full((2, 1, 4, 4), level / 255))
     assert (saved * 255).round().unique().tolist() == [level]
 
 
@@ -186,7 +186,7 @@ def test_stretching_raises_what_rewards_contrast(three: tuple[Tensor, ...]) -> N
     stretched, plain = CONVENTIONS["cddfuse"], CONVENTIONS["tectum"]
     for name in ("EN", "SD", "SF"):
         metric = METRICS[name]()
-        assert bool((metric(stretched.saved(fused), *three[1:]) > metric(plain.saved(fused), *three[1:])).all())
+        assert bool((metric(stretched.quantize(fused), *three[1:]) > metric(plain.quantize(fused), *three[1:])).all())
 
 
 # ---- rows of published tables ----------------------------------------------------------------------------------------
@@ -254,7 +254,7 @@ def test_the_evaluators_of_tdfusion_and_adasffuse_again(
     raw = torch.from_numpy(np.load(refusion / f"{name}_output.npz")["fused"])[None, None]
     a, b = (grey(refusion / f"{name}_{role}.png") for role in ("visible", "infrared"))
     conventions = (CONVENTIONS["tdfusion"], CONVENTIONS["adasffuse"])
-    td, ada = ({k: float(v) for k, v in c(c.saved(raw), a, b).items()} for c in conventions)
+    td, ada = ({k: float(v) for k, v in c(c.quantize(raw), a, b).items()} for c in conventions)
     assert tuple(td.values()) == pytest.approx(six, abs=5.1e-5)
     assert [ada[k] for k in ("EN", "SF", "SCD", "Qabf")] == pytest.approx([td[k] for k in ("EN", "SF", "SCD", "Qabf")])
     assert (ada["VIFF"], ada["SSIM"]) == pytest.approx((2 * td["VIF"], 2 * td["SSIM"]))

@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from tectum.metrics import METRICS, moments, stripes
+from tectum.errors import UserError
+from tectum.metrics import METRICS, local_statistics, windows
 from tectum.metrics.metric import Metric, SourceMetric
 
 Images = Callable[..., tuple[Tensor, ...]]
@@ -44,6 +45,17 @@ def test_names(metric: Metric) -> None:
     assert METRICS[metric.symbol] is type(metric)
     assert metric.title and metric.source and type(metric).__doc__ and metric.bounds[0] < metric.bounds[1]
     assert isinstance(metric.higher_is_better, bool) and isinstance(metric.symmetric, bool)
+
+
+def test_names_in_any_case() -> None:
+    for name, metric in METRICS.items():
+        for spelt in (name, name.lower(), name.upper()):
+            assert METRICS[spelt] is METRICS.get(spelt) is metric and spelt in METRICS
+    assert METRICS.get("SSIN") is None and METRICS.get("SSIN", 3) == 3 and "SSIN" not in METRICS
+    with pytest.raises(KeyError) as error:
+        METRICS["ssin"]
+    assert isinstance(error.value, UserError)
+    assert str(error.value).startswith("unknown metric 'ssin'; did you mean 'SSIM'? available: AG, CC, ")
 
 
 def test_one_value_per_image(metric: Metric, three: tuple[Tensor, ...]) -> None:
@@ -106,18 +118,24 @@ def test_constant_images_raise_nothing(metric: Metric, level: float, images: Ima
         assert math.isnan(value) or metric.bounds[0] <= value <= metric.bounds[1]
 
 
-def test_summary_counts_what_is_undefined(metric: Metric, three: tuple[Tensor, ...]) -> None:
+def test_summary(metric: Metric, three: tuple[Tensor, ...]) -> None:
     empty = metric.compute()
     assert math.isnan(empty.mean) and (empty.num, empty.num_undefined) == (0, 0)
     values = torch.cat([metric.update(*(x[:2] for x in three)), metric.update(*(x[2:] for x in three))])
     found = metric.compute()
     assert found.mean == pytest.approx(float(values.mean())) and (found.num, found.num_undefined) == (3, 0)
     assert found.std == pytest.approx(float(values.std(correction=0)))
-    metric.values.append(torch.tensor([math.nan], dtype=torch.float64))
-    again = metric.compute()
-    assert (again.mean, again.num, again.num_undefined) == (found.mean, 3, 1)
     metric.reset()
     assert metric.compute().num == 0
+
+
+def test_summary_counts_what_is_undefined(three: tuple[Tensor, ...]) -> None:
+    metric = METRICS["CC"]()
+    values = metric.update(*three)
+    flat = torch.full_like(three[0][:1], 0.3)
+    assert metric.update(three[0][:1], flat, three[2][:1]).isnan().all()
+    score = metric.compute()
+    assert (score.mean, score.num, score.num_undefined) == (pytest.approx(float(values.mean())), 3, 1)
 
 
 def test_the_sum_is_twice_the_mean(metric: Metric, three: tuple[Tensor, ...]) -> None:
@@ -166,11 +184,11 @@ def test_the_number_of_threads_is_left_alone(metric: Metric, three: tuple[Tensor
 def test_stripes_do_not_matter(name: str, three: tuple[Tensor, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     whole = METRICS[name]()(*three)
     for size in (1, 3000):
-        monkeypatch.setattr(stripes, "STRIPE_PX", size)
+        monkeypatch.setattr(windows, "STRIPE_PX", size)
         monkeypatch.setattr("tectum.metrics.information.COUNT_PX", size)
-        monkeypatch.setattr(moments, "ROWS", 1 + size // 500)
-        monkeypatch.setattr(moments, "COLUMNS", 11)
-        monkeypatch.setattr(moments, "TILE", size)
+        monkeypatch.setattr(local_statistics, "ROWS", 1 + size // 500)
+        monkeypatch.setattr(local_statistics, "COLUMNS", 11)
+        monkeypatch.setattr(local_statistics, "TILE", size)
         close(METRICS[name]()(*three), whole)
 
 

@@ -15,14 +15,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tectum.metrics import stripes
+from tectum.metrics import windows as filters
 from tectum.metrics.exposure import MEFSSIM
 from tectum.metrics.features import FMI
-from tectum.metrics.filters import extend
 from tectum.metrics.metric import Metric, SourceMetric
 from tectum.metrics.multiscale import MSSSIM, VIFF
 from tectum.metrics.perception import Qcb, Qcv
 from tectum.metrics.saliency import Qe, Qw
+from tectum.metrics.windows import pad_border
 
 Image = NDArray[np.float64]
 Images = Callable[..., tuple[Tensor, ...]]
@@ -336,7 +336,7 @@ def test_qcb_is_the_published_filter_in_the_frequency_domain() -> None:
     seen = np.fft.fft2(canvas) * (np.exp(-((r / 15.3870) ** 2)) - 0.7622 * np.exp(-((r / 1.3456) ** 2)))
     near, far = (np.fft.ifft2(seen * np.exp(-2 * (math.pi * sigma * nu) ** 2)).real for sigma in (2, 4))
     c = np.abs(near / far - 1)[44:-44, 44:-44]
-    ours = Qcb()._masked_contrast(extend(a.double(), 37))[0, 0].numpy()
+    ours = Qcb()._masked_contrast(pad_border(a.double(), 37))[0, 0].numpy()
     assert c.max() > 0.5 > c.min()
     np.testing.assert_allclose(ours, c**3 / (c**2 + 1e-4), atol=2e-3)
 
@@ -401,9 +401,9 @@ def test_stripes_of_rows_are_seamless(
     metric: type[Metric], scene: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     a, b = (x[..., :176].repeat(1, 1, 3, 1) for x in scene)
-    monkeypatch.setattr(stripes, "STRIPE_PX", 1 << 30)
+    monkeypatch.setattr(filters, "STRIPE_PX", 1 << 30)
     whole = metric()(mixed(a, b), a, b)
-    monkeypatch.setattr(stripes, "STRIPE_PX", 1)
+    monkeypatch.setattr(filters, "STRIPE_PX", 1)
     torch.testing.assert_close(metric()(mixed(a, b), a, b), whole, rtol=1e-12, atol=0)
 
 

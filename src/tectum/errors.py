@@ -23,8 +23,9 @@ def suggest(name: str, known: Iterable[str]) -> str:
 
 
 def closest(name: str, known: Iterable[str]) -> str | None:
-    """Returns the known name that is spelt most like `name`, or None where nothing is close."""
-    return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)), None)
+    """Returns the known name that is spelt most like `name`, in any case, or None where nothing is close."""
+    names = {known_name.lower(): known_name for known_name in known}
+    return next((names[match] for match in difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.5)), None)
 
 
 def unknown(name: str, known: Iterable[str], *, noun: str) -> str:

@@ -171,7 +171,7 @@ class Evaluator:
                 found.append(Folder(name, str(what)))
             else:
                 store = None if self.out is None else self.out / "fused"
-                saved = (self.convention.name, self.convention.saved)
+                saved = (self.convention.name, self.convention.quantize)
                 found.append(system(name, what, saved=saved, reading=self.reading, device=device, store=store))
         known = baselines_of(self.kind)
         for name in baselines:

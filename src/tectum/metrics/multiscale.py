@@ -172,4 +172,6 @@ class VIFF(Metric):
 
 def _smooth_and_halve(image: Tensor, kernel: Sequence[float]) -> Tensor:
     """Every second of the weighted means over windows inside the image, float64."""
-    return torch.cat([smooth(x, kernel)[..., ::2, ::2] for (x,) in iterate_stripes(image, size=len(kernel), step=2)], -2)
+    return torch.cat(
+        [smooth(x, kernel)[..., ::2, ::2] for (x,) in iterate_stripes(image, size=len(kernel), step=2)], -2
+    )
