@@ -1,6 +1,7 @@
 """The repository's own rules: imports point down, `import tectum` stays light, names say what a file holds."""
 
 import ast
+import inspect
 import re
 import subprocess
 import sys
@@ -101,10 +102,13 @@ print(sorted({"cv2", "matplotlib", "tyro"} & set(sys.modules)))
     assert done.stdout.splitlines() == [f"{tectum.__version__} {sorted(tectum.__all__)} []", "[]"]
 
 
-def test_public_names_are_there() -> None:
-    assert {"fuse", "load", "fit"} <= set(tectum.__all__)
+def test_the_public_names_are_these_and_say_what_they_are() -> None:
+    verbs, nouns = {"evaluate", "fit", "fuse", "load"}, {"Pair", "Schedule", "UserError", "metrics"}
+    assert set(tectum.__all__) == verbs | nouns
     for name in tectum.__all__:
-        assert callable(getattr(tectum, name)) and getattr(tectum, name).__doc__
+        assert inspect.getdoc(getattr(tectum, name)), name
+    for verb in verbs:
+        assert f"tectum.{verb}(" in (tectum.__doc__ or ""), "an example of each stands in help(tectum)"
     assert re.fullmatch(r"\d+\.\d+\.\d+", tectum.__version__)
     with pytest.raises(AttributeError, match="module 'tectum' has no attribute 'fusse'"):
         _ = tectum.fusse

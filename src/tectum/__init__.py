@@ -1,22 +1,70 @@
-"""tectum: fuse registered image pairs, and learn what to keep from the task that will look at the result."""
+"""Image fusion: one picture from two of a scene, infrared and visible first; losses can be learned from a vision task.
 
+Five things to do, here on packaged pictures.
+
+Fuse a pair: files, arrays, PIL images or tensors; `tectum fuse` does the same for folders.
+
+>>> import tempfile, torch, tectum
+>>> from tectum.data.synthetic import demo_folder
+>>> visible, infrared = demo_folder() / "vi", demo_folder() / "ir"
+>>> tectum.fuse(visible / "street-1.png", infrared / "street-1.png", system="laplacian").shape
+(480, 640, 3)
+
+Load a network, a `torch.nn.Module` for luminances (B,1,H,W) in [0,1]; `systems()` and `weights()` list what there is.
+
+>>> fuser = tectum.load("tdfusion", device="cpu")
+>>> a, b = torch.rand(2, 4, 1, 48, 64)
+>>> fuser(a, b).shape
+torch.Size([4, 1, 48, 64])
+
+Evaluate systems, networks, or folders of anyone's fused images.
+
+>>> methods = {"mean": "average", "pyramid": "laplacian"}
+>>> tectum.evaluate(methods, visible, infrared, metrics=["EN", "SSIM"], baselines=()).scores.methods
+('mean', 'pyramid')
+
+Train any network on pairs of your own; recipes for known sets: `tectum train --help`.
+
+>>> from tectum.systems.tdfusion import TDFusionLoss
+>>> pairs = [tectum.Pair(a[i : i + 1], b[i : i + 1]) for i in range(4)]
+>>> fuser = tectum.load("tdfusion", trainable=True, device="cpu")
+>>> short = tectum.Schedule(steps=2, batch=2, crop_px=32, validate_every=1)
+>>> with tempfile.TemporaryDirectory() as run:
+...     best = tectum.fit(fuser, TDFusionLoss(), pairs[:3], pairs[3:], run=run, schedule=short, device="cpu")
+>>> best["step"] in (1, 2)  # `fuser` holds the weights of the best step
+True
+
+Use a metric: one value per image; also a loss, and a `torchmetrics.Metric`.
+
+>>> tectum.metrics.METRICS["SSIM"]()(fuser(a, b), a, b).shape
+torch.Size([4])
+"""
+
+import importlib
 from typing import TYPE_CHECKING, Any
 
+from tectum.errors import UserError
+
 if TYPE_CHECKING:
+    from tectum import metrics as metrics
     from tectum.evaluation.evaluate import evaluate as evaluate
     from tectum.fusion.pipeline import fuse as fuse
+    from tectum.pair import Pair as Pair
     from tectum.training.loop import fit as fit
+    from tectum.training.schedule import Schedule as Schedule
     from tectum.weights.loading import load as load
 
 __version__ = "0.1.0"
 
-_VERBS = {
+_HOMES = {
+    "Pair": "tectum.pair",
+    "Schedule": "tectum.training.schedule",
     "evaluate": "tectum.evaluation.evaluate",
     "fit": "tectum.training.loop",
     "fuse": "tectum.fusion.pipeline",
     "load": "tectum.weights.loading",
 }
-__all__ = ["evaluate", "fit", "fuse", "load"]
+__all__ = ["Pair", "Schedule", "UserError", "evaluate", "fit", "fuse", "load", "metrics"]
 
 
 def __dir__() -> list[str]:
@@ -24,9 +72,9 @@ def __dir__() -> list[str]:
 
 
 def __getattr__(name: str) -> Any:
-    """Import a verb when it is first used, so that `import tectum` stays light."""
-    if name in _VERBS:
-        import importlib
-
-        return getattr(importlib.import_module(_VERBS[name]), name)
+    """Import a public name when it is first used, so that `import tectum` stays light."""
+    if name == "metrics":
+        return importlib.import_module("tectum.metrics")
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'tectum' has no attribute '{name}'")
