@@ -1,6 +1,6 @@
-"""What an image is worth to a network: the same task network, trained and scored on each of several inputs.
+"""Trains and scores the same task network on each of several inputs: a run of cells that can be stopped and shared.
 
-    cell (input, seed):   task <- make(), seeded        w <- AdamW(w, grad task.loss(image, target)), `epochs` times
+    cell (input, seed):   task <- make_task(), seeded   w <- AdamW(w, grad task.loss(image, target)), `epochs` times
                           score(task.predict(image), target) on pairs it has not seen, with the weights of the last step
 
 All cells have one budget. Cells of a seed start from the same weights, see the same scenes in the same order through
@@ -14,6 +14,7 @@ no living process holds.
 """
 
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,289 +26,312 @@ import torch
 from torch import Tensor, nn
 
 from tectum.color import to_levels
-from tectum.downstream.cell import Budget, predict, read_json, save_predictions, scored, train
-from tectum.downstream.frames import Frames, fingerprint, small
+from tectum.console import progress_bar
+from tectum.downstream.cell import predict, read_json, save_predictions, score, train
+from tectum.downstream.frames import Frames, fingerprint, shrink
+from tectum.downstream.options import Budget
 from tectum.errors import UserError, abbreviate
 from tectum.evaluation.methods import Folder, Made, Method
-from tectum.io.files import write_tensors, write_whole
+from tectum.io.files import write_json, write_tensors
 from tectum.io.folders import PairFiles, ResultFolder
 from tectum.io.image import Array, Picture, read_image, to_array, write_image
 from tectum.nn.memory import keep_memory
-from tectum.pair import Pairs
+from tectum.pair import Pair, Pairs
 from tectum.protocols import Task
 
-PARTS = ("train", "test")
-LOG_EVERY = 50
+_PARTS = ("train", "test")
+_LOG_EVERY = 50
 """Steps between two lines in the log of a cell."""
 
 
 @dataclass(frozen=True)
 class Input:
-    """One way to show a scene to a network: by name, what gives the image of a training and of a test pair."""
+    """An image source by name: the methods that give the image of a training pair and of a test pair."""
 
     name: str
     train: Method
     test: Method
 
-    def part(self, name: str) -> Method:
-        return self.train if name == "train" else self.test
+    def method(self, part: str) -> Method:
+        """Returns the method for "train" or "test" pairs."""
+        return self.train if part == "train" else self.test
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One input and one seed of a run; `row` is what `cell.json` holds, None until it is finished."""
+    """A run of one input and one seed.
+
+    Attributes:
+        input: name of the input.
+        seed: of initial weights, order, windows and dropout.
+        folder: of its files.
+        result: content of its `cell.json`; None until it is finished.
+    """
 
     input: str
     seed: int
     folder: Path
-    row: dict[str, Any] | None = None
+    result: dict[str, Any] | None = None
 
 
 @dataclass
 class Comparison:
-    """A run: inputs x seeds, one budget.
+    """A downstream comparison: inputs x seeds, one budget.
 
     Args:
-        make: an untrained task network; it is given the training frames, whose targets it may count.
-        inputs: what is compared.
+        make_task: makes an untrained task network from the training frames, whose targets it may count.
+        inputs: the images that are compared.
         pairs: {"train": ..., "test": ...}; single pairs with targets and names.
         out: the run folder.
         budget: of every cell.
-        seeds: of initial weights, order, windows and dropout.
-        settings: JSON types; what else decides a result (task, weights). Other settings in one folder are refused.
+        num_seeds: seeds are 0 to num_seeds - 1.
+        settings: JSON types; what else decides a score (task, weights). Other settings in one folder are refused.
         device: where the task networks run.
+
+    Attributes:
         frames: {input: {"train": Frames, "test": Frames}}, filled by `prepare`.
-        failures: {"input, seed": why it has no score}.
-        kept: {(input, "train" or "test"): images that were made here}, filled by `prepare`.
+        failures: {"input, seed K": reason}, filled by `run`.
+
+    Raises:
+        UserError: the budget is out of range.
     """
 
-    make: Callable[[Frames], Task]
+    make_task: Callable[[Frames], Task]
     inputs: Sequence[Input]
     pairs: Mapping[str, Pairs]
     out: Path
     budget: Budget = field(default_factory=Budget)
-    seeds: Sequence[int] = (0, 1, 2)
+    num_seeds: int = 3
     settings: Mapping[str, Any] = field(default_factory=dict)
     device: str = "cpu"
-    frames: dict[str, dict[str, Frames]] = field(default_factory=dict)
-    failures: dict[str, str] = field(default_factory=dict)
-    kept: dict[tuple[str, str], "Kept"] = field(default_factory=dict, init=False, repr=False)
+    frames: dict[str, dict[str, Frames]] = field(default_factory=dict, init=False)
+    failures: dict[str, str] = field(default_factory=dict, init=False)
 
-    def prepare(self, report: Callable[[str, int, int], None] | None = None) -> None:
-        """Bring every image of every input to the size of the budget, and check that the run may go on.
+    def __post_init__(self) -> None:
+        self.budget.check()
+        if self.num_seeds < 1:
+            raise UserError(f"--seeds must be at least 1, got {self.num_seeds}")
+        self._fused: dict[tuple[str, str], _FusedFolder] = {}
+
+    @property
+    def test_frames(self) -> Frames:
+        """Test images of the first input; the names and targets are those of every input."""
+        return self.frames[self.inputs[0].name]["test"]
+
+    def prepare(self, *, quiet: bool = True) -> None:
+        """Bring every image of every input to the size of the budget, and check that the run may continue.
 
         Args:
-            report: called after every pair with (part, pairs done, pairs).
+            quiet: show no progress.
 
         Raises:
-            ValueError, FileNotFoundError: an input lacks images, or the run was begun otherwise.
+            UserError, FileNotFoundError: an input lacks images, or the run was begun with other settings.
         """
         keep_memory()
-        self.check_folders()
-        for part in PARTS:
-            names, targets, images = self.load(part, report)
-            for i in self.inputs:
-                self.frames.setdefault(i.name, {})[part] = Frames(names, torch.stack(images[i.name]), targets)
-        first = next(iter(self.frames.values()))
-        marks = {part: fingerprint(first[part].names, first[part].targets) for part in PARTS}
-        settings = {**self.settings, **asdict(self.budget), "size": list(self.budget.size)}
-        self.same_run({**settings, "training labels": marks["train"], "test labels": marks["test"]})
+        self._check_folders()
+        for part in _PARTS:
+            self._read_frames(part, quiet=quiet)
+        first = self.frames[self.inputs[0].name]
+        budget = asdict(self.budget) | {"size": list(self.budget.size)}
+        labels = {
+            f"{word} labels": fingerprint(first[part].names, first[part].targets)
+            for word, part in (("training", "train"), ("test", "test"))
+        }
+        self._check_settings({**self.settings, **budget, **labels})
         for cell in self.cells():
-            mark = self.mark(cell.input)
-            if cell.row is not None and cell.row["images"] != mark:
+            if cell.result is not None and cell.result["images"] != self.images_fingerprint(cell.input):
                 raise UserError(
                     f"the images of {cell.input} have changed since its cells in {cell.folder.parent} were trained; "
                     "give them another name (NAME=...), or delete that folder"
                 )
 
-    def check_folders(self) -> None:
-        """Refuse folders that lack images before any image is fused."""
+    def _check_folders(self) -> None:
+        """Refuse folders that lack images, or cannot tell training and test pairs apart, before any image is fused."""
+        names = {part: getattr(self.pairs[part], "names", ()) for part in _PARTS}
+        in_both = set(names["train"]) & set(names["test"])
         for i in self.inputs:
-            for part in PARTS:
-                method, names = i.part(part), getattr(self.pairs[part], "names", ())
-                lacking = [name for name in names if not method.has(name)]
-                if lacking and isinstance(method, Folder):
+            for part in _PARTS:
+                method = i.method(part)
+                missing = [name for name in names[part] if not method.has(name)]
+                if missing and isinstance(method, Folder):
                     raise FileNotFoundError(
                         f"{i.name} must hold an image of every training and test pair, but {method.where} (which has "
-                        f"{abbreviate(method.found)}) has none for {abbreviate(lacking)}; fuse them "
-                        "too, or give a folder with train and test inside"
+                        f"{abbreviate(method.found)}) has none for {abbreviate(missing)}; fuse them too, or give a "
+                        "folder with train and test inside"
                     )
-            self.check_one_folder(i)
+            if in_both and isinstance(i.train, Folder) and isinstance(i.test, Folder) and i.train.where == i.test.where:
+                raise UserError(
+                    f"training and test pairs of one folder must have different names, but {i.test.where} has one "
+                    f"image for both of {abbreviate(in_both)}; give a folder with train and test inside"
+                )
 
-    def check_one_folder(self, i: Input) -> None:
-        """Refuse one folder for training and test pairs where it cannot tell them apart."""
-        both = set(getattr(self.pairs["train"], "names", ())) & set(getattr(self.pairs["test"], "names", ()))
-        if both and isinstance(i.train, Folder) and isinstance(i.test, Folder) and i.train.where == i.test.where:
-            raise UserError(
-                f"training and test pairs of one folder must have different names, but {i.test.where} has one image "
-                f"for both of {abbreviate(both)}; give a folder with train and test inside"
-            )
-
-    def load(
-        self, part: str, report: Callable[[str, int, int], None] | None
-    ) -> tuple[tuple[str, ...], tuple[Any, ...], dict[str, list[Tensor]]]:
-        """Names, targets and, by input, small images of a part, in one pass over its pairs."""
-        pairs = self.pairs[part]
+    def _read_frames(self, part: str, *, quiet: bool) -> None:
+        """Fill the frames of all inputs in one pass over the pairs of a part."""
         names, targets = [], []
         images: dict[str, list[Tensor]] = {i.name: [] for i in self.inputs}
         for i in self.inputs:
-            method = i.part(part)
+            method = i.method(part)
             if isinstance(method, Made) and not method.baseline:  # it takes its time
-                self.kept[i.name, part] = Kept(self.out / "fused" / i.name / part, method)
-        for k in range(len(pairs)):
-            pair = pairs[k]
-            if not pair.name or pair.target is None:
-                raise UserError(f"pairs to train a task on need a name and a target, pair {k} lacks one; label it")
-            name = pair.name[0]
-            names.append(name)
-            target = pair.target[0]
-            targets.append(target.to(torch.uint8) if isinstance(target, Tensor) else target)
-            visible, infrared = Picture(pair.a[0]), Picture(pair.b[0])
-            for i in self.inputs:
-                y = self.luminance(i, part, name, visible, infrared)
-                images[i.name].append(small(y, self.budget.size))
-            if report is not None:
-                report(part, k + 1, len(pairs))
-        return tuple(names), tuple(targets), images
+                self._fused[i.name, part] = _FusedFolder(self.out / "fused" / i.name / part, method)
+        pairs = self.pairs[part]
+        with progress_bar(len(pairs), "pair", quiet=quiet, label=f"reading {part} images", leave=False) as bar:
+            for k in range(len(pairs)):
+                pair = pairs[k]
+                if not pair.name or pair.target is None:
+                    raise UserError(f"pairs to train a task on need a name and a target, pair {k} lacks one; label it")
+                names.append(pair.name[0])
+                target = pair.target[0]
+                targets.append(target.to(torch.uint8) if isinstance(target, Tensor) else target)
+                for i in self.inputs:
+                    images[i.name].append(shrink(self._luminance(i, part, pair), self.budget.size))
+                bar.update()
+        for i in self.inputs:
+            frames = Frames(tuple(names), torch.stack(images[i.name]), tuple(targets))
+            self.frames.setdefault(i.name, {})[part] = frames
+
+    def _luminance(self, i: Input, part: str, pair: Pair) -> Tensor:
+        """An input's image of a pair, (1,H,W) on 8-bit levels in [0,1]."""
+        sources = pair.name[0], Picture(pair.a[0]), Picture(pair.b[0])
+        folder = self._fused.get((i.name, part))
+        return _fuse(i.method(part), *sources) if folder is None else folder.image(*sources)
 
     def picture(self, name: str, index: int) -> Array:
-        """The image of an input of a test pair at its full size, uint8 (H,W)."""
-        pair, i = self.pairs["test"][index], next(i for i in self.inputs if i.name == name)
-        return to_array(self.luminance(i, "test", pair.name[0], Picture(pair.a[0]), Picture(pair.b[0])))
+        """Returns an input's image of a test pair at its full size, uint8 (H,W)."""
+        i = next(i for i in self.inputs if i.name == name)
+        return to_array(self._luminance(i, "test", self.pairs["test"][index]))
 
-    def luminance(self, i: Input, part: str, name: str, visible: Picture, infrared: Picture) -> Tensor:
-        """An input's image of a pair, (1,H,W) on 8-bit levels in [0,1]."""
-        kept = self.kept.get((i.name, part))
-        return fused(i.part(part), name, visible, infrared) if kept is None else kept.image(name, visible, infrared)
-
-    def same_run(self, settings: dict[str, Any]) -> None:
-        """Note what all cells share; refuse a folder that was begun otherwise."""
+    def _check_settings(self, settings: dict[str, Any]) -> None:
+        """Write the settings that all cells share; refuse a folder that was begun with others."""
         path = self.out / "downstream.json"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            text = json.dumps(settings, indent=2) + "\n"
-            write_whole(path, lambda file: file.write_text(text, encoding="utf-8"))
+            write_json(path, settings, indent=2)
             return
         stored = read_json(path)
         keys = [key for key in sorted({*stored, *settings}) if stored.get(key) != settings.get(key)]
         if keys:
-            told = ", ".join(f"{key}: {stored.get(key)} there, {settings.get(key)} here" for key in keys)
-            raise UserError(f"{self.out} holds a run with other settings ({told}); repeat them, or choose a new folder")
+            differences = ", ".join(f"{key}: {stored.get(key)} there, {settings.get(key)} here" for key in keys)
+            raise UserError(
+                f"{self.out} holds a run with other settings ({differences}); repeat them, or choose a new folder"
+            )
 
-    def mark(self, name: str) -> str:
-        """Changes with any pixel that a cell of an input sees."""
-        return fingerprint(*(self.frames[name][part].images for part in PARTS))
+    def images_fingerprint(self, name: str) -> str:
+        """Returns a hash of all images of an input, as the networks see them."""
+        return fingerprint(*(self.frames[name][part].images for part in _PARTS))
 
     def cells(self) -> list[Cell]:
-        """All cells as they are now: seed by seed, the inputs in their order."""
-        found = []
-        for seed in self.seeds:
+        """Returns all cells as they are now: seed by seed, the inputs in their order."""
+        cells = []
+        for seed in range(self.num_seeds):
             for i in self.inputs:
                 folder = self.out / "cells" / i.name / f"seed-{seed}"
                 path = folder / "cell.json"
-                found.append(Cell(i.name, seed, folder, read_json(path) if path.exists() else None))
-        return found
+                cells.append(Cell(i.name, seed, folder, read_json(path) if path.exists() else None))
+        return cells
 
-    def run(self, report: Callable[[Cell, dict[str, Any]], None] | None = None) -> list[Cell]:
-        """Do every cell that is not finished and that no other process has in work; returns all as they then are.
+    def run(self, *, quiet: bool = True) -> list[Cell]:
+        """Train and score every cell that is not finished and that no other process holds.
 
         Args:
-            report: called after every step with {"step", "steps", "loss"}, and with the row of a finished cell.
+            quiet: show no progress.
+
+        Returns:
+            All cells as they are afterwards.
         """
         if not self.frames:
-            self.prepare()
+            self.prepare(quiet=quiet)
         for cell in self.cells():
-            with held(cell.folder) as mine:
-                if not mine or (cell.folder / "cell.json").exists():
+            with lock_folder(cell.folder) as locked:
+                if not locked or (cell.folder / "cell.json").exists():
                     continue
                 try:
-                    row = self.work(cell, report)
+                    self._run_cell(cell, quiet=quiet)
                 except (ValueError, RuntimeError) as error:  # RuntimeError: no memory left, among others
                     reason = str(error).strip().splitlines() or [type(error).__name__]
                     self.failures[f"{cell.input}, seed {cell.seed}"] = reason[0]
-                    continue
-                if report is not None:
-                    report(cell, row)
         return self.cells()
 
-    def work(self, cell: Cell, report: Callable[[Cell, dict[str, Any]], None] | None) -> dict[str, Any]:
-        """Train and score one cell."""
-        frames = self.frames[cell.input]
+    def _run_cell(self, cell: Cell, *, quiet: bool) -> None:
+        frames, label = self.frames[cell.input], f"{cell.input}, seed {cell.seed}"
+        num_steps = self.budget.num_steps(len(frames["train"]))
         torch.manual_seed(cell.seed)
-        task = self.make(frames["train"])
+        task = self.make_task(frames["train"])
         assert isinstance(task, nn.Module)
         task.to(self.device)
         begin = time.monotonic()
         (cell.folder / "log.jsonl").unlink(missing_ok=True)
+        with progress_bar(num_steps, "step", quiet=quiet, label=label, leave=False) as bar:
 
-        def told(line: dict[str, Any]) -> None:
-            if report is not None:
-                report(cell, line)
-            if line["step"] % LOG_EVERY == 0:
-                with (cell.folder / "log.jsonl").open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(line) + "\n")
+            def report(line: dict[str, Any]) -> None:
+                bar.set_postfix(loss=f"{line['loss']:.4f}", refresh=False)
+                bar.update()
+                if line["step"] % _LOG_EVERY == 0:
+                    with (cell.folder / "log.jsonl").open("a", encoding="utf-8") as file:
+                        file.write(json.dumps(line) + "\n")
 
-        losses = train(task, frames["train"], self.budget, cell.seed, device=self.device, report=told)
+            losses = train(task, frames["train"], self.budget, cell.seed, device=self.device, report=report)
         trained = time.monotonic()
-        found = predict(task, frames["test"], self.device)
-        row = {
+        predictions = predict(task, frames["test"], self.device)
+        result = {
             "input": cell.input,
             "seed": cell.seed,
-            **scored(task, found, frames["test"]),
+            **score(task, predictions, frames["test"]),
             "losses": losses,
-            "steps": self.budget.steps(len(frames["train"])),
+            "steps": num_steps,
             "seconds": round(time.monotonic() - begin, 1),
-            "seconds a step": round((trained - begin) / self.budget.steps(len(frames["train"])), 4),
+            "seconds a step": round((trained - begin) / num_steps, 4),
             "device": self.device,
-            "images": self.mark(cell.input),
+            "images": self.images_fingerprint(cell.input),
         }
-        save_predictions(cell.folder, frames["test"].names, found)
+        save_predictions(cell.folder, frames["test"].names, predictions)
         write_tensors(cell.folder / "weights.safetensors", task.state_dict())
-        text = json.dumps(row) + "\n"
-        write_whole(cell.folder / "cell.json", lambda file: file.write_text(text, encoding="utf-8"))
-        return row
+        write_json(cell.folder / "cell.json", result)
+        if not quiet:
+            scores = ", ".join(f"{k} {100 * v:.2f}" for k, v in result["scores"].items() if v is not None)
+            seconds = f"{result['seconds']:.0f} s, {result['seconds a step']:.3f} s a step"
+            print(f"{label}: {scores} ({seconds})", file=sys.stderr, flush=True)
 
 
-class Kept:
-    """Images that were made here, as files; an image whose sources have changed is made again.
+class _FusedFolder:
+    """Images that were fused here, as files; an image whose sources have changed is fused again.
 
-    `sources.jsonl` beside them says of which pixels each was made: a line an image, the last one of a name counts.
+    `sources.jsonl` beside them holds the fingerprint of each image's sources: a line an image, the last one of a name
+    counts.
 
     Raises:
-        ValueError: the folder holds images made with other settings.
+        UserError: the folder holds images made with other settings.
     """
 
-    def __init__(self, place: Path, method: Made) -> None:
-        self.method, self.folder, self.list = method, ResultFolder(place), place / "sources.jsonl"
-        self.folder.prepare(method.settings, ())
-        self.marks: dict[str, str] = {}
+    def __init__(self, folder: Path, method: Made) -> None:
+        self.method, self.results, self.list = method, ResultFolder(folder), folder / "sources.jsonl"
+        self.results.prepare(method.settings, ())
+        self.fingerprints: dict[str, str] = {}
         for line in self.list.read_text(encoding="utf-8").splitlines() if self.list.exists() else ():
             try:
-                self.marks |= json.loads(line)
+                self.fingerprints |= json.loads(line)
             except ValueError:  # cut short: that image is made again
                 continue
 
     def image(self, name: str, visible: Picture, infrared: Picture) -> Tensor:
-        """The image of a pair, from its file or made."""
-        file, mark = self.folder.files(name)["colour"], fingerprint(visible.y, infrared.y)
-        if file.exists() and self.marks.get(name) == mark:
+        """The image of a pair, from its file or fused."""
+        file, sources = self.results.files(name)["colour"], fingerprint(visible.y, infrared.y)
+        if file.exists() and self.fingerprints.get(name) == sources:
             return read_image(file, value_range="full").y
-        y = fused(self.method, name, visible, infrared)
+        y = _fuse(self.method, name, visible, infrared)
         write_image(file, to_array(y))
-        self.marks[name] = mark
+        self.fingerprints[name] = sources
         with self.list.open("a", encoding="utf-8") as lines:
-            lines.write(json.dumps({name: mark}) + "\n")
+            lines.write(json.dumps({name: sources}) + "\n")
         return y
 
 
-def fused(method: Method, name: str, visible: Picture, infrared: Picture) -> Tensor:
-    """A method's image of a pair, (1,H,W) on 8-bit levels in [0,1]."""
+def _fuse(method: Method, name: str, visible: Picture, infrared: Picture) -> Tensor:
     return to_levels(method.luminance(PairFiles(name, Path(name), Path(name)), visible, infrared)[None])[0].float()
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[bool]:
-    """Have a cell to oneself: False where another living process has it. The system frees what a dead one held."""
+def lock_folder(folder: Path) -> Iterator[bool]:
+    """Lock a cell's folder; False if another process holds it. The system frees the lock of a process that ended."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
         import fcntl

@@ -1,11 +1,12 @@
 """Files that are written whole or not at all; tensors in safetensors files, and into a network."""
 
 import contextlib
+import json
 import os
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tectum.errors import UserError
 
@@ -41,6 +42,12 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Any, *, indent: int | None = None) -> None:
+    """Write a JSON file, whole or not at all."""
+    text = json.dumps(content, indent=indent) + "\n"
+    write_whole(path, lambda file: file.write_text(text, encoding="utf-8"))
 
 
 def write_tensors(path: Path, tensors: Mapping[str, "Tensor"]) -> None:
