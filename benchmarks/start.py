@@ -18,8 +18,9 @@ import torch
 from tectum.data.datasets import open_set
 from tectum.data.folders import split_names, without
 from tectum.data.transforms import resize
-from tectum.downstream.cell import Budget, train
-from tectum.downstream.frames import Frames, balanced
+from tectum.downstream.cell import train
+from tectum.downstream.frames import Frames, class_weights
+from tectum.downstream.options import Budget
 from tectum.io.files import write_tensors
 from tectum.nn.memory import keep_memory
 from tectum.tasks import TASKS
@@ -49,7 +50,7 @@ def main() -> None:
             images.append((picture[0, 0] * 255 + 0.5).clamp(0, 255).byte())
             targets.append(pair.target[0].byte() if given.target == "masks" else pair.target[0])
     frames = Frames(tuple(f"{k}" for k in range(len(images))), torch.stack(images), tuple(targets))
-    options = {"class_weights": balanced(frames, len(pairs.classes), 0.5)} if given.target == "masks" else {}
+    options = {"class_weights": class_weights(frames, len(pairs.classes), 0.5)} if given.target == "masks" else {}
     torch.manual_seed(0)
     task = TASKS[given.task](pairs.classes, **options)
     start = time.monotonic()

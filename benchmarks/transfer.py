@@ -39,7 +39,7 @@ Boxes = dict[str, Tensor]
 class Detector(nn.Module):
     """Where are the centres of things, and how large are they? (B,1,H,W) -> heat, offset and size at half of H, W."""
 
-    kind = "boxes"
+    label_type = "boxes"
 
     def __init__(self) -> None:
         super().__init__()

@@ -19,11 +19,12 @@ from torch.nn import functional
 
 from tectum.data.synthetic import CLASSES, render
 from tectum.data.transforms import IGNORED, nearest
-from tectum.downstream import statistics, tables
-from tectum.downstream.cell import Budget, load_predictions, train
-from tectum.downstream.frames import Frames, balanced, draw, window
-from tectum.downstream.run import Cell, Comparison, Input, held
-from tectum.downstream.statistics import Confusions, Detections
+from tectum.downstream import tables
+from tectum.downstream.cell import load_predictions, train
+from tectum.downstream.frames import Frames, class_weights, draw_batch, view_windows
+from tectum.downstream.options import Budget
+from tectum.downstream.run import Cell, Comparison, Input, lock_folder
+from tectum.downstream.statistics import confusion_scorer, detection_scorer, seed_difference
 from tectum.evaluation.methods import Folder, Made, baseline
 from tectum.io.image import Picture, write_image
 from tectum.metrics.task import DetectionScore, SegmentationScore
@@ -35,7 +36,7 @@ SIZE = (32, 40)
 class Painter(nn.Module):
     """A tiny segmenter: two convolutions, dropout so that its draws must be paired too."""
 
-    kind = "masks"
+    label_type = "masks"
 
     def __init__(self, classes: Sequence[str] = CLASSES, *, channels: int = 1) -> None:
         super().__init__()
@@ -75,12 +76,12 @@ def comparison(out: Path, names: Sequence[str] = ("visible", "infrared"), **chan
     budget = Budget(epochs=2, size=SIZE, batch=2, lr=1e-2)
     inputs = [Input(name, baseline(name), baseline(name)) for name in names]
     settings = {
-        "make": lambda frames: Painter(),
+        "make_task": lambda frames: Painter(),
         "inputs": inputs,
         "pairs": PAIRS,
         "out": out,
         "budget": budget,
-        "seeds": (0, 1),
+        "num_seeds": 2,
     }
     return Comparison(**{**settings, **changes})
 
@@ -105,10 +106,10 @@ def frames_of(num: int = 3) -> Frames:
 def test_a_whole_window_is_the_image_itself_and_a_mirror_is_a_flip() -> None:
     frames = frames_of()
     one, none = torch.ones(2), torch.zeros(2, 2)
-    images, masks = window(frames, [2, 0], one, one, none)
+    images, masks = view_windows(frames, [2, 0], one, one, none)
     assert torch.equal((images[:, 0] * 255).round().byte(), frames.images[[2, 0]])
     assert masks.dtype == torch.int64 and torch.equal(masks[0], frames.targets[2].long())
-    images, masks = window(frames, [2, 0], one, -one, none)
+    images, masks = view_windows(frames, [2, 0], one, -one, none)
     assert torch.allclose(images[:, 0], frames.images[[2, 0]].flip(2) / 255, atol=1e-5)
     assert torch.equal(masks[1], frames.targets[0].flip(1).long())
 
@@ -116,14 +117,14 @@ def test_a_whole_window_is_the_image_itself_and_a_mirror_is_a_flip() -> None:
 @pytest.mark.parametrize("step", range(6))
 def test_masks_and_boxes_follow_their_image_through_every_window(step: int) -> None:
     frames = frames_of()
-    images, masks = draw(frames, 4, 1.5, 0, step)
+    images, masks = draw_batch(frames, 4, 1.5, 0, step)
     inside = masks != IGNORED
     assert set(masks.unique().tolist()) <= {0, 1, IGNORED}
     assert images[:, 0][masks == 1].min() > 0.19  # a corner has a quarter of its pixel at least
     agree = ((images[:, 0] > 0.4) == (masks == 1))[inside].float().mean()
     assert agree > 0.98
     boxed = replace(frames, targets=tuple(around(mask) for mask in frames.targets))
-    again, boxes = draw(boxed, 4, 1.5, 0, step)
+    again, boxes = draw_batch(boxed, 4, 1.5, 0, step)
     assert torch.equal(again, images)
     for mask, found in zip(masks, boxes, strict=True):
         expected = around((mask == 1).to(torch.uint8))["boxes"]
@@ -143,18 +144,18 @@ def test_an_epoch_shows_every_image_once_and_a_seed_is_a_seed() -> None:
         (torch.arange(4)[:, None, None] * 60).expand(4, *SIZE).to(torch.uint8),
         (torch.zeros(SIZE, dtype=torch.uint8),) * 4,
     )
-    middles = [draw(frames, 2, 1.0, 3, step)[0][:, 0, 16, 20] * 255 / 60 for step in range(4)]
+    middles = [draw_batch(frames, 2, 1.0, 3, step)[0][:, 0, 16, 20] * 255 / 60 for step in range(4)]
     assert torch.cat(middles[:2]).round().sort().values.tolist() == [0, 1, 2, 3]
     assert torch.cat(middles[2:]).round().sort().values.tolist() == [0, 1, 2, 3]
-    assert torch.equal(draw(frames, 2, 1.5, 3, 1)[0], draw(frames, 2, 1.5, 3, 1)[0])
-    assert not torch.equal(draw(frames, 4, 1.5, 3, 1)[0], draw(frames, 4, 1.5, 4, 1)[0])
+    assert torch.equal(draw_batch(frames, 2, 1.5, 3, 1)[0], draw_batch(frames, 2, 1.5, 3, 1)[0])
+    assert not torch.equal(draw_batch(frames, 4, 1.5, 3, 1)[0], draw_batch(frames, 4, 1.5, 4, 1)[0])
 
 
 def test_rare_classes_weigh_more() -> None:
     mask = torch.tensor([[0] * 90 + [1] * 9 + [2, IGNORED]], dtype=torch.uint8)
     frames = Frames(("a",), torch.zeros(1, 1, 101, dtype=torch.uint8), (mask,))
-    assert balanced(frames, 3, 0.0) == [1, 1, 1]
-    weights = balanced(frames, 3, 0.5)
+    assert class_weights(frames, 3, 0.0) == [1, 1, 1]
+    weights = class_weights(frames, 3, 0.5)
     assert weights[1] / weights[0] == pytest.approx(10**0.5, rel=1e-3)
     assert weights[0] * 0.9 + weights[1] * 0.09 + weights[2] * 0.01 == pytest.approx(1, rel=1e-3)
 
@@ -174,7 +175,7 @@ def test_inputs_of_a_seed_are_paired(tmp_path: Path) -> None:
     """The same images under two names give the same bits; seeds differ."""
     twins = [Input(name, baseline("average"), baseline("average")) for name in ("one", "two")]
     cells = comparison(tmp_path, inputs=twins).run()
-    rows = {(cell.input, cell.seed): cell.row for cell in cells}
+    rows = {(cell.input, cell.seed): cell.result for cell in cells}
     for seed in (0, 1):
         one, two = rows["one", seed], rows["two", seed]
         assert one is not None and two is not None
@@ -191,34 +192,47 @@ def test_a_row_says_what_its_predictions_say(finished: tuple[Comparison, list[Ce
         ("infrared", 1),
     ]
     for cell in cells:
-        assert cell.row is not None
+        assert cell.result is not None
         score = SegmentationScore(len(CLASSES))
         found = load_predictions(cell.folder, run.frames[cell.input]["test"].names)
         for mask, pair in zip(found, PAIRS["test"], strict=True):
             score.update(mask[None].long(), pair.target)  # at the label's own size
-        assert cell.row["scores"] == pytest.approx(score.numbers())
-        assert np.array_equal(np.array(cell.row["confusion"]).sum(0), score.confusion.numpy())
-        assert cell.row["steps"] == 6 and len(cell.row["losses"]) == 2
-        assert cell.row["losses"][1] < cell.row["losses"][0]
+        assert cell.result["scores"] == pytest.approx(score.numbers())
+        assert np.array_equal(np.array(cell.result["confusion"]).sum(0), score.confusion.numpy())
+        assert cell.result["steps"] == 6 and len(cell.result["losses"]) == 2
+        assert cell.result["losses"][1] < cell.result["losses"][0]
 
 
-def test_finished_cells_are_kept_and_the_torn_one_is_done_again(tmp_path: Path) -> None:
+def test_finished_cells_are_kept_and_the_torn_one_is_done_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     first = comparison(tmp_path, ("visible",)).run()
-    before = [cell.row for cell in first]
+    before = [cell.result for cell in first]
     (first[1].folder / "cell.json").unlink()  # killed before its last file
-    done: list[str] = []
-    run = comparison(tmp_path)
-    after = run.run(lambda cell, line: done.append(f"{cell.input} {cell.seed}") if "scores" in line else None)
-    assert done == ["infrared 0", "visible 1", "infrared 1"]
+    after = comparison(tmp_path).run(quiet=False)
+    lines = capsys.readouterr().err.splitlines()
+    done = [line.partition(": mIoU")[0] for line in lines if "s a step" in line]
+    assert done == ["infrared, seed 0", "visible, seed 1", "infrared, seed 1"]
     same = {key for key in before[1] or {} if "seconds" not in key}
-    assert [{key: cell.row[key] for key in same} for cell in after if cell.row and cell.input == "visible"] == [
+    assert [{key: cell.result[key] for key in same} for cell in after if cell.result and cell.input == "visible"] == [
         {key: row[key] for key in same} for row in before if row
     ]
 
 
+def test_the_files_of_a_run_have_the_keys_that_resuming_needs(finished: tuple[Comparison, list[Cell]]) -> None:
+    """Folders of earlier versions have these: a key more or less in downstream.json would refuse them."""
+    run, cells = finished
+    settings = json.loads((run.out / "downstream.json").read_text(encoding="utf-8"))
+    budget = {"epochs", "size", "batch", "lr", "warmup", "weight_decay", "clip", "zoom"}
+    assert settings.keys() == budget | {"training labels", "test labels"} and settings["size"] == list(SIZE)
+    result = json.loads((cells[0].folder / "cell.json").read_text(encoding="utf-8"))
+    timing, scores = {"steps", "seconds", "seconds a step", "losses"}, {"scores", "IoU", "recall", "confusion"}
+    assert result.keys() == {"input", "seed", "device", "images"} | timing | scores
+
+
 def test_a_run_begun_otherwise_is_refused(tmp_path: Path) -> None:
-    comparison(tmp_path, seeds=(0,)).run()
-    comparison(tmp_path, ("infrared", "average"), seeds=(0, 1)).prepare()  # more inputs and seeds are no change
+    comparison(tmp_path, num_seeds=1).run()
+    comparison(tmp_path, ("infrared", "average"), num_seeds=2).prepare()  # more inputs and seeds are no change
     with pytest.raises(ValueError, match=r"other settings \(epochs: 2 there, 3 here\)"):
         comparison(tmp_path, budget=Budget(epochs=3, size=SIZE, batch=2, lr=1e-2)).prepare()
     with pytest.raises(ValueError, match="test labels"):
@@ -229,32 +243,32 @@ def test_a_run_begun_otherwise_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_cell_in_work_is_left_to_its_process(tmp_path: Path) -> None:
-    run = comparison(tmp_path, seeds=(0,))
+    run = comparison(tmp_path, num_seeds=1)
     run.prepare()
-    with held(tmp_path / "cells" / "visible" / "seed-0") as mine:
+    with lock_folder(tmp_path / "cells" / "visible" / "seed-0") as mine:
         assert mine
         cells = run.run()
-    assert [cell.row is None for cell in cells] == [True, False]
-    found = tables.table(run, cells, CLASSES)
+    assert [cell.result is None for cell in cells] == [True, False]
+    found = tables.summarise(run, cells, CLASSES)
     assert "n/a" in tables.text_table(found) and "Not finished: 1 of visible." in tables.notes(found)
-    assert [cell.row is None for cell in run.run()] == [False, False]
+    assert [cell.result is None for cell in run.run()] == [False, False]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="locks need fcntl")
 def test_the_lock_of_a_killed_process_is_gone(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from tectum.downstream.run import held\n"
-        "with held(Path(sys.argv[1])) as mine: print(mine, flush=True); time.sleep(60)"
+        "import sys, time; from pathlib import Path; from tectum.downstream.run import lock_folder\n"
+        "with lock_folder(Path(sys.argv[1])) as mine: print(mine, flush=True); time.sleep(60)"
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None and process.stdout.readline() == "True\n"
-    with held(tmp_path) as mine:
+    with lock_folder(tmp_path) as mine:
         assert not mine
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     process.stdout.close()
     for _ in range(50):
-        with held(tmp_path) as mine:
+        with lock_folder(tmp_path) as mine:
             if mine:
                 break
         time.sleep(0.05)
@@ -268,9 +282,9 @@ def test_a_loss_that_is_not_finite_ends_its_cell_alone(tmp_path: Path) -> None:
             return loss / 0 if fused.mean() > 0.25 else loss
 
     bright = [Pair(p.a * 0 + 0.9, p.b * 0.2, p.target, p.name) for p in PAIRS["train"]]
-    run = comparison(tmp_path, make=lambda frames: Exploding(), pairs={**PAIRS, "train": bright}, seeds=(0,))
+    run = comparison(tmp_path, make_task=lambda frames: Exploding(), pairs={**PAIRS, "train": bright}, num_seeds=1)
     cells = run.run()
-    assert [cell.row is None for cell in cells] == [True, False]
+    assert [cell.result is None for cell in cells] == [True, False]
     assert list(run.failures) == ["visible, seed 0"] and "must stay finite" in run.failures["visible, seed 0"]
 
 
@@ -282,8 +296,8 @@ def test_no_memory_left_ends_its_cell_alone(tmp_path: Path) -> None:
             return super().loss(fused, target)
 
     bright = [Pair(p.a * 0 + 0.9, p.b * 0.2, p.target, p.name) for p in PAIRS["train"]]
-    run = comparison(tmp_path, make=lambda frames: Large(), pairs={**PAIRS, "train": bright}, seeds=(0,))
-    assert [cell.row is None for cell in run.run()] == [True, False]
+    run = comparison(tmp_path, make_task=lambda frames: Large(), pairs={**PAIRS, "train": bright}, num_seeds=1)
+    assert [cell.result is None for cell in run.run()] == [True, False]
     assert run.failures == {"visible, seed 0": "out of memory, tried to allocate 3 TiB"}
 
 
@@ -305,7 +319,7 @@ def test_images_made_here_are_kept_until_their_sources_change(tmp_path: Path) ->
     first = prepared(PAIRS)
     assert len(made) == 10
     again = prepared(PAIRS)
-    assert not made and again.mark("ours") == first.mark("ours")
+    assert not made and again.images_fingerprint("ours") == first.images_fingerprint("ours")
     p = PAIRS["train"][2]
     changed = prepared(
         {**PAIRS, "train": [*PAIRS["train"][:2], Pair(1 - p.a, p.b, p.target, p.name), *PAIRS["train"][3:]]}
@@ -406,7 +420,7 @@ def test_weighted_confusions_are_those_of_repeated_images(without: tuple[int, ..
         return {"mIoU": found.miou, "mAcc": found.macc}
 
     weights = np.array([[1, 1, 1, 1, 1], [0, 2, 1, 2, 0], [5, 0, 0, 0, 0]], np.float64)
-    quick = Confusions(np.stack(single).astype(np.float64), without).scores(weights)
+    quick = confusion_scorer(np.stack(single).astype(np.float64), without)(weights)
     assert {name: pytest.approx(values) for name, values in quick.items()} == repeated(score, weights)
 
 
@@ -439,20 +453,20 @@ def test_weighted_average_precision_is_that_of_repeated_images() -> None:
         return {"mAP50": result.map50, "mAP75": result.map75}
 
     weights = np.array([[1, 1, 1, 1, 1, 1], [0, 2, 1, 3, 0, 0], [0, 0, 6, 0, 0, 0]], np.float64)
-    quick = Detections.of(found, targets, 3).scores(weights)
+    quick = detection_scorer(found, targets, 3)(weights)
     slow = repeated(score, weights)
     assert 0 < slow["mAP75"][0] < slow["mAP50"][0] < 1
     assert {name: pytest.approx(values) for name, values in quick.items()} == slow
 
 
 def test_an_interval_counts_images_and_seeds() -> None:
-    found = statistics.gap([0.03, 0.05, 0.04], np.stack([np.linspace(0.03, 0.05, 1001)] * 3))
+    found = seed_difference([0.03, 0.05, 0.04], np.stack([np.linspace(0.03, 0.05, 1001)] * 3))
     assert found.mean == pytest.approx(0.04) and found.half_images == pytest.approx(0.0095)
     assert found.half_seeds == pytest.approx(4.302652730 * 0.01 / 3**0.5, rel=1e-6)
     assert found.high - found.mean == pytest.approx((found.half_images**2 + found.half_seeds**2) ** 0.5)
     assert found.verdict == "better"
-    assert statistics.gap([0.03, 0.05, -0.02], np.full((3, 9), 0.02)).verdict == "not clear"
-    alone = statistics.gap([0.04], np.full((1, 9), 0.04))
+    assert seed_difference([0.03, 0.05, -0.02], np.full((3, 9), 0.02)).verdict == "not clear"
+    alone = seed_difference([0.04], np.full((1, 9), 0.04))
     assert np.isnan(alone.half_seeds) and alone.verdict == "not clear"
 
 
@@ -464,7 +478,7 @@ def test_intervals_cover_the_truth() -> None:
         seed, image = generator.normal(0, 1, (3, 1)), generator.normal(0, 4, (1, 40))
         values = 0.5 + seed + image + generator.normal(0, 3, (3, 40))
         draws = generator.multinomial(40, np.full(40, 1 / 40), size=300) / 40
-        found = statistics.gap(values.mean(1).tolist(), values @ draws.T)
+        found = seed_difference(values.mean(1).tolist(), values @ draws.T)
         misses += not found.low <= 0.5 <= found.high
     assert misses / 400 < 0.06
 
@@ -474,12 +488,12 @@ def test_intervals_cover_the_truth() -> None:
 
 def test_the_table_has_the_layout_of_the_paper(finished: tuple[Comparison, list[Cell]], tmp_path: Path) -> None:
     run, cells = finished
-    found = tables.table(run, cells, CLASSES, title="streets", without=("lamp",))
+    found = tables.summarise(run, cells, CLASSES, title="streets", without=("lamp",))
     assert found.scores == ("mAcc", "mIoU", "mAcc without lamp", "mIoU without lamp")
-    rows = {(cell.input, cell.seed): cell.row for cell in cells if cell.row is not None}
+    rows = {(cell.input, cell.seed): cell.result for cell in cells if cell.result is not None}
     values = [rows["infrared", seed]["scores"]["mIoU"] for seed in (0, 1)]
-    assert found.cells["infrared"]["mIoU"].mean == pytest.approx(np.mean(values))
-    assert found.cells["infrared"]["mIoU"].sd == pytest.approx(np.std(values, ddof=1))
+    assert found.means["infrared"]["mIoU"].mean == pytest.approx(np.mean(values))
+    assert found.means["infrared"]["mIoU"].sd == pytest.approx(np.std(values, ddof=1))
     own = [rows["visible", seed]["scores"]["mIoU"] for seed in (0, 1)]
     assert found.differences["infrared"]["mIoU"].seeds == pytest.approx(np.subtract(values, own))
     tables.write_tables(found, cells, tmp_path)
@@ -489,6 +503,6 @@ def test_the_table_has_the_layout_of_the_paper(finished: tuple[Comparison, list[
     assert len(lines) == 5 and lines[0].startswith("input,seed,mIoU,mAcc,IoU background")
     assert json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))["reference"] == "visible"
     with pytest.raises(ValueError, match="unknown class 'lamb'; did you mean 'lamp'"):
-        tables.table(run, cells, CLASSES, without=("lamb",))
+        tables.summarise(run, cells, CLASSES, without=("lamb",))
     with pytest.raises(ValueError, match="unknown input 'fixed'"):
-        tables.table(run, cells, CLASSES, reference="fixed")
+        tables.summarise(run, cells, CLASSES, reference="fixed")

@@ -1,7 +1,6 @@
-"""What fusion bought: who was found and missed, the drawings, the page, the command."""
+"""What fusion gained: who was found and missed, the drawings, the page, the command."""
 
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +11,17 @@ import torch
 pytest.importorskip("matplotlib", reason="the report needs matplotlib: pip install 'tectum[report]'")
 pytest.importorskip("jinja2", reason="the report needs jinja2: pip install 'tectum[report]'")
 
+from tectum.cli import main
 from tectum.console import parse_named
 from tectum.data.synthetic import render, save
 from tectum.downstream import tables
-from tectum.downstream.cell import Budget, save_predictions
-from tectum.downstream.command import Downstream, kind, parse_size
+from tectum.downstream.cell import save_predictions
+from tectum.downstream.command import Downstream, label_type
 from tectum.downstream.frames import Frames
-from tectum.downstream.inputs import chosen
-from tectum.downstream.instances import boxed, masked, seen, tallies
-from tectum.downstream.page import draw_predictions, featured, sorted_by_gain, write_page
+from tectum.downstream.inputs import make_input
+from tectum.downstream.instances import BoxInstances, MaskInstances, count_instances, find_instances
+from tectum.downstream.options import Budget
+from tectum.downstream.page import draw_predictions, featured_input, rank_by_gain, write_page
 from tectum.downstream.run import Cell, Comparison, Input
 from tectum.evaluation.methods import Folder, baseline
 from tectum.io.image import write_image
@@ -47,15 +48,15 @@ ONE, TWO, SPECK = (10, 10, 30, 20), (10, 40, 30, 50), (50, 5, 51, 7)
 
 
 def test_a_person_is_found_when_half_of_it_is_covered() -> None:
-    pieces = masked(mask(ONE, TWO, SPECK), 2)
+    pieces = MaskInstances(mask(ONE, TWO, SPECK), 2)
     assert np.allclose(pieces.boxes, [[10 / 120, 0.1, 20 / 120, 0.3], [40 / 120, 0.1, 50 / 120, 0.3]])  # no speck
-    found, false = pieces.judge(mask((10, 10, 20, 20), (10, 40, 19, 50)))  # half of the first, 9 rows of the second
+    found, false = pieces.match(mask((10, 10, 20, 20), (10, 40, 19, 50)))  # half of the first, 9 rows of the second
     assert found.tolist() == [True, False] and len(false) == 0
-    found, false = pieces.judge(mask((60, 90, 75, 100), (29, 19, 45, 30)))  # one elsewhere, one that touches the first
+    found, false = pieces.match(mask((60, 90, 75, 100), (29, 19, 45, 30)))  # one elsewhere, one that touches the first
     assert found.tolist() == [False, False] and np.allclose(false, [[90 / 120, 0.6, 100 / 120, 0.75]])
-    found, false = pieces.judge(mask())
+    found, false = pieces.match(mask())
     assert not found.any() and len(false) == 0
-    assert masked(mask(), 2).boxes.shape == (0, 4) and len(masked(mask(), 2).judge(mask(ONE))[1]) == 1
+    assert MaskInstances(mask(), 2).boxes.shape == (0, 4) and len(MaskInstances(mask(), 2).match(mask(ONE))[1]) == 1
 
 
 def test_a_boxed_person_is_found_by_a_sure_detection_of_its_own() -> None:
@@ -68,11 +69,11 @@ def test_a_boxed_person_is_found_by_a_sure_detection_of_its_own() -> None:
         "scores": torch.tensor([0.9, 0.8, 0.24, 0.9, 0.3]),
         "labels": torch.tensor([2, 2, 2, 1, 2]),
     }
-    found, false = boxed(truth, 2).judge(answer)
+    found, false = BoxInstances(truth, 2).match(answer)
     assert found.tolist() == [True, False]  # the second only by an unsure one, and by a car
     assert np.allclose(false, [[0.11, 0.1, 0.31, 0.5], [0.0, 0.8, 0.1, 0.9]])  # the twin and one where nobody is
     empty = {"boxes": torch.zeros(0, 4), "scores": torch.zeros(0), "labels": torch.zeros(0, dtype=torch.int64)}
-    assert boxed(truth, 2).judge(empty)[0].tolist() == [False, False]
+    assert BoxInstances(truth, 2).match(empty)[0].tolist() == [False, False]
 
 
 # ---- a run whose predictions are known -------------------------------------------------------------------------------
@@ -85,22 +86,22 @@ SAID = {
 }
 
 
-def run_of(
-    out: Path, said: dict[str, dict[str, torch.Tensor]], seeds: Sequence[int] = (0,)
-) -> tuple[Comparison, list[Cell]]:
+def run_of(out: Path, said: dict[str, dict[str, torch.Tensor]], num_seeds: int = 1) -> tuple[Comparison, list[Cell]]:
     """Finished cells with these predictions."""
     from tectum.metrics.task import SegmentationScore
 
     grey = torch.full((1, 1, *SIZE), 0.3)
     pairs = [Pair(grey, grey, target[None].long(), (name,)) for name, target in TARGETS.items()]
     inputs = [Input(name, baseline("visible"), baseline("visible")) for name in said]
-    run = Comparison(lambda frames: None, inputs, {"train": pairs, "test": pairs}, out, Budget(size=(40, 48)), seeds)  # type: ignore[arg-type, return-value]
+    run = Comparison(
+        lambda frames: None, inputs, {"train": pairs, "test": pairs}, out, Budget(size=(40, 48)), num_seeds
+    )  # type: ignore[arg-type, return-value]
     names = tuple(TARGETS)
     frames = Frames(names, torch.full((len(names), 40, 48), 76, dtype=torch.uint8), tuple(TARGETS.values()))
     cells = []
     for name in said:
         run.frames[name] = {"train": frames, "test": frames}
-        for seed in seeds:
+        for seed in range(num_seeds):
             folder = out / "cells" / name / f"seed-{seed}"
             save_predictions(folder, names, list(said[name].values()))
             matrices = []
@@ -116,28 +117,28 @@ def run_of(
 
 def test_gains_and_losses_are_counted_and_sorted(tmp_path: Path) -> None:
     run, cells = run_of(tmp_path, SAID)
-    images = seen(run, cells, 2)
-    assert featured(run) == "ours"
-    counts = tallies(images, tuple(SAID), "ours")
-    assert [(t.found, t.missed, t.false) for t in counts.values()] == [(2, 3, 1), (4, 1, 0), (3, 2, 0)]
+    images = find_instances(run, cells, 2)
+    assert featured_input(tuple(SAID)) == "ours"
+    counts = count_instances(images, tuple(SAID), "ours")
+    assert [(t.found, t.missed, t.false_alarms) for t in counts.values()] == [(2, 3, 1), (4, 1, 0), (3, 2, 0)]
     assert (counts["visible"].gained, counts["visible"].lost) == (2, 1)  # both of a; the one of b
     assert (counts["infrared"].gained, counts["infrared"].lost) == (1, 2)
     assert counts["ours"].gained is None
-    assert sorted_by_gain(images, "ours", ("visible", "infrared"), 0) == [(0, 3), (3, 0), (2, -1), (1, -2)]
+    assert rank_by_gain(images, "ours", ("visible", "infrared"), 0) == [(0, 3), (3, 0), (2, -1), (1, -2)]
 
 
 def test_means_are_over_seeds_and_unfinished_inputs_are_left_out(tmp_path: Path) -> None:
-    run, cells = run_of(tmp_path, SAID, seeds=(0, 1))
+    run, cells = run_of(tmp_path, SAID, num_seeds=2)
     names = tuple(TARGETS)
     last = cells[-1]
     save_predictions(last.folder, names, [mask()] * 4)  # ours finds nobody at seed 1
     cells[3] = Cell("infrared", 1, cells[3].folder)  # not finished
-    images = seen(run, cells, 2)
-    counts = tallies(images, tuple(SAID), "ours")
-    assert (counts["ours"].found, counts["ours"].seeds) == (1.5, 2)
-    assert (counts["infrared"].gained, counts["infrared"].seeds) == (1, 1)  # over the seed that both have
+    images = find_instances(run, cells, 2)
+    counts = count_instances(images, tuple(SAID), "ours")
+    assert (counts["ours"].found, counts["ours"].num_seeds) == (1.5, 2)
+    assert (counts["infrared"].gained, counts["infrared"].num_seeds) == (1, 1)  # over the seed that both have
     assert (counts["visible"].gained, counts["visible"].lost) == (1, 1.5)
-    assert "visible" not in tallies(seen(run, cells[2:], 2), tuple(SAID), "ours")
+    assert "visible" not in count_instances(find_instances(run, cells[2:], 2), tuple(SAID), "ours")
 
 
 # ---- drawings --------------------------------------------------------------------------------------------------------
@@ -191,8 +192,8 @@ def test_every_test_image_is_drawn_for_every_input(tmp_path: Path) -> None:
 
 
 def page_of(out: Path, **options: Any) -> Path:
-    run, cells = run_of(out, SAID, seeds=(0, 1))
-    found = tables.table(run, cells, CLASSES, title="<b>streets</b>", without=("car",))
+    run, cells = run_of(out, SAID, num_seeds=2)
+    found = tables.summarise(run, cells, CLASSES, title="<b>streets</b>", without=("car",))
     write_page(out / "report.html", run, cells, found, command="tectum downstream 'a b'", **options)
     return out / "report.html"
 
@@ -200,10 +201,10 @@ def page_of(out: Path, **options: Any) -> Path:
 def test_the_page_shows_both_ends_and_escapes_names(tmp_path: Path) -> None:
     text = page_of(tmp_path).read_text(encoding="utf-8")
     assert "<h1>&lt;b&gt;streets&lt;/b&gt;</h1>" in text and "<script" not in text
-    bought, lost = text[text.index('id="bought"') : text.index('id="lost"')], text[text.index('id="lost"') :]
-    assert "<h3>a</h3>" in bought and "+3" in bought and "<h3>b</h3>" not in bought
+    gained, lost = text[text.index('id="gained"') : text.index('id="lost"')], text[text.index('id="lost"') :]
+    assert "<h3>a</h3>" in gained and "+3" in gained and "<h3>b</h3>" not in gained
     assert lost.index("<h3>b</h3>") < lost.index("<h3>c</h3>") and "−2" in lost
-    assert "On 1 of 4 images" in bought and "On 2 images it missed more" in lost
+    assert "On 1 of 4 images" in gained and "On 2 images it missed more" in lost
     assert "ours found 2.0 that visible missed, and missed 1.0 that visible found" in text
     assert "mIoU without car" in text and "<svg" in text
 
@@ -213,7 +214,7 @@ def test_without_people_or_with_nothing_finished_there_is_still_a_page(tmp_path:
     assert 'id="people"' not in text and 'id="scores"' in text
     run, cells = run_of(tmp_path / "two", SAID)
     nothing = [Cell(cell.input, cell.seed, cell.folder) for cell in cells]
-    write_page(tmp_path / "two" / "page.html", run, nothing, tables.table(run, nothing, CLASSES))
+    write_page(tmp_path / "two" / "page.html", run, nothing, tables.summarise(run, nothing, CLASSES))
     text = (tmp_path / "two" / "page.html").read_text(encoding="utf-8")
     assert text.count(">n/a<") >= 6 and "Not finished: 1 of visible, 1 of infrared, 1 of ours." in text
 
@@ -273,8 +274,9 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def command(task: str, data: Path, out: Path, *images: str, **options: Any) -> Downstream:
-    small = {"epochs": 1, "seeds": 1, "size": "40x32", "batch": 2, "quiet": True, "device": "cpu"}
-    return Downstream(task, str(data), images or ("visible", "infrared"), str(out), **{**small, **options})
+    small = {"epochs": 1, "seeds": 1, "size": (32, 40), "batch": 2, "quiet": True, "device": "cpu"}
+    inputs = images or ("visible", "infrared")
+    return Downstream(task=task, data=str(data), images=inputs, out=str(out), **{**small, **options})
 
 
 def test_the_command_goes_from_folders_to_a_page(
@@ -315,12 +317,12 @@ def test_validation_pairs_are_taken_out_of_the_training_pairs(tiny: str, streets
     ("wrong", "message"),
     [
         ({"task": "segformr"}, "unknown task 'segformr'; did you mean 'segformer'"),
-        ({"task": "tiny_task:Blind"}, "a task must have a kind, 'masks' or 'boxes'"),
+        ({"task": "tiny_task:Blind"}, "a task must have a label_type, 'masks' or 'boxes'"),
         ({"images": ("visibel",)}, "unknown input 'visibel'; did you mean 'visible'.*or a folder of fused images"),
         ({"images": ("visible", "visible")}, "got 'visible' twice; write NAME=visible"),
         ({"images": ("no/such/folder",)}, "no/such/folder does not exist"),
         ({"images": ("a/b=visible",)}, "--images must be INPUT or NAME=INPUT"),
-        ({"size": "128"}, "--size must be WIDTHxHEIGHT, such as 160x128, got '128'"),
+        ({"size": (16, 40)}, "task images must be at least 32 pixels high and wide, got 40x16"),
         ({"seeds": 0}, "--seeds must be at least 1"),
         ({"balance": 0.5}, "--balance weighs the pixels of classes, which tiny_task:Tiny cannot"),
         ({"balance": 2.0}, "--balance must be between 0 and 1"),
@@ -341,15 +343,23 @@ def test_mistakes_are_one_sentence(
     assert not (tmp_path / "run").exists(), "nothing was fused"
 
 
+def test_a_size_is_width_x_height(streets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["downstream", "segformer", "--data", str(streets), "--images", "visible", "-o", str(tmp_path / "run")]
+    assert main([*words, "--size", "128"]) == 2
+    assert "--size" in (line := capsys.readouterr().err) and "128" in line and line.count("\n") == 1
+    assert main([*words, "--size", "40x16"]) == 2
+    assert "at least 32 pixels high and wide, got 40x16" in capsys.readouterr().err
+
+
 def test_validation_without_our_list_is_every_sixth_pair(tiny: str, streets: Path, tmp_path: Path) -> None:
     """msrs-validation names none of these pairs; the set is found in a folder that holds it too."""
     for data in (streets, streets.parent):
         asked = command(tiny, data, tmp_path / "run", split="validation")
-        assert asked.known() == "msrs"
-        pairs, _ = asked.pairs("masks")
+        assert asked.set_name() == "msrs"
+        pairs, _ = asked.read_pairs("masks")
         assert (pairs["test"].names, pairs["train"].names) == (["s0"], ["s1", "s2", "s3", "s4"])  # type: ignore[attr-defined]
     (tmp_path / "VOCdevkit" / "VOC2007").mkdir(parents=True)
-    assert command(tiny, tmp_path / "VOCdevkit", tmp_path / "run").known() == "voc"
+    assert command(tiny, tmp_path / "VOCdevkit", tmp_path / "run").set_name() == "voc"
 
 
 def test_pairs_to_train_on_are_not_scored(tiny: str, streets: Path, tmp_path: Path) -> None:
@@ -368,24 +378,23 @@ def test_names_of_inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         (tmp_path / part).mkdir(parents=True)
         write_image(tmp_path / part / "a.png", np.zeros((8, 8), np.uint8))
     assert parse_named("my.module:Fuser", "--images") == ("Fuser", "my.module:Fuser")
-    assert not isinstance(chosen("average", "average", "cpu", scored="test").test, Folder)  # the baseline
-    assert isinstance(chosen("average", "./average", "cpu", scored="test").test, Folder)
-    ours = chosen("ours", "ours", "cpu", scored="test")
+    assert not isinstance(make_input("average", "average", "cpu", scored="test").test, Folder)  # the baseline
+    assert isinstance(make_input("average", "./average", "cpu", scored="test").test, Folder)
+    ours = make_input("ours", "ours", "cpu", scored="test")
     assert isinstance(ours.train, Folder) and isinstance(ours.test, Folder)
     assert (Path(ours.train.where).name, Path(ours.test.where).name) == ("train", "test")
-    both = chosen("ours", "ours", "cpu", scored="train")
+    both = make_input("ours", "ours", "cpu", scored="train")
     assert isinstance(both.test, Folder) and Path(both.test.where).name == "train"
-    assert parse_size("160x128") == (128, 160)
 
 
-def test_kind_is_known_without_building_a_network() -> None:
+def test_the_label_type_is_known_without_building_a_network() -> None:
     from functools import partial
 
     class Heavy:
-        kind = "boxes"
+        label_type = "boxes"
 
         def __init__(self) -> None:
             raise AssertionError
 
     heavy: Any = Heavy
-    assert kind(heavy) == kind(partial(heavy)) == "boxes"
+    assert label_type(heavy) == label_type(partial(heavy)) == "boxes"

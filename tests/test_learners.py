@@ -40,7 +40,7 @@ class Small(nn.Module):
 class Segmenter(nn.Module):
     """A task with dropout and BatchNorm; `scale` multiplies its loss."""
 
-    kind = "masks"
+    label_type = "masks"
 
     def __init__(self, classes: Sequence[str] = "abc", *, dropout: float = 0.2, scale: float = 1.0) -> None:
         super().__init__()

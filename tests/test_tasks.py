@@ -59,7 +59,7 @@ def scene(height: int = 61, width: int = 83) -> tuple[Tensor, Tensor, list[dict[
 
 
 def target_of(task: Task, *size: int) -> Any:
-    return scene(*size)[1 if task.kind == "masks" else 2]  # type: ignore[attr-defined]
+    return scene(*size)[1 if task.label_type == "masks" else 2]  # type: ignore[attr-defined]
 
 
 # ---- every task ------------------------------------------------------------------------------------------------------
@@ -99,9 +99,9 @@ def test_sizes(name: str) -> None:
     assert sum(p.numel() for p in task.parameters()) / 1e6 == pytest.approx(MILLIONS[name], abs=0.1)
 
 
-def test_names_and_kind(shared: Any) -> None:
+def test_names_and_label_type(shared: Any) -> None:
     assert isinstance(shared, Task) and isinstance(shared, nn.Module)
-    assert shared.classes == CLASSES and shared.channels == 1 and shared.kind in ("masks", "boxes")
+    assert shared.classes == CLASSES and shared.channels == 1 and shared.label_type in ("masks", "boxes")
     assert shared.training, "a new task is about to learn"
 
 
@@ -146,7 +146,7 @@ def test_predictions(task: Any) -> None:
     found = task.predict(image)
     assert task.training and not frozen.training, "every module is in the mode it was in"
     assert all(torch.equal(x, before[name]) for name, x in task.state_dict().items())
-    if task.kind == "masks":
+    if task.label_type == "masks":
         assert found.shape == (2, 61, 83) and found.dtype == torch.int64
         assert 0 <= int(found.min()) <= int(found.max()) < 3
         assert task.predict(image, (120, 160)).shape == (2, 120, 160)
@@ -171,7 +171,7 @@ def test_an_image_does_not_see_its_neighbours(task: Any) -> None:
     together = task.predict(images)
     for i in range(3):
         (alone,) = task.predict(images[i : i + 1])
-        if task.kind == "masks":
+        if task.label_type == "masks":
             assert (alone == together[i]).float().mean() > 0.999
         else:
             assert alone.keys() == together[i].keys()
@@ -190,17 +190,17 @@ def test_any_size(task: Any, size: tuple[int, int]) -> None:
 
 def test_images_smaller_than_a_cell_are_predicted(task: Any) -> None:
     found = task.predict(torch.rand(1, 1, 5, 9))
-    assert len(found) == 1 and (task.kind == "boxes" or found.shape == (1, 5, 9))
+    assert len(found) == 1 and (task.label_type == "boxes" or found.shape == (1, 5, 9))
 
 
 def test_nothing_to_see(task: Any) -> None:
     """No box at all, or no pixel that counts: a finite loss, whose gradient is finite too."""
     image = scene()[0].requires_grad_()
-    empty = torch.full((2, 61, 83), 255) if task.kind == "masks" else [NO_BOXES, NO_BOXES]
+    empty = torch.full((2, 61, 83), 255) if task.label_type == "masks" else [NO_BOXES, NO_BOXES]
     loss = task.loss(image, empty)
     loss.backward()
     assert bool(loss.isfinite()) and image.grad is not None and bool(image.grad.isfinite().all())
-    if task.kind == "boxes":
+    if task.label_type == "boxes":
         some = task.loss(image, [NO_BOXES, target_of(task)[1]])
         assert bool(some.isfinite()) and some > 0
     else:
@@ -224,7 +224,7 @@ def test_colour(shared: Any, request: pytest.FixtureRequest) -> None:
 def test_scores(shared: Any) -> None:
     score = shared.metric()
     score.update(shared.predict(scene()[0]), target_of(shared))
-    assert next(iter(score.numbers())) == ("mIoU" if shared.kind == "masks" else "mAP50")
+    assert next(iter(score.numbers())) == ("mIoU" if shared.label_type == "masks" else "mAP50")
     assert 0 <= next(iter(score.numbers().values())) <= 1
 
 
@@ -337,7 +337,7 @@ def test_bad_images(shared: Any, image: Tensor, message: str) -> None:
 
 def test_the_other_kind_of_target(shared: Any) -> None:
     image, mask, boxes = scene()
-    if shared.kind == "masks":
+    if shared.label_type == "masks":
         with pytest.raises(ValueError, match=r"learns from masks \(B,H,W\) int64, got a list of dict; open the data"):
             shared.loss(image, boxes)
         with pytest.raises(ValueError, match=r"got a torch.float32 tensor \(2, 61, 83\)"):
@@ -353,7 +353,7 @@ def test_the_other_kind_of_target(shared: Any) -> None:
 
 def test_labels_outside_the_classes(shared: Any) -> None:
     image, mask, boxes = scene()
-    if shared.kind == "masks":
+    if shared.label_type == "masks":
         mask[1, 4, 5] = 12
         message = r"labels must be 0 to 2 \(or 255: ignored\), got 12 in image 1 of the batch; check the classes"
         with pytest.raises(ValueError, match=message):

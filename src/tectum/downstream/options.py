@@ -9,10 +9,10 @@ from tyro.constructors import PrimitiveConstructorSpec
 from tectum.errors import UserError
 
 
-def parse_size(text: str) -> tuple[int, int]:
+def _parse_size(text: str) -> tuple[int, int]:
     """Returns height and width of a text WIDTHxHEIGHT.
 
-    >>> parse_size("160x128")
+    >>> _parse_size("160x128")
     (128, 160)
     """
     width, x, height = text.lower().partition("x")
@@ -26,7 +26,7 @@ _Size = Annotated[
     PrimitiveConstructorSpec(
         nargs=1,
         metavar="WIDTHxHEIGHT",
-        instance_from_str=lambda words: parse_size(words[0]),
+        instance_from_str=lambda words: _parse_size(words[0]),
         is_instance=lambda size: isinstance(size, tuple),
         str_from_instance=lambda size: [f"{size[1]}x{size[0]}"],
     ),
@@ -38,7 +38,7 @@ class Budget:
     """Settings that every cell is trained with; they decide its scores together with the task, the input and the seed.
 
     Raises:
-        UserError: by `check`, a value out of its range.
+        UserError: a value is out of its range.
     """
 
     epochs: int = 30
@@ -65,8 +65,7 @@ class Budget:
     zoom: float = 1.25
     """Largest random zoom, in and out; 1 leaves the images whole."""
 
-    def check(self) -> None:
-        """Refuse values out of their range."""
+    def __post_init__(self) -> None:
         for name in ("epochs", "batch", "lr", "clip"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):

@@ -1,37 +1,36 @@
-"""The page of a downstream comparison: tables, intervals, and what fusion bought and lost, person by person.
+"""The HTML page of a downstream comparison: tables, intervals, and the objects that fusion gained and lost.
 
-It is one file without a network and without a script, made from `page.html.jinja` and the style of the
-evaluation's page. The pictures are not chosen to please: the images are sorted by what the shown input found and the
-sources' networks missed, minus what it missed and they found, and both ends are shown.
+It is one file without a network and without a script, made from `page.html.jinja`. The pictures are not chosen to
+please: the images are sorted by the objects that the featured input found and the sources' networks missed, minus those
+that it missed and they found, and both ends are shown.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tectum.downstream import page_cells as texts
-from tectum.downstream import tables
 from tectum.downstream.cell import load_predictions
-from tectum.downstream.instances import Seen, seen, tallies
-from tectum.downstream.page_cells import SOURCES
+from tectum.downstream.instances import ImageInstances, InstanceCounts, count_instances, find_instances
 from tectum.downstream.run import Cell, Comparison
-from tectum.downstream.tables import Table
+from tectum.downstream.statistics import SeedDifference, SeedMean
+from tectum.downstream.tables import Summary, notes, percent, signed_percent
+from tectum.evaluation.plots import COLOURS, INK, RULE
 from tectum.io.image import write_image
-from tectum.report.painting import LabelType, add_legend, class_colours, frame_objects, paint
+from tectum.report.painting import add_legend, class_colours, frame_objects, paint
 from tectum.report.style import data_uri, fit_jpegs, need_report_extra, write_html
+from tectum.report.svg import FAINT, bare, blank, literal, shorten, svg
 
-Array = np.ndarray[Any, np.dtype[Any]]
-PAGE_BYTES = 6_500_000
-
-HERE = Path(__file__).parent
+_PAGE_BYTES = 6_500_000
+_SOURCES = ("visible", "infrared")
 
 
 @dataclass(frozen=True)
-class Panel:
-    """One picture: the label, or an input with what its network said."""
+class _Panel:
+    """One picture as a data URI: the label, or an input with its prediction."""
 
     name: str
     picture: str
@@ -39,20 +38,20 @@ class Panel:
 
 
 @dataclass(frozen=True)
-class Example:
-    """A test image with its panels; `bought` is what it is sorted by."""
+class _Example:
+    """A test image with its panels and the net number of objects that the featured input gained."""
 
     image: str
-    bought: int
-    people: int
-    panels: tuple[Panel, ...]
+    gain: int
+    num_objects: int
+    panels: tuple[_Panel, ...]
 
 
 def write_page(
     path: Path,
     comparison: Comparison,
     cells: Sequence[Cell],
-    table: Table,
+    summary: Summary,
     *,
     person: str = "person",
     command: str = "",
@@ -64,161 +63,220 @@ def write_page(
         path: of the HTML file.
         comparison: prepared.
         cells: of its run.
-        table: of the same cells.
-        person: the class whose things are marked; a class that the task does not have marks nothing.
+        summary: of the same cells.
+        person: the class whose objects are marked; a class that the task does not have marks nothing.
         command: repeats the run.
-        num_examples: how many images to show at most, half of them where most was bought, half where most was lost.
+        num_examples: images to show at most, half of them with the largest gains, half with the largest losses.
 
     Raises:
-        ValueError: matplotlib or jinja2 is not installed.
+        UserError: matplotlib or jinja2 is not installed.
         OSError: the file cannot be written.
     """
     need_report_extra()
-    shown = featured(comparison)
-    marks = person in table.classes and bool(cells_done(cells))
-    images = seen(comparison, cells, table.classes.index(person)) if marks else []
-    tally = tallies(images, table.inputs, shown)
-    seed = first_seed(cells)
-    others = rivals(comparison, shown, seed, cells)
-    order = sorted_by_gain(images, shown, others, seed)
+    featured, seed = featured_input(summary.inputs), _first_seed(cells)
+    predictions = _load_predictions(comparison, cells, seed)
+    rivals = [name for name in summary.inputs if name != featured and name in predictions]
+    rivals = [name for name in rivals if name in _SOURCES] or rivals
+    images = []
+    if person in summary.classes and predictions:
+        images = find_instances(comparison, cells, summary.classes.index(person))
+    counts = count_instances(images, summary.inputs, featured)
+    gains = rank_by_gain(images, featured, rivals, seed)
+
+    num = num_examples // 2
+    max_bytes = _PAGE_BYTES // max(1, 2 * num)
+
+    def examples(ranked: Sequence[tuple[int, int]]) -> list[_Example]:
+        return [
+            _example(comparison, summary, predictions, images[k], k, gain, seed, featured, max_bytes)
+            for k, gain in ranked[:num]
+        ]
+
+    best = {
+        score: max((row[score].mean for row in summary.means.values() if row[score].seeds), default=math.nan)
+        for score in summary.scores
+    }
     write_html(
         path,
-        HERE,
-        table=table,
+        Path(__file__).parent,
+        summary=summary,
         command=command,
         budget=comparison.budget,
-        shown=shown,
-        others=others,
+        featured=featured,
+        rivals=rivals,
         person=person,
-        glance=texts.glance(table, tally, shown, person),
-        notes=tables.notes(table),
-        score_rows=texts.score_rows(table),
-        difference_rows=texts.difference_rows(table),
-        forest=texts.forest(table),
-        classes=texts.class_rows(table),
-        people=texts.people_rows(tally, shown),
-        num_people=sum(len(image.boxes) for image in images),
+        overview=_overview(summary, counts, featured, person),
+        notes=notes(summary),
+        best=best,
+        classes_of={
+            score: [c for c in summary.classes if any(row[c].seeds for row in by_input.values())]
+            for score, by_input in summary.per_class.items()
+        },
+        plot=_plot_differences(summary),
+        counts=counts,
+        num_objects=sum(len(image.boxes) for image in images),
         seed=seed,
-        kept=kept(order),
-        bought=examples(comparison, cells, table, images, order, seed, shown, num_examples // 2, gains=True),
-        lost=examples(comparison, cells, table, images, order, seed, shown, num_examples // 2, gains=False),
-        legend=legend(comparison, table),
-        kind="masks" if tables.columns(comparison) == tables.MASKS else "boxes",
+        num_gained=sum(gain > 0 for _, gain in gains),
+        num_lost=sum(gain < 0 for _, gain in gains),
+        num_even=sum(gain == 0 for _, gain in gains),
+        gained=examples([(k, gain) for k, gain in gains if gain > 0]),
+        lost=examples([(k, gain) for k, gain in reversed(gains) if gain < 0]),
+        legend={
+            name: "#{:02x}{:02x}{:02x}".format(*colour)
+            for name, colour in class_colours(summary.classes, comparison.label_type).items()
+        },
+        label_type=comparison.label_type,
+        percent=percent,
+        signed=signed_percent,
+        mean_hint=_mean_hint,
+        difference_hint=_difference_hint,
     )
 
 
 def draw_predictions(comparison: Comparison, cells: Sequence[Cell], classes: Sequence[str], folder: Path) -> int:
-    """FOLDER/INPUT/NAME.png for every test image and each input with a finished first seed, and the labels beside them.
+    """Write FOLDER/INPUT/NAME.png for each test image and input with a finished first seed, and the labels beside them.
 
     Returns:
-        how many pictures were written.
+        The number of pictures written.
     """
-    seed, num = first_seed(cells), 0
-    test = next(iter(comparison.frames.values()))["test"]
-    kind: LabelType = "masks" if tables.columns(comparison) == tables.MASKS else "boxes"
-    answers = predictions_of(cells, seed, test.names)
-    for k, name in enumerate(test.names):
-        pictures = {i: comparison.picture(i, k) for i in answers}
-        rows = {i: (pictures[i], answers[i][k]) for i in answers}
+    frames, num = comparison.test_frames, 0
+    predictions = _load_predictions(comparison, cells, _first_seed(cells))
+    for k, name in enumerate(frames.names):
+        pictures = {i: comparison.picture(i, k) for i in predictions}
+        rows = {i: (pictures[i], predictions[i][k]) for i in predictions}
         if pictures:
-            rows["label"] = list(pictures.values())[-1], test.targets[k]
-        for row, (picture, answer) in rows.items():
-            painted = paint(picture, answer, classes, names=True)
+            rows["label"] = list(pictures.values())[-1], frames.targets[k]
+        for row, (picture, target) in rows.items():
+            painted = paint(picture, target, classes, names=True)
             (folder / row).mkdir(parents=True, exist_ok=True)
-            write_image(folder / row / f"{name}.png", add_legend(painted, classes, kind))
+            write_image(folder / row / f"{name}.png", add_legend(painted, classes, comparison.label_type))
             num += 1
     return num
 
 
-def cells_done(cells: Sequence[Cell]) -> list[Cell]:
-    return [cell for cell in cells if cell.row is not None]
+def featured_input(names: Sequence[str]) -> str:
+    """Returns the input whose gains are shown: the last one that is no source."""
+    return next((name for name in reversed(names) if name not in _SOURCES), names[-1])
 
 
-def first_seed(cells: Sequence[Cell]) -> int:
+def _first_seed(cells: Sequence[Cell]) -> int:
     """The first seed that any input has finished."""
-    return min((cell.seed for cell in cells_done(cells)), default=0)
+    return min((cell.seed for cell in cells if cell.result is not None), default=0)
 
 
-def featured(comparison: Comparison) -> str:
-    """The input whose gains are shown: the last one that is no source."""
-    names = [i.name for i in comparison.inputs]
-    return next((name for name in reversed(names) if name not in SOURCES), names[-1])
+def _load_predictions(comparison: Comparison, cells: Sequence[Cell], seed: int) -> dict[str, list[Any]]:
+    names = comparison.test_frames.names
+    done = [cell for cell in cells if cell.result is not None and cell.seed == seed]
+    return {cell.input: load_predictions(cell.folder, names) for cell in done}
 
 
-def rivals(comparison: Comparison, shown: str, seed: int, cells: Sequence[Cell]) -> list[str]:
-    """What the shown input is held against: the sources, or without them all the others; with that seed finished."""
-    done = [cell.input for cell in cells_done(cells) if cell.seed == seed]
-    names = [i.name for i in comparison.inputs if i.name != shown and i.name in done]
-    return [name for name in names if name in SOURCES] or names
-
-
-def predictions_of(cells: Sequence[Cell], seed: int, names: Sequence[str]) -> dict[str, list[Any]]:
-    return {cell.input: load_predictions(cell.folder, names) for cell in cells_done(cells) if cell.seed == seed}
-
-
-def sorted_by_gain(images: Sequence[Seen], shown: str, others: Sequence[str], seed: int) -> list[tuple[int, int]]:
-    """[(index of the image, what was bought)], the most first; ties by the number of people, then in order."""
-    if not images or seed not in images[0].found.get(shown, {}):
+def rank_by_gain(
+    images: Sequence[ImageInstances], featured: str, rivals: Sequence[str], seed: int
+) -> list[tuple[int, int]]:
+    """Returns (index of the image, net gain over the rivals), the largest gain first, then the most objects."""
+    if not images or seed not in images[0].found.get(featured, {}):
         return []
-    gains = [(k, image.bought(shown, others, seed)) for k, image in enumerate(images)]
+    gains = [(k, image.net_gain(featured, rivals, seed)) for k, image in enumerate(images)]
     return sorted(gains, key=lambda pair: (-pair[1], -len(images[pair[0]].boxes), pair[0]))
 
 
-def kept(order: Sequence[tuple[int, int]]) -> dict[str, int]:
-    """How many images bought something, lost something, neither."""
-    return {
-        "bought": sum(gain > 0 for _, gain in order),
-        "lost": sum(gain < 0 for _, gain in order),
-        "even": sum(gain == 0 for _, gain in order),
-    }
-
-
-def examples(
+def _example(
     comparison: Comparison,
-    cells: Sequence[Cell],
-    table: Table,
-    images: Sequence[Seen],
-    order: Sequence[tuple[int, int]],
+    summary: Summary,
+    predictions: Mapping[str, list[Any]],
+    instances: ImageInstances,
+    k: int,
+    gain: int,
     seed: int,
-    shown: str,
-    num: int,
-    *,
-    gains: bool,
-) -> list[Example]:
-    """The images at one end of the order."""
-    chosen = [pair for pair in order if pair[1] > 0] if gains else [pair for pair in reversed(order) if pair[1] < 0]
-    chosen = chosen[:num]
-    test = next(iter(comparison.frames.values()))["test"]
-    answers = predictions_of(cells, seed, test.names)
-    found = []
-    for k, bought in chosen:
-        first = [name for name in (*SOURCES, shown) if name in answers]
-        names = dict.fromkeys([*first, *(name for name in table.inputs if name in answers)])
-        pictures = {name: comparison.picture(name, k) for name in names}
-        label = paint(pictures[shown], test.targets[k], table.classes)
-        drawn = {"label": frame_objects(label, images[k].boxes, None, np.zeros((0, 4)))}
-        captions = {"label": f"{len(images[k].boxes)} marked"}
-        for name, picture in pictures.items():
-            hit, false = images[k].found[name][seed], images[k].false[name][seed]
-            drawn[name] = frame_objects(paint(picture, answers[name][k], table.classes), images[k].boxes, hit, false)
-            captions[name] = caption(hit, false)
-        jpegs = fit_jpegs(list(drawn.values()), PAGE_BYTES // max(1, 2 * num))
-        panels = tuple(
-            Panel(name, data_uri("jpeg", data), captions[name]) for name, data in zip(drawn, jpegs, strict=True)
-        )
-        found.append(Example(test.names[k], bought, len(images[k].boxes), panels))
-    return found
+    featured: str,
+    max_bytes: int,
+) -> _Example:
+    """Test image k: its label, the sources, the featured input, then the other inputs."""
+    frames = comparison.test_frames
+    names = [name for name in dict.fromkeys((*_SOURCES, featured, *summary.inputs)) if name in predictions]
+    pictures = {name: comparison.picture(name, k) for name in names}
+    label = paint(pictures[featured], frames.targets[k], summary.classes)
+    drawn = {"label": frame_objects(label, instances.boxes, None, np.zeros((0, 4)))}
+    captions = {"label": f"{len(instances.boxes)} marked"}
+    for name, picture in pictures.items():
+        found, false = instances.found[name][seed], instances.false_alarms[name][seed]
+        painted = paint(picture, predictions[name][k], summary.classes)
+        drawn[name] = frame_objects(painted, instances.boxes, found, false)
+        captions[name] = f"{int(found.sum())} found, {int((~found).sum())} missed"
+        if len(false):
+            captions[name] += f", {len(false)} false alarm{'s' * (len(false) > 1)}"
+    jpegs = fit_jpegs(list(drawn.values()), max_bytes)
+    panels = [_Panel(name, data_uri("jpeg", data), captions[name]) for name, data in zip(drawn, jpegs, strict=True)]
+    return _Example(frames.names[k], gain, len(instances.boxes), tuple(panels))
 
 
-def caption(hit: Array, false: Array) -> str:
-    """
-    >>> caption(np.array([True, False, False]), np.zeros((1, 4)))
-    '1 found, 2 missed, 1 false alarm'
-    """
-    parts = [f"{int(hit.sum())} found", f"{int((~hit).sum())} missed"]
-    return ", ".join(parts + ([f"{len(false)} false alarm{'s' * (len(false) > 1)}"] if len(false) else []))
+def _mean_hint(x: SeedMean) -> str:
+    return "seeds: " + (", ".join(percent(value) for value in x.seeds) or "none finished")
 
 
-def legend(comparison: Comparison, table: Table) -> dict[str, str]:
-    kind: LabelType = "masks" if tables.columns(comparison) == tables.MASKS else "boxes"
-    return {name: "#{:02x}{:02x}{:02x}".format(*colour) for name, colour in class_colours(table.classes, kind).items()}
+def _difference_hint(x: SeedDifference) -> str:
+    seeds = "" if math.isnan(x.half_seeds) else f", seeds ± {percent(x.half_seeds)}"
+    return f"by seed: {', '.join(map(signed_percent, x.seeds))}; images ± {percent(x.half_images)}{seeds}"
+
+
+def _overview(summary: Summary, counts: Mapping[str, InstanceCounts], featured: str, person: str) -> list[str]:
+    """The results in a few sentences."""
+    sentences = []
+    score = summary.scores[1] if summary.scores[0] == "mAcc" else summary.scores[0]
+    means = {name: row[score].mean for name, row in summary.means.items() if row[score].seeds}
+    if len(means) > 1:
+        best = sorted(means, key=lambda name: -means[name])[:2]
+        first, second = (f"{name} with {percent(means[name])} %" for name in best)
+        sentences.append(f"Highest mean {score}: {first}, then {second}.")
+    reference = f"{summary.reference} in {score}"
+    verdicts = {name: row[score].verdict for name, row in summary.differences.items() if score in row}
+    names = {word: ", ".join(n for n in verdicts if verdicts[n] == word) for word in ("better", "worse", "not clear")}
+    sentences += [f"Clearly {word} than {reference}: {names[word]}." for word in ("better", "worse") if names[word]]
+    if names["not clear"] and len(summary.seeds) > 1:
+        sentences.append(f"Not clearly different from {reference}, the interval spans zero: {names['not clear']}.")
+    elif names["not clear"]:
+        sentences.append(f"With one seed no difference to {summary.reference} is called clear.")
+    for name in _SOURCES:
+        c = counts.get(name)
+        if c is not None and c.gained is not None and c.lost is not None:
+            sentences.append(
+                f"Of {c.found + c.missed:.0f} labelled objects of class {person}, {featured} found {c.gained:.1f} that "
+                f"{name} missed, and missed {c.lost:.1f} that {name} found (mean over seeds)."
+            )
+    return sentences
+
+
+def _plot_differences(summary: Summary) -> str:
+    """Forest plot: differences to the reference with their intervals, and a stroke a seed; a block for each score."""
+    rows = [
+        (score, name, row[score])
+        for score in summary.scores
+        for name, row in summary.differences.items()
+        if score in row
+    ]
+    if not rows:
+        return ""
+    height = 26 * len(rows) + 30 * len(summary.scores) + 34
+    figure = blank(720, height)
+    ax = figure.add_axes((0.27, 30 / height, 0.7, 1 - 34 / height))
+    bare(ax)
+    ax.grid(axis="x", color=RULE, lw=0.6)
+    ax.axvline(0, color=INK, lw=1)
+    text = {"xycoords": ("axes fraction", "data"), "fontsize": 11, "va": "center"}
+    y, last = 0.0, ""
+    for score, name, x in rows:
+        if score != last:
+            y -= 1.15 if last else 0.0
+            ax.annotate(literal(score), (-0.37, y), color=INK, weight="bold", **text)
+            y, last = y - 1, score
+        colour = COLOURS[summary.inputs.index(name) % len(COLOURS)]
+        ax.plot([100 * x.low, 100 * x.high], [y, y], color=colour, lw=2, solid_capstyle="round")
+        ax.plot([100 * s for s in x.seeds], [y] * len(x.seeds), "|", ms=9, mec=colour, mew=1.3)
+        ax.plot([100 * x.mean], [y], "o", ms=7.5, mfc=colour, mec="white", mew=1)
+        ax.annotate(literal(shorten(name, 26)), (-0.02, y), color=FAINT, ha="right", **text)
+        y -= 1
+    ax.set_ylim(y + 0.3, 0.6)
+    ax.set_yticks([])
+    ax.set_xlabel(literal(f"points above or below {summary.reference}"), color=FAINT, fontsize=11)
+    ax.margins(x=0.06)
+    return svg(figure, "forest", f"Differences to {summary.reference}")

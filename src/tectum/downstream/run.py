@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -93,7 +93,7 @@ class Comparison:
         failures: {"input, seed K": reason}, filled by `run`.
 
     Raises:
-        UserError: the budget is out of range.
+        UserError: there is no seed.
     """
 
     make_task: Callable[[Frames], Task]
@@ -108,7 +108,6 @@ class Comparison:
     failures: dict[str, str] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
-        self.budget.check()
         if self.num_seeds < 1:
             raise UserError(f"--seeds must be at least 1, got {self.num_seeds}")
         self._fused: dict[tuple[str, str], _FusedFolder] = {}
@@ -117,6 +116,11 @@ class Comparison:
     def test_frames(self) -> Frames:
         """Test images of the first input; the names and targets are those of every input."""
         return self.frames[self.inputs[0].name]["test"]
+
+    @property
+    def label_type(self) -> Literal["masks", "boxes"]:
+        """Type of the targets."""
+        return "masks" if self.test_frames.has_masks else "boxes"
 
     def prepare(self, *, quiet: bool = True) -> None:
         """Bring every image of every input to the size of the budget, and check that the run may continue.

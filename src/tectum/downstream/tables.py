@@ -1,46 +1,49 @@
-"""The tables of a downstream comparison, in the layout of TDFusion's Table 2: a row an input, a column a score.
+"""Summary and tables of a downstream comparison, in the layout of TDFusion's Table 2: a row an input, a column a score.
 
-Numbers are percentages: mean over the finished seeds, with the standard deviation between them. A cell that is not
-finished is n/a, and a mean over fewer seeds than asked for says how many.
+Numbers are percentages: mean over the finished seeds, with the standard deviation between them. An input without a
+finished cell is n/a, and a mean over fewer seeds than asked for says how many.
 """
 
 import csv
 import io
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from tectum.downstream.cell import load_predictions
 from tectum.downstream.run import Cell, Comparison
-from tectum.downstream.statistics import Confusions, Counts, Detections, Gap, Spread, gaps, spread
+from tectum.downstream.statistics import (
+    Scorer,
+    SeedDifference,
+    SeedMean,
+    confusion_scorer,
+    detection_scorer,
+    differences_to,
+    seed_mean,
+)
 from tectum.errors import UserError, unknown
-from tectum.io.files import write_whole
+from tectum.io.files import write_json, write_text
 from tectum.report import tables
 from tectum.report.tables import json_ready
 
-MASKS, BOXES = ("mAcc", "mIoU"), ("mAP50", "mAP75")
-
 
 @dataclass(frozen=True)
-class Table:
-    """What a comparison has found so far.
+class Summary:
+    """Scores and differences of a comparison's finished cells.
 
     Attributes:
         title: task and data in words.
         classes: of the task.
         inputs: the rows.
         seeds: those asked for.
-        scores: the columns; "mIoU without guardrail" where classes are left out.
+        scores: names of the columns; "mIoU without guardrail" where classes are left out.
         reference: the input that the others are compared with.
-        cells: {input: {score: Spread}}.
-        differences: {input: {score: Gap}} of all but the reference.
-        per_class: {"IoU" or "AP50": {input: {class: Spread}}}.
+        means: {input: {score: SeedMean}}.
+        differences: {input: {score: SeedDifference}} of all but the reference.
+        per_class: {"IoU" or "AP50": {input: {class: SeedMean}}}.
         num_images: of the test set.
         seconds: of a step, the median over the finished cells; NaN without any.
         finished: {input: its finished seeds}.
@@ -53,16 +56,16 @@ class Table:
     seeds: tuple[int, ...]
     scores: tuple[str, ...]
     reference: str
-    cells: Mapping[str, Mapping[str, Spread]]
-    differences: Mapping[str, Mapping[str, Gap]]
-    per_class: Mapping[str, Mapping[str, Mapping[str, Spread]]]
+    means: Mapping[str, Mapping[str, SeedMean]]
+    differences: Mapping[str, Mapping[str, SeedDifference]]
+    per_class: Mapping[str, Mapping[str, Mapping[str, SeedMean]]]
     num_images: int
     seconds: float
     finished: Mapping[str, tuple[int, ...]]
     without: tuple[str, ...]
 
 
-def table(
+def summarise(
     comparison: Comparison,
     cells: Sequence[Cell],
     classes: Sequence[str],
@@ -70,116 +73,105 @@ def table(
     title: str = "",
     reference: str | None = None,
     without: Sequence[str] = (),
-) -> Table:
-    """Sum up the cells of a run.
+) -> Summary:
+    """Summary of the cells of a run.
 
     Args:
         comparison: prepared.
         cells: as `Comparison.run` returns them.
         classes: names of the task's classes.
         title: task and data in words.
-        reference: what the others are compared with; the first input without it.
+        reference: the input that the others are compared with; the first one without it.
         without: classes that a second pair of columns leaves out.
 
     Raises:
-        ValueError: an unknown class or input.
+        UserError: an unknown class or input.
     """
     inputs = tuple(i.name for i in comparison.inputs)
     reference = inputs[0] if reference is None else reference
     check_names([reference], inputs, "input")
     check_names(without, classes, "class")
-    done = [cell for cell in cells if cell.row is not None]
-    num_images = len(comparison.frames[inputs[0]]["test"])
-    found: dict[str, dict[str, Spread]] = {name: {} for name in inputs}
-    differences: dict[str, dict[str, Gap]] = {name: {} for name in inputs if name != reference}
-    left_out: list[tuple[int, ...]] = [(), tuple(classes.index(name) for name in without)]
-    for out in left_out if without else left_out[:1]:
-        suffix = f" without {', '.join(without)}" if out else ""
-        counts = counted(comparison, done, len(classes), out)
+    score_names = ("mAcc", "mIoU") if comparison.test_frames.has_masks else ("mAP50", "mAP75")
+    num_images = len(comparison.test_frames)
+    means: dict[str, dict[str, SeedMean]] = {name: {} for name in inputs}
+    differences: dict[str, dict[str, SeedDifference]] = {name: {} for name in inputs if name != reference}
+    for left_out in ((), tuple(without)) if without else ((),):
+        suffix = f" without {', '.join(left_out)}" if left_out else ""
+        scorers = _scorers(comparison, cells, len(classes), [list(classes).index(name) for name in left_out])
         for name in inputs:
-            rows = [c.scores(np.ones((1, num_images))) for c in counts[name].values()]
-            for score in columns(comparison):
-                found[name][score + suffix] = spread([float(row[score][0]) for row in rows])
-        for name, row in gaps(counts, reference, num_images).items():
+            by_seed = [scorer(np.ones((1, num_images))) for scorer in scorers[name].values()]
+            means[name] |= {s + suffix: seed_mean([float(row[s][0]) for row in by_seed]) for s in score_names}
+        for name, row in differences_to(reference, scorers, num_images).items():
             differences[name] |= {score + suffix: value for score, value in row.items()}
-    rows = [cell.row for cell in done if cell.row is not None]
-    return Table(
+    results = [cell.result for cell in cells if cell.result is not None]
+    return Summary(
         title=title,
         classes=tuple(classes),
         inputs=inputs,
-        seeds=tuple(comparison.seeds),
-        scores=tuple(found[inputs[0]]),
+        seeds=tuple(range(comparison.num_seeds)),
+        scores=tuple(means[inputs[0]]),
         reference=reference,
-        cells=found,
+        means=means,
         differences=differences,
-        per_class={kind: by_class(kind, inputs, rows, classes) for kind in ("IoU", "AP50") if rows and kind in rows[0]},
+        per_class={
+            score: {
+                name: {
+                    c: seed_mean([r[score][c] for r in results if r["input"] == name and r[score].get(c) is not None])
+                    for c in classes
+                }
+                for name in inputs
+            }
+            for score in ("IoU", "AP50")
+            if results and score in results[0]
+        },
         num_images=num_images,
-        seconds=float(np.median([row["seconds a step"] for row in rows])) if rows else math.nan,
-        finished={name: tuple(cell.seed for cell in done if cell.input == name) for name in inputs},
+        seconds=float(np.median([result["seconds a step"] for result in results])) if results else math.nan,
+        finished={
+            name: tuple(cell.seed for cell in cells if cell.input == name and cell.result is not None)
+            for name in inputs
+        },
         without=tuple(without),
     )
 
 
-def check_names(names: Sequence[str | None], known: Sequence[str], kind: str) -> None:
+def check_names(names: Sequence[str | None], known: Sequence[str], noun: str) -> None:
     """Refuse names of inputs or classes that are not there; None is no name."""
     for name in names:
         if name is not None and name not in known:
-            raise UserError(unknown(name, dict.fromkeys(known), noun=kind))
+            raise UserError(unknown(name, known, noun=noun))
 
 
-def columns(comparison: Comparison) -> tuple[str, ...]:
-    target = next(iter(comparison.frames.values()))["test"].targets[0]
-    return MASKS if isinstance(target, Tensor) else BOXES
-
-
-def counted(
-    comparison: Comparison, done: Sequence[Cell], num_classes: int, without: tuple[int, ...]
-) -> dict[str, dict[int, Counts]]:
-    """{input: {seed: what can be scored again}} of the finished cells."""
-    found: dict[str, dict[int, Counts]] = {i.name: {} for i in comparison.inputs}
-    for cell in done:
-        assert cell.row is not None
-        if "confusion" in cell.row:
-            found[cell.input][cell.seed] = Confusions(np.array(cell.row["confusion"], np.float64), without)
+def _scorers(
+    comparison: Comparison, cells: Sequence[Cell], num_classes: int, without: Sequence[int]
+) -> dict[str, dict[int, Scorer]]:
+    """{input: {seed: scorer}} of the finished cells."""
+    scorers: dict[str, dict[int, Scorer]] = {i.name: {} for i in comparison.inputs}
+    frames = comparison.test_frames
+    for cell in cells:
+        if cell.result is None:
+            continue
+        if "confusion" in cell.result:
+            scorer = confusion_scorer(np.array(cell.result["confusion"], np.float64), without)
         else:
-            frames = comparison.frames[cell.input]["test"]
             boxes = load_predictions(cell.folder, frames.names)
-            found[cell.input][cell.seed] = Detections.of(boxes, frames.targets, num_classes, without=without)
-    return found
-
-
-def by_class(
-    kind: str, inputs: Sequence[str], rows: Sequence[Mapping[str, Any]], classes: Sequence[str]
-) -> dict[str, dict[str, Spread]]:
-    """The scores of each class; what is not defined for a seed is left out."""
-    return {
-        name: {
-            c: spread([row[kind][c] for row in rows if row["input"] == name and row[kind].get(c) is not None])
-            for c in classes
-        }
-        for name in inputs
-    }
+            scorer = detection_scorer(boxes, frames.targets, num_classes, without)
+        scorers[cell.input][cell.seed] = scorer
+    return scorers
 
 
 def percent(value: float, places: int = 2) -> str:
-    """
+    """Returns a score in percent.
+
     >>> percent(0.3141592), percent(math.nan)
     ('31.42', 'n/a')
     """
     return "n/a" if math.isnan(value) else f"{100 * value:.{places}f}"
 
 
-def plus_minus(x: Spread, asked: int) -> str:
-    """Mean and spread of a cell of the table, with the number of seeds where some are missing."""
-    if not x.seeds:
-        return "n/a"
-    text = percent(x.mean) + (f" ± {percent(x.sd)}" if len(x.seeds) > 1 else "")
-    return text if len(x.seeds) == asked else f"{text} ({len(x.seeds)} of {asked} seeds)"
+def signed_percent(value: float) -> str:
+    """Returns a difference in percent, with its sign.
 
-
-def signed(value: float) -> str:
-    """
-    >>> signed(-0.0125)
+    >>> signed_percent(-0.0125)
     '−1.25'
     """
     if math.isnan(value):
@@ -188,78 +180,85 @@ def signed(value: float) -> str:
     return "0.00" if float(text) == 0 else text.replace("-", "−")
 
 
-def difference(x: Gap) -> str:
-    """`+1.20 [+0.31, +2.09] better`."""
-    if math.isnan(x.mean):
+def _mean_text(x: SeedMean, num_seeds: int) -> str:
+    """`41.20 ± 0.53`, with the number of seeds where some are missing."""
+    if not x.seeds:
         return "n/a"
-    return f"{signed(x.mean)} [{signed(x.low)}, {signed(x.high)}] {x.verdict}"
+    text = percent(x.mean) + (f" ± {percent(x.sd)}" if len(x.seeds) > 1 else "")
+    return text if len(x.seeds) == num_seeds else f"{text} ({len(x.seeds)} of {num_seeds} seeds)"
 
 
-def grids(found: Table) -> list[tuple[str, list[list[str]]]]:
-    """The tables as (title, rows of text); the first row is the head."""
-    asked = len(found.seeds)
-    rows = [[name, *(plus_minus(found.cells[name][s], asked) for s in found.scores)] for name in found.inputs]
-    tables = [("Scores, %", [["", *found.scores], *rows])]
-    if any(found.differences.values()):
+def _difference_text(x: SeedDifference | None) -> str:
+    """`+1.20 [+0.31, +2.09] better`."""
+    if x is None or math.isnan(x.mean):
+        return "n/a"
+    return f"{signed_percent(x.mean)} [{signed_percent(x.low)}, {signed_percent(x.high)}] {x.verdict}"
+
+
+def _text_rows(summary: Summary) -> list[tuple[str, list[str], list[list[str]]]]:
+    """The tables as (title, names of the columns, rows of text)."""
+    s, heads = summary, list(summary.scores)
+    rows = [[name, *(_mean_text(s.means[name][score], len(s.seeds)) for score in s.scores)] for name in s.inputs]
+    blocks = [("Scores, %", heads, rows)]
+    if any(s.differences.values()):
         rows = [
-            [name, *(difference(row[s]) if s in row else "n/a" for s in found.scores)]
-            for name, row in found.differences.items()
+            [name, *(_difference_text(row.get(score)) for score in s.scores)] for name, row in s.differences.items()
         ]
-        tables.append((f"Minus {found.reference}, points [95 %]", [["", *found.scores], *rows]))
-    for kind, by_input in found.per_class.items():
-        rows = [[name, *(percent(by_input[name][c].mean, 1) for c in found.classes)] for name in found.inputs]
-        tables.append((f"{kind} of each class, %", [["", *found.classes], *rows]))
-    return tables
+        blocks.append((f"Minus {s.reference}, points [95 %]", heads, rows))
+    for score, by_input in s.per_class.items():
+        rows = [[name, *(percent(by_input[name][c].mean, 1) for c in s.classes)] for name in s.inputs]
+        blocks.append((f"{score} of each class, %", list(s.classes), rows))
+    return blocks
 
 
-def notes(found: Table) -> list[str]:
-    """What a reader of the tables must know."""
-    told = [
-        f"Mean ± standard deviation over {len(found.seeds)} seeds, {found.num_images} images; the weights of the last "
-        "step, no checkpoint is chosen."
-        if len(found.seeds) > 1
-        else f"One seed, {found.num_images} images: nothing tells how far another seed would be off."
+def notes(summary: Summary) -> list[str]:
+    """Returns sentences on how the numbers were made and what is missing."""
+    num_seeds = len(summary.seeds)
+    sentences = [
+        f"Mean ± standard deviation over {num_seeds} seeds, {summary.num_images} images; the weights of the last step, "
+        "no checkpoint is chosen."
+        if num_seeds > 1
+        else f"One seed, {summary.num_images} images: nothing tells how far another seed would be off."
     ]
-    if missing := {name: len(found.seeds) - len(done) for name, done in found.finished.items()}:
-        unfinished = {name: num for name, num in missing.items() if num}
-        if unfinished:
-            told.append("Not finished: " + ", ".join(f"{num} of {name}" for name, num in unfinished.items()) + ".")
-    if any(found.differences.values()):
-        told.append(
+    missing = {name: num_seeds - len(seeds) for name, seeds in summary.finished.items()}
+    if any(missing.values()):
+        counts = ", ".join(f"{num} of {name}" for name, num in missing.items() if num)
+        sentences.append(f"Not finished: {counts}.")
+    if any(summary.differences.values()):
+        sentences.append(
             "Intervals count other seeds (Student's t) and other images (bootstrap); better, worse: zero lies outside."
         )
-    return told
+    return sentences
 
 
-def text_table(found: Table) -> str:
-    """For a terminal."""
-    parts = []
-    for title, rows in grids(found):
-        parts.append(f"{title}\n{tables.text_table(rows[0], rows[1:])}")
-    return "\n\n".join([*parts, "\n".join(notes(found))])
+def text_table(summary: Summary) -> str:
+    """Returns the tables and notes for a terminal."""
+    blocks = [f"{title}\n{tables.text_table(['', *head], rows)}" for title, head, rows in _text_rows(summary)]
+    return "\n\n".join([*blocks, "\n".join(notes(summary))])
 
 
-def markdown(found: Table) -> str:
-    """For a page of documentation."""
-    parts = [f"# {found.title}"] if found.title else []
-    parts += [tables.markdown_table([title, *head[1:]], rows) for title, (head, *rows) in grids(found)]
-    return "\n\n".join([*parts, *notes(found)]) + "\n"
+def _markdown(summary: Summary) -> str:
+    blocks = [f"# {summary.title}"] if summary.title else []
+    blocks += [tables.markdown_table([title, *head], rows) for title, head, rows in _text_rows(summary)]
+    return "\n\n".join([*blocks, *notes(summary)]) + "\n"
 
 
-def write_tables(found: Table, cells: Sequence[Cell], out: Path) -> None:
-    """table.md, table.csv (a line a cell) and summary.json."""
-    rows = [cell.row for cell in cells if cell.row is not None]
+def write_tables(summary: Summary, cells: Sequence[Cell], out: Path) -> None:
+    """Write table.md, table.csv (a line a cell) and summary.json into a folder."""
+    per_class = [(score, c) for score in summary.per_class for c in summary.classes]
+    names = next((list(cell.result["scores"]) for cell in cells if cell.result is not None), [])
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    kinds = list(found.per_class)
-    names = list(rows[0]["scores"]) if rows else []
-    writer.writerow(["input", "seed", *names, *(f"{kind} {c}" for kind in kinds for c in found.classes), "seconds"])
+    writer.writerow(["input", "seed", *names, *(f"{score} {c}" for score, c in per_class), "seconds"])
     for cell in cells:
-        row = cell.row
-        values = (
-            [] if row is None else [row["scores"][k] for k in names] + [row[k][c] for k in kinds for c in found.classes]
-        )
-        writer.writerow([cell.input, cell.seed, *("n/a" if v is None else v for v in values), row and row["seconds"]])
-    summary = json.dumps(json_ready({**asdict(found), "notes": notes(found)}), indent=1) + "\n"
-    for name, text in (("table.md", markdown(found)), ("table.csv", stream.getvalue()), ("summary.json", summary)):
-        write_whole(out / name, lambda file, text=text: file.write_text(text, encoding="utf-8"))  # type: ignore[misc]
+        if (result := cell.result) is None:
+            writer.writerow([cell.input, cell.seed, None])
+            continue
+        values = [result["scores"][name] for name in names] + [result[score][c] for score, c in per_class]
+        texts = ["n/a" if value is None else value for value in values]
+        writer.writerow([cell.input, cell.seed, *texts, result["seconds"]])
+    content = {**asdict(summary), "notes": notes(summary)}
+    content["cells"] = content.pop("means")
+    write_text(out / "table.md", _markdown(summary))
+    write_text(out / "table.csv", stream.getvalue())
+    write_json(out / "summary.json", json_ready(content), indent=1)

@@ -44,10 +44,14 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
             temporary.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in UTF-8, whole or not at all."""
+    write_whole(path, lambda file: file.write_text(text, encoding="utf-8"))
+
+
 def write_json(path: Path, content: Any, *, indent: int | None = None) -> None:
     """Write a JSON file, whole or not at all."""
-    text = json.dumps(content, indent=indent) + "\n"
-    write_whole(path, lambda file: file.write_text(text, encoding="utf-8"))
+    write_text(path, json.dumps(content, indent=indent) + "\n")
 
 
 def write_tensors(path: Path, tensors: Mapping[str, "Tensor"]) -> None:

@@ -29,10 +29,10 @@ class Detector(nn.Module, ABC):
 
     Attributes:
         classes, channels: as given.
-        kind: "boxes".
+        label_type: "boxes".
     """
 
-    kind = "boxes"
+    label_type = "boxes"
 
     def __init__(self, classes: Sequence[str], channels: int) -> None:
         super().__init__()

@@ -56,7 +56,7 @@ class SegFormer(nn.Module):
 
     Attributes:
         classes, channels, ignore_index: as given.
-        kind: "masks".
+        label_type: "masks".
 
     Raises:
         UserError: fewer than two classes, weights that do not fit, or transformers is not installed.
@@ -66,7 +66,7 @@ class SegFormer(nn.Module):
     torch.Size([1, 61, 83])
     """
 
-    kind = "masks"
+    label_type = "masks"
     class_weights: Tensor | None
 
     def __init__(
