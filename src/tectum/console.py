@@ -2,11 +2,12 @@
 
 import glob
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 from tyro.conf import arg
+from tyro.constructors import PrimitiveConstructorSpec
 
 from tectum.errors import UserError, abbreviate, closest
 
@@ -16,6 +17,28 @@ Flag = Annotated[bool, arg(help_behavior_hint="")]
 def optional(metavar: str) -> Any:
     """A flag that may be left out, its help without `(default: None)`."""
     return arg(metavar=metavar, help_behavior_hint="")
+
+
+def option(metavar: str) -> Any:
+    """A flag that must be given, or that shows its default in its help."""
+    return arg(metavar=metavar)
+
+
+def parsed(metavar: str, parse: Callable[[str], Any], to_text: Callable[[Any], str]) -> Any:
+    """A flag whose value is made from one word.
+
+    Args:
+        metavar: how its help calls the word.
+        parse: makes the value; a UserError refuses the word.
+        to_text: writes the default for the help.
+    """
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=metavar,
+        instance_from_str=lambda words: parse(words[0]),
+        is_instance=lambda value: not isinstance(value, str),
+        str_from_instance=lambda value: [to_text(value)],
+    )
 
 
 def sentence(error: BaseException) -> str:

@@ -4,9 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from tyro.conf import arg
-
-from tectum.console import check_path_exists, optional, parse_named
+from tectum.console import check_path_exists, option, optional, parse_named
 from tectum.errors import UserError, unknown
 
 if TYPE_CHECKING:
@@ -19,10 +17,10 @@ if TYPE_CHECKING:
 class Data:
     """Options that name the pairs and the inputs."""
 
-    data: Annotated[str, arg(metavar="DIR")]
+    data: Annotated[str, option("DIR")]
     """The labelled set, or the folder that holds it."""
 
-    images: Annotated[tuple[str, ...], arg(metavar="[NAME=]INPUT")]
+    images: Annotated[tuple[str, ...], option("[NAME=]INPUT")]
     """The inputs that are compared; the rows of the table."""
 
     set: Annotated[str | None, optional("SET")] = None

@@ -4,8 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Annotated
 
-from tyro.constructors import PrimitiveConstructorSpec
-
+from tectum.console import parsed
 from tectum.errors import UserError
 
 
@@ -21,16 +20,8 @@ def _parse_size(text: str) -> tuple[int, int]:
     return int(height), int(width)
 
 
-_Size = Annotated[
-    tuple[int, int],
-    PrimitiveConstructorSpec(
-        nargs=1,
-        metavar="WIDTHxHEIGHT",
-        instance_from_str=lambda words: _parse_size(words[0]),
-        is_instance=lambda size: isinstance(size, tuple),
-        str_from_instance=lambda size: [f"{size[1]}x{size[0]}"],
-    ),
-]
+def _size_text(size: tuple[int, int]) -> str:
+    return f"{size[1]}x{size[0]}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +35,7 @@ class Budget:
     epochs: int = 30
     """How often each training image is seen."""
 
-    size: _Size = (128, 160)
+    size: Annotated[tuple[int, int], parsed("WIDTHxHEIGHT", _parse_size, _size_text)] = (128, 160)
     """Size of the images that the network sees. Masks are scored at their own size."""
 
     batch: int = 4
@@ -71,7 +62,7 @@ class Budget:
             if not (math.isfinite(value) and value > 0):
                 raise UserError(f"{name} must be greater than 0 and finite, got {value}")
         if min(self.size) < 32:
-            raise UserError(f"task images must be at least 32 pixels high and wide, got {self.size[1]}x{self.size[0]}")
+            raise UserError(f"task images must be at least 32 pixels high and wide, got {_size_text(self.size)}")
         if not 1 <= self.zoom <= 4:
             raise UserError(f"zoom must be between 1 and 4, got {self.zoom}")
 
