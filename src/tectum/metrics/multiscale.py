@@ -106,8 +106,9 @@ class VIFF(Metric):
 
     Decided here: blocks are windows at every pixel. Where g would be negative, or a variance is below 1e-10, the block
     shows nothing (g = 0, sigma_v^2 = sigma_f^2), as in VIF. Of sources of equal gain the one with
-    the greater VIND counts, so that exchanging them changes nothing. The weights p and the noise s are those that go with the
-    authors' release, as far as known; they were not compared with the printed paper. s is far from the 2 of VIF.
+    the greater VIND counts, so that exchanging them changes nothing. The weights p and the noise s are those that go
+    with the authors' release, as far as known; they were not compared with the printed paper. s is far from the 2 of
+    VIF.
 
     Args:
         weights: of the four scales, from fine to coarse.

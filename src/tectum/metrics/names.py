@@ -40,4 +40,4 @@ class MetricNames(dict[str, T]):
         return str(name).lower() in map(str.lower, self)
 
     def get(self, name: str, default: Any = None) -> Any:
-        return self[name] if name in self else default
+        return self[self.symbol(name)] if name in self else default

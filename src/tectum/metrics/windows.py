@@ -6,9 +6,9 @@
 A sum over all pixels is the sum over stripes, added up in float64; a filter of `size` rows needs size - 1 rows more
 than it returns. Memory does not grow with the image: a 20-megapixel pair needs little more than its own pixels.
 
-Gradients. Only what carries no gradient is overwritten (`reuse`, `Workspace`). `root`, `power`, `vector_length` and `divide`
-have the gradient 0 where their formula's is infinite or 0/0: a flat region, or a fused pixel equal to its source, must
-not turn the gradient of a whole image into NaN.
+Gradients. Only what carries no gradient is overwritten (`reuse`, `Workspace`). `root`, `power`, `vector_length` and
+`divide` have the gradient 0 where their formula's is infinite or 0/0: a flat region, or a fused pixel equal to its
+source, must not turn the gradient of a whole image into NaN.
 """
 
 import math
