@@ -16,7 +16,7 @@ from PIL import Image
 
 import tectum
 from tectum.data.synthetic import demo_folder, render
-from tectum.fusion.command import report_picture
+from tectum.fusion.command import draw_report
 from tectum.fusion.pipeline import FuseOptions, FusePipeline
 from tectum.io.folders import match
 from tectum.io.image import to_array, write_image
@@ -86,7 +86,8 @@ def real(pipeline: FusePipeline, folder: Path, out: Path, num: int) -> None:
     pairs = match(str(folder / "vi"), str(folder / "ir")).pairs
     pictures = []
     for pair in pairs[:: max(1, len(pairs) // num)][:num]:
-        pictures.append(report_picture(pipeline(*pipeline.read(pair.visible, pair.infrared))))
+        fused = pipeline(*pipeline.read(pair.visible, pair.infrared))
+        pictures.append(draw_report(fused, labels=("visible", "infrared", "fused")))
     width = max(p.shape[1] for p in pictures)
     padded = [np.pad(p, ((0, 0), (0, width - p.shape[1]), (0, 0)), constant_values=250) for p in pictures]
     write_image(out, np.concatenate(padded))

@@ -77,7 +77,7 @@ def scene():  # type: ignore[no-untyped-def]
 
     folder = demo_folder()
     visible = read_image(folder / "vi" / "street-1.png")
-    infrared = read_image(folder / "ir" / "street-1.png", role="infrared")
+    infrared = read_image(folder / "ir" / "street-1.png", modality="infrared")
     return visible.y[None], infrared.y[None]
 
 

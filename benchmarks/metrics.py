@@ -42,7 +42,7 @@ def images(times: int = 1, num: int = 6) -> tuple[Tensor, Tensor, Tensor]:
     from tectum.io.image import read_image
 
     paths = [demo_folder() / folder / "street-1.png" for folder in ("vi", "ir")]
-    a, b = (read_image(path, role=role).y[None] for path, role in zip(paths, ("visible", "infrared"), strict=True))
+    a, b = (read_image(path, modality=role).y[None] for path, role in zip(paths, ("visible", "infrared"), strict=True))
     mixed = [w * a + (1 - w) * b for w in (0.5, 0.4, 0.3, 0.6, 0.7)]
     fused = torch.cat([torch.maximum(a, b), *mixed])[:num]
     fused, a, b = (x.mul(255).round().div(255).repeat(1, 1, times, times) for x in (fused, a, b))

@@ -303,6 +303,6 @@ def test_an_error_of_our_own_is_not_hidden(folder: Path, monkeypatch: pytest.Mon
     def broken(*_: object) -> None:
         int("a slip in the code")
 
-    monkeypatch.setattr(FusePipeline, "register", broken)
+    monkeypatch.setattr(FusePipeline, "__call__", broken)
     with pytest.raises(ValueError, match="a slip"):
         fused(folder)

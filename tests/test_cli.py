@@ -17,7 +17,8 @@ from tectum.cli import COMMANDS, main
 from tectum.color import rgb_to_ycbcr
 from tectum.data.synthetic import render
 from tectum.fusion.command import Fuse
-from tectum.fusion.pipeline import FuseOptions, FusePipeline, fuse
+from tectum.fusion.fuse import fuse
+from tectum.fusion.pipeline import FuseOptions, FusePipeline
 from tectum.io.image import picture_from_array, write_image
 from tectum.registration.camera_rig import Rig
 from tectum.report import pictures as report
@@ -83,8 +84,8 @@ def test_help_names_every_verb_and_flag_and_imports_nothing_heavy(capsys: pytest
     told = capsys.readouterr().out
     assert all(told.count(f"\n  {name} ") == 2 for name in COMMANDS)
     assert main(["fuse", "--help"]) == 0
-    told = capsys.readouterr().out
-    assert all("--" + field.name.replace("_", "-") in told for field in fields(Fuse)[2:] if field.name != "more")
+    told, paths = capsys.readouterr().out, ("visible", "infrared", "more")
+    assert all("--" + field.name.replace("_", "-") in told for field in fields(Fuse) if field.name not in paths)
     assert "(default: None)" not in told and "(default: False)" not in told
     code = (
         "import sys; from tectum.cli import main\n"
@@ -97,14 +98,15 @@ def test_help_names_every_verb_and_flag_and_imports_nothing_heavy(capsys: pytest
 
 
 def test_the_flags_the_options_and_the_call_agree() -> None:
-    """Names and defaults are written down three times, for three readers; they must not drift apart."""
     options = {field.name: field.default for field in fields(FuseOptions)}
     flags = {field.name: field.default for field in fields(Fuse)}
     call = {name: p.default for name, p in inspect.signature(fuse).parameters.items() if p.kind is p.KEYWORD_ONLY}
     assert options.items() <= flags.items() and options.items() <= call.items()
     assert {name: call[name] for name in ("output", "bits")} == {name: flags[name] for name in ("output", "bits")}
     assert call.keys() == options.keys() | {"output", "bits"}
-    assert tectum.fuse is fuse
+    assert tectum.fuse is fuse and all(f"\n    {name}: " in (fuse.__doc__ or "") for name in options)
+    with pytest.raises(TypeError, match="tyle"):
+        fuse("a.png", "b.png", tyle=512)
 
 
 # ---- one result, three ways ------------------------------------------------------------------------------------------

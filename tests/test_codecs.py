@@ -310,7 +310,7 @@ def test_random_damage_is_read_or_refused_in_one_sentence(
             broken[generator.integers(0, len(data) if trial % 2 else min(len(data), 200))] = generator.integers(0, 256)
         (tmp_path / "x.bin").write_bytes(broken)
         try:
-            read_image(tmp_path / "x.bin", role="infrared")  # odd pixels must not stop it later either
+            read_image(tmp_path / "x.bin", modality="infrared")  # odd pixels must not stop it later either
         except ValueError as error:
             assert is_one_sentence(error)
 

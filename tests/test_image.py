@@ -40,7 +40,7 @@ def shown(picture: Picture) -> Any:
 def test_equal_channels_are_grey_in_both_roles() -> None:
     pixels = np.repeat(GREY8[..., None], 3, axis=2)
     for role in ("visible", "infrared"):
-        picture = picture_from_array(pixels, role=role)  # type: ignore[arg-type]
+        picture = picture_from_array(pixels, modality=role)  # type: ignore[arg-type]
         assert picture.chroma is None
         np.testing.assert_array_equal(shown(picture), GREY8)
 
@@ -49,10 +49,10 @@ def test_nearly_equal_channels_are_grey_for_infrared_only() -> None:
     grey = RNG.integers(20, 200, (100, 100, 1))
     pixels = (grey + RNG.integers(0, 5, (100, 100, 3))).astype(np.uint8)  # at most 4 codes apart
     pixels[0, :9] = (250, 10, 10)  # 9 of 10,000 pixels: within the 0.1 % allowed
-    assert picture_from_array(pixels, role="infrared").chroma is None
-    assert picture_from_array(pixels, role="visible").chroma is not None
+    assert picture_from_array(pixels, modality="infrared").chroma is None
+    assert picture_from_array(pixels, modality="visible").chroma is not None
     pixels[0, :11] = (250, 10, 10)
-    assert picture_from_array(pixels, role="infrared").chroma is not None
+    assert picture_from_array(pixels, modality="infrared").chroma is not None
 
 
 def test_llvip_infrared_is_grey() -> None:
@@ -62,7 +62,7 @@ def test_llvip_infrared_is_grey() -> None:
         pytest.skip("LLVIP not found: set TECTUM_DATA to the folder that holds llvip/test/ir")
     for path in files:
         assert np.asarray(Image.open(path)).ndim == 3
-        assert read_image(path, role="infrared").chroma is None
+        assert read_image(path, modality="infrared").chroma is None
 
 
 # -- value ranges ------------------------------------------------------------------------------------------------------
@@ -95,10 +95,10 @@ def test_other_ranges_are_named(text: str) -> None:
 
 def test_auto_range_by_bits_and_role() -> None:
     radiometric = RNG.integers(7000, 9000, (60, 80), dtype=np.uint16)
-    assert picture_from_array(GREY8, role="infrared").raw_range == (0, 255)
-    assert picture_from_array(radiometric, role="visible").raw_range == (0, 65535)
+    assert picture_from_array(GREY8, modality="infrared").raw_range == (0, 255)
+    assert picture_from_array(radiometric, modality="visible").raw_range == (0, 65535)
     for pixels in (radiometric, radiometric.astype(np.float32), radiometric.astype(np.float64)):
-        picture = picture_from_array(pixels, role="infrared")
+        picture = picture_from_array(pixels, modality="infrared")
         assert picture.raw_range == pytest.approx(np.percentile(radiometric, (0.1, 99.9)))
         assert picture.y.min() == 0 and picture.y.max() == 1
         assert picture.bits == (16 if pixels.dtype == np.uint16 else 32)
@@ -106,7 +106,7 @@ def test_auto_range_by_bits_and_role() -> None:
 
 def test_raw_range_maps_its_ends_to_0_and_1_and_clips_beyond() -> None:
     pixels = np.array([[-300.0, -40, 40, 120, 900]])
-    picture = picture_from_array(pixels, value_range="-40,120", role="infrared")
+    picture = picture_from_array(pixels, value_range="-40,120", modality="infrared")
     assert picture.y[0, 0].tolist() == [0, 0, 0.5, 1, 1]
     assert picture.raw_range == (-40, 120)
     assert picture_from_array(GREY8, value_range="0,510").y.max() <= 0.5
@@ -124,7 +124,7 @@ def test_constant_image_divides_by_nothing(dtype: Any) -> None:
     full = picture_from_array(pixels, value_range="full")
     scale = {np.uint8: 255, np.uint16: 65535}.get(dtype, 1)
     assert torch.allclose(full.y, torch.full((1, 4, 6), 1 / scale))
-    percentile = picture_from_array(pixels, role="infrared", value_range="p0.1,p99.9")
+    percentile = picture_from_array(pixels, modality="infrared", value_range="p0.1,p99.9")
     assert torch.equal(percentile.y, torch.full((1, 4, 6), 0.5))
     assert percentile.raw_range == (0.5, 1.5)
 
@@ -133,7 +133,7 @@ def test_few_hot_pixels_on_a_flat_ground_stay_visible() -> None:
     """Both percentiles fall on the background: the extremes take over."""
     pixels = np.full((200, 200), 7300, np.uint16)
     pixels[5, 5:8] = 8000
-    picture = picture_from_array(pixels, role="infrared")
+    picture = picture_from_array(pixels, modality="infrared")
     assert picture.raw_range == (7300, 8000)
     assert picture.y[0, 5, 6] == 1 and picture.y[0, 0, 0] == 0
 
@@ -150,7 +150,7 @@ def test_float_visible_beyond_0_to_1_names_the_way_out(tmp_path: Path) -> None:
 
 def test_wide_integers_are_taken_by_their_values(tmp_path: Path) -> None:
     Image.fromarray(np.array([[-100, 100, 300]], np.int32)).save(tmp_path / "x.tif")
-    picture = read_image(tmp_path / "x.tif", role="infrared", value_range="-100,300")
+    picture = read_image(tmp_path / "x.tif", modality="infrared", value_range="-100,300")
     assert picture.y[0, 0].tolist() == [0, 0.5, 1] and picture.bits == 32
     with pytest.raises(ValueError, match="--visible-range=-100,300"):
         read_image(tmp_path / "x.tif")
@@ -162,10 +162,10 @@ def test_nan_and_infinite_pixels_are_counted_not_repaired(dtype: Any, role: Any,
     pixels = RNG.random((6, 8)).astype(dtype)
     pixels[0, 0], pixels[1, 2], pixels[3, 3] = np.nan, np.inf, -np.inf
     with pytest.raises(ValueError, match=f"the {role} array has 3 NaN or infinite pixels of 48; replace them"):
-        picture_from_array(pixels, role=role)
+        picture_from_array(pixels, modality=role)
     Image.fromarray(pixels.astype(np.float32)).save(tmp_path / "x.tif")
     with pytest.raises(ValueError, match=r"x\.tif has 3 NaN or infinite pixels of 48; replace them"):
-        read_image(tmp_path / "x.tif", role=role)
+        read_image(tmp_path / "x.tif", modality=role)
 
 
 # -- arrays, tensors, PIL images ---------------------------------------------------------------------------------------
@@ -194,7 +194,7 @@ def test_arrays_are_copied_not_shared() -> None:
 def test_tensors_are_taken_as_they_are_in_both_roles(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     x = (torch.rand(shape) * 0.5 + 0.25).to(dtype).requires_grad_()
     for role in ("visible", "infrared"):
-        picture = picture_from_array(x, role=role)  # type: ignore[arg-type]
+        picture = picture_from_array(x, modality=role)  # type: ignore[arg-type]
         assert picture.raw_range == (0, 1) and not picture.y.requires_grad
         channels = x.detach().float().reshape(-1, 5, 7)
         weights = torch.tensor([1.0]) if len(channels) == 1 else torch.tensor([0.299, 0.587, 0.114])
@@ -240,7 +240,7 @@ def test_other_inputs_are_named(x: Any, named: str) -> None:
 
 def test_unknown_role_is_named() -> None:
     with pytest.raises(ValueError, match="got 'thermal'"):
-        picture_from_array(GREY8, role="thermal")  # type: ignore[arg-type]
+        picture_from_array(GREY8, modality="thermal")  # type: ignore[arg-type]
 
 
 # -- to integers -------------------------------------------------------------------------------------------------------

@@ -9,10 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from tectum.cli import Fuse, main
-from tectum.fusion.pipeline import FuseOptions, FusePipeline, fuse
+from tectum.cli import main
+from tectum.fusion.fuse import fuse
+from tectum.fusion.pipeline import FuseOptions, FusePipeline
 from tectum.io.image import picture_from_array, write_image
-from tectum.kinds import KINDS, find_kind
+from tectum.kinds import KINDS
 from tectum.systems import SYSTEMS
 from tectum.weights import loading as weights
 
@@ -70,7 +71,7 @@ def test_every_kind_is_whole() -> None:
     [("IVF", "infrared"), ("vif", "infrared"), ("MEF", "exposure"), ("MFF", "focus"), ("mif", "medical")],
 )
 def test_short_names_of_publications_are_answered_with_ours(tag: str, name: str) -> None:
-    assert find_kind(tag).name == FuseOptions("average", kind=tag).kind == name
+    assert KINDS[tag].name == FusePipeline(FuseOptions("average", kind=tag)).kind.name == name
 
 
 def test_unknown_kinds_offer_the_closest(told: Callable[..., str], folder: Path) -> None:
@@ -151,11 +152,10 @@ def test_flags_that_make_no_sense(folder: Path, told: Callable[..., str], flags:
 def test_the_kind_picks_the_fuser_and_its_weights() -> None:
     assert weights.select().system == "tdfusion"
     for name in ("exposure", "focus", "medical"):
-        chosen = FuseOptions(kind=name).selection
-        assert (chosen.system, chosen.weights) == ("adasffuse", f"adasffuse-{name}")
-        assert FuseOptions("adasffuse", kind=name) == FuseOptions(kind=name)
-        assert FuseOptions("adasffuse", kind=name, weights="mine.safetensors").weights == "mine.safetensors"
-        assert FuseOptions("average", kind=name).weights is None
+        settings = FusePipeline(FuseOptions(kind=name)).settings()
+        assert settings["system"] == "adasffuse" and settings["weights"].startswith(f"adasffuse-{name} ")
+        assert settings == FusePipeline(FuseOptions("adasffuse", kind=name)).settings()
+        assert FusePipeline(FuseOptions("average", kind=name)).settings()["weights"] is None
 
 
 def test_sizes_and_places_are_told_in_the_kinds_words(
@@ -203,7 +203,6 @@ def test_too_few_images(images: tuple[np.ndarray, ...], words: str) -> None:
 
 
 def test_the_report_picture_names_the_roles(folder: Path) -> None:
-    assert Fuse("a", "b", "out", kind="MIF").labels == ("scan", "mri", "fused")
     argv = [str(folder / "4.png"), str(folder / "1.png"), "-o", str(folder / "out.png"), "--system", "average"]
     reports = []
     for kind in ("infrared", "exposure"):

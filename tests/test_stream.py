@@ -114,7 +114,7 @@ def test_match_by_stem_whatever_the_extension(tmp_path: Path) -> None:
         ("b", "b.JPG", "b.png"),
         ("c.d", "c.d.webp", "c.d.bmp"),
     ]
-    assert found.alone == {"visible": ("only",), "infrared": ("other",)}
+    assert found.unmatched == {"visible": ("only",), "infrared": ("other",)}
     assert "e.jpg" in found.ambiguous["e"] and "e.png" in found.ambiguous["e"]
 
 
@@ -125,7 +125,7 @@ def test_match_patterns_by_stem_or_by_what_the_star_stands_for(tmp_path: Path) -
         ("1", "1_vi.png", "1_ir.png"),
         ("2", "2_vi.png", "2_ir.png"),
     ]
-    assert found.alone == {"visible": (), "infrared": ("3",)}
+    assert found.unmatched == {"visible": (), "infrared": ("3",)}
     touch(tmp_path / "deep" / "vi", "x.png"), touch(tmp_path / "deep" / "ir", "x.png")
     deep = match(f"{folder}/**/vi/*.png", f"{folder}/deep/ir")
     assert [p.name for p in deep.pairs] == ["x"]

@@ -48,7 +48,7 @@ from tectum.errors import UserError
 if TYPE_CHECKING:
     from tectum import metrics as metrics
     from tectum.evaluation.evaluate import evaluate as evaluate
-    from tectum.fusion.pipeline import fuse as fuse
+    from tectum.fusion.fuse import fuse as fuse
     from tectum.pair import Pair as Pair
     from tectum.training.loop import fit as fit
     from tectum.training.schedule import Schedule as Schedule
@@ -61,7 +61,7 @@ _HOMES = {
     "Schedule": "tectum.training.schedule",
     "evaluate": "tectum.evaluation.evaluate",
     "fit": "tectum.training.loop",
-    "fuse": "tectum.fusion.pipeline",
+    "fuse": "tectum.fusion.fuse",
     "load": "tectum.weights.loading",
 }
 __all__ = ["Pair", "Schedule", "UserError", "evaluate", "fit", "fuse", "load", "metrics"]

@@ -1,16 +1,18 @@
 """Command-line parts shared by all verbs: types of flags, messages on stderr, progress bars, parser of NAME=SPEC."""
 
-import glob
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 from tyro.conf import arg
 from tyro.constructors import PrimitiveConstructorSpec
 
-from tectum.errors import UserError, abbreviate, closest
+from tectum.errors import UserError, abbreviate
+from tectum.io.files import check_path_exists as check_path_exists
 
+C = TypeVar("C")
 Flag = Annotated[bool, arg(help_behavior_hint="")]
 
 
@@ -41,6 +43,25 @@ def parsed(metavar: str, parse: Callable[[str], Any], to_text: Callable[[Any], s
     )
 
 
+def show_metavars(**metavars: str) -> Callable[[type[C]], type[C]]:
+    """Class decorator: how `--help` shows the options that a command inherits from a dataclass of options.
+
+    Args:
+        metavars: {field: name of its value}; "" for a flag without a value.
+    """
+
+    def decorate(command: type[C]) -> type[C]:
+        hints = get_type_hints(command, include_extras=True)
+        for field in fields(command):  # type: ignore[arg-type]
+            if (metavar := metavars.get(field.name)) is not None:
+                hint = "" if field.default in (None, False) else f"(default: {field.default})"
+                shown = arg(help_behavior_hint=hint) if not metavar else arg(metavar=metavar, help_behavior_hint=hint)
+                command.__annotations__[field.name] = Annotated[hints[field.name], shown]
+        return command
+
+    return decorate
+
+
 def sentence(error: BaseException) -> str:
     """Returns the message of an exception as one sentence for a user."""
     if isinstance(error, OSError) and error.strerror:
@@ -65,27 +86,6 @@ def say_failures(label: str, failures: Mapping[str, str]) -> None:
         reasons.setdefault(reason, []).append(name)
     for reason, names in reasons.items():
         say(f"{label}: {abbreviate(names)}: {reason}")
-
-
-def check_path_exists(noun: str, path: str) -> None:
-    """Refuse a misspelt path at once, before torch is imported.
-
-    Args:
-        noun: what kind of image is looked for there ("visible", "fused", ...).
-        path: a file, a folder or a pattern with wildcards, which is not looked up.
-
-    Raises:
-        FileNotFoundError: nothing is there; the closest name in that folder is offered.
-    """
-    if Path(path).exists() or glob.has_magic(path):
-        return
-    folder = Path(path).parent
-    try:
-        close = closest(Path(path).name, [entry.name for entry in folder.iterdir()])
-    except OSError:
-        close = None
-    hint = f"did you mean {Path(path).with_name(close)}?" if close else "check the path"
-    raise FileNotFoundError(f"{noun} image or folder {path} does not exist; {hint}")
 
 
 def parse_named(text: str, option: str, *, metavar: str = "SPEC") -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""The four kinds of fusion: who the two images of a pair are, where they lie, and whose colour the result has.
+"""The four kinds of fusion: the roles of the two images of a pair, their folders, and whose colour the result has.
 
     kind        a                      b                chroma of the result
     infrared    visible                infrared         the visible's
@@ -6,8 +6,8 @@
     focus       the first focus        the second       mixed, the more saturated leading
     medical     CT, PET or SPECT       MRI              the scan's: PET and SPECT have colour, CT and MRI are grey
 
-`a` is always the colour-bearing one. Published folders use letters of their own; `Kind.sides` maps them. The short
-names of publications (IVF or VIF, MEF, MFF, MIF) are understood wherever a kind is asked for.
+`a` is always the colour-bearing one. Published folders use letters of their own; `Kind.sides` maps them. `KINDS[name]`
+also takes the short names of publications (IVF or VIF, MEF, MFF, MIF).
 """
 
 from dataclasses import dataclass
@@ -27,12 +27,12 @@ class Kind:
         sides: folder names that a and b go by, the usual ones first.
         tags: what publications call the kind, and its folder in a tree of several kinds.
         mixes: the two are of one camera, so that both colours are true and are mixed.
-        many: more than two images may be given; they are folded pairwise.
-        order: "given", or "brightness" where the images say themselves who is a.
-        thermal: whether a, b are read as an infrared image is: stretched where deeper than 8 bits, grey if nearly so.
-        system: the fuser without a name.
-        weights: the packaged set that goes with it; None takes the system's own.
-        objective: what trains without labels, as module:Class; None takes the system's own.
+        takes_more: more than two images may be given; they are fused pairwise.
+        order: "given", or "brightness" where the brighter image is a.
+        thermal: whether a, b are read like infrared images: stretched where deeper than 8 bits, grey if nearly so.
+        system: the default fuser.
+        weights: the packaged set that is its default; None takes the system's own.
+        objective: the loss that trains without labels, as module:Class; None takes the system's own.
     """
 
     name: str
@@ -41,27 +41,39 @@ class Kind:
     sides: tuple[tuple[str, str], ...]
     tags: tuple[str, ...]
     mixes: bool = False
-    many: bool = False
+    takes_more: bool = False
     order: Literal["given", "brightness"] = "given"
     thermal: tuple[bool, bool] = (False, False)
     system: str = "adasffuse"
     weights: str | None = None
     objective: str | None = None
 
-    def named(self, num: int = 2) -> tuple[str, ...]:
-        """Names of so many images: the roles of two, else first, second, third, ...
+    def image_names(self, num: int = 2) -> tuple[str, ...]:
+        """Returns short names of `num` images: the roles of two, else first, second, third, ...
 
-        >>> KINDS["exposure"].named(), KINDS["exposure"].named(4)
+        >>> KINDS["exposure"].image_names(), KINDS["exposure"].image_names(4)
         (('over', 'under'), ('first', 'second', 'third', '4th'))
         """
-        return self.roles if num == 2 else tuple(NUMBERS[i] if i < len(NUMBERS) else f"{i + 1}th" for i in range(num))
+        numbers = ("first", "second", "third", *(f"{i}th" for i in range(4, num + 1)))
+        return self.roles if num == 2 else numbers[:num]
 
 
-NUMBERS = ("first", "second", "third")
-OBJECTIVE = "tectum.systems.adasffuse:AdaSFFuseLoss"
+class _Kinds(dict[str, Kind]):
+    """The kinds by name."""
 
-KINDS: dict[str, Kind] = {
-    "infrared": Kind(
+    def __missing__(self, name: str) -> Kind:
+        """The kind of a publication's short name, in any letter case; of no other name."""
+        for kind in self.values():
+            if name.upper() in kind.tags:
+                return kind
+        available = ", ".join(f"{kind.name} ({' or '.join(kind.tags)})" for kind in self.values())
+        raise UserError(f"unknown kind '{name}';{suggest(name.lower(), self)} available: {available}")
+
+
+_OBJECTIVE = "tectum.systems.adasffuse:AdaSFFuseLoss"
+
+KINDS = _Kinds(
+    infrared=Kind(
         "infrared",
         roles=("visible", "infrared"),
         words=("visible", "infrared"),
@@ -70,7 +82,7 @@ KINDS: dict[str, Kind] = {
         thermal=(False, True),
         system="tdfusion",
     ),
-    "exposure": Kind(
+    exposure=Kind(
         "exposure",
         roles=("over", "under"),
         words=("over-exposed", "under-exposed"),
@@ -78,11 +90,11 @@ KINDS: dict[str, Kind] = {
         tags=("MEF",),
         weights="adasffuse-exposure",
         mixes=True,
-        many=True,
+        takes_more=True,
         order="brightness",
-        objective=OBJECTIVE,
+        objective=_OBJECTIVE,
     ),
-    "focus": Kind(
+    focus=Kind(
         "focus",
         roles=("first", "second"),
         words=("first", "second"),
@@ -90,10 +102,10 @@ KINDS: dict[str, Kind] = {
         tags=("MFF",),
         weights="adasffuse-focus",
         mixes=True,
-        many=True,
-        objective=OBJECTIVE,
+        takes_more=True,
+        objective=_OBJECTIVE,
     ),
-    "medical": Kind(
+    medical=Kind(
         "medical",
         roles=("scan", "mri"),
         words=("CT, PET or SPECT", "MRI"),
@@ -101,24 +113,7 @@ KINDS: dict[str, Kind] = {
         tags=("MIF",),
         weights="adasffuse-medical",
         thermal=(True, True),
-        objective=OBJECTIVE,
+        objective=_OBJECTIVE,
     ),
-}
-
-
-def find_kind(name: str) -> Kind:
-    """The kind of a name, or of a publication's short name in any letter case.
-
-    Raises:
-        ValueError: unknown; the closest is offered.
-
-    >>> find_kind("focus").name, find_kind("MEF").name
-    ('focus', 'exposure')
-    """
-    if name in KINDS:
-        return KINDS[name]
-    tagged = {tag.lower(): kind for kind in KINDS.values() for tag in kind.tags}
-    if name.lower() in tagged:
-        return tagged[name.lower()]
-    known = ", ".join(f"{kind.name} ({' or '.join(kind.tags)})" for kind in KINDS.values())
-    raise UserError(f"unknown kind '{name}';{suggest(name.lower(), KINDS)} available: {known}")
+)
+"""All kinds by name. `KINDS["MEF"]` is `KINDS["exposure"]`; an unknown name raises a UserError."""

@@ -28,7 +28,7 @@ from tectum.data.parts import (
     names_in,
 )
 from tectum.errors import UserError, unknown
-from tectum.kinds import find_kind
+from tectum.kinds import KINDS
 from tectum.protocols import resolve
 
 __all__ = ["DATASETS", "FOLDER", "LAYOUTS", "VOC", "KnownSet", "below", "find_pairs", "find_set", "open_set"]
@@ -100,7 +100,7 @@ def known_set(name: str, kind: str | None = None) -> KnownSet:
     table = {**DATASETS, "voc": VOC, "folder": FOLDER}
     if name not in table:
         raise UserError(unknown(name, table, noun="dataset"))
-    known, wanted = table[name], None if kind is None else find_kind(kind).name
+    known, wanted = table[name], None if kind is None else KINDS[kind].name
     if name == "folder" and wanted is not None:
         return replace(known, kind=wanted)
     if wanted not in (None, known.kind):

@@ -164,9 +164,9 @@ class Eval:
 
     def kind_of_pairs(self) -> "tuple[str, Matches | None]":
         """The kind, and the pairs where a known set of another kind says which files they are."""
-        from tectum.kinds import find_kind
+        from tectum.kinds import KINDS
 
-        kind = "infrared" if self.kind is None else find_kind(self.kind).name
+        kind = "infrared" if self.kind is None else KINDS[self.kind].name
         if self.data is None:
             return kind, None
         from tectum.data.datasets import DATASETS, find_pairs, known_set

@@ -44,7 +44,7 @@ from tectum.evaluation.score_file import ScoreFile, Values
 from tectum.evaluation.statistics import Scores, Summary, summarise
 from tectum.io.folders import Matches, PairFiles, match
 from tectum.io.image import Array, Picture, parse_range, to_array
-from tectum.kinds import find_kind
+from tectum.kinds import KINDS
 from tectum.metrics.conventions import CONVENTIONS, Convention, with_metrics
 from tectum.protocols import resolve
 
@@ -129,7 +129,7 @@ class Evaluator:
         pairs: Matches | None = None,
     ) -> None:
         parse_range(visible_range), parse_range(infrared_range)
-        self.kind = find_kind(kind)
+        self.kind = KINDS[kind]
         self.reading: dict[str, Any] = {
             "visible_range": visible_range,
             "infrared_range": infrared_range,
@@ -145,7 +145,7 @@ class Evaluator:
         self.failures: dict[str, str] = dict(matches.ambiguous)
         self.notes = [
             f"{len(alone)} {role} images have no partner and are left out: {abbreviate(alone)}"
-            for role, alone in matches.alone.items()
+            for role, alone in matches.unmatched.items()
             if alone and names is None
         ]
         wanted = chosen({pair.name: pair for pair in matches.pairs}, names, self.failures)

@@ -22,12 +22,11 @@ from torch import Tensor, nn
 
 from tectum.color import choose_chroma, to_levels
 from tectum.errors import UserError
-from tectum.fusion.checks import is_coloured
 from tectum.fusion.pipeline import FuseOptions, FusePipeline
 from tectum.io.codecs import read_pixels
 from tectum.io.files import write_whole
-from tectum.io.folders import PairFiles, by_name, by_star, find_images
-from tectum.io.image import Array, Picture, Role, picture_from_array, px, read_image, to_array, write_image
+from tectum.io.folders import PairFiles, find_images, group_by_name, group_by_star
+from tectum.io.image import Array, Picture, picture_from_array, px, read_image, to_array, write_image
 from tectum.kinds import KINDS, Kind
 from tectum.systems import SYSTEMS
 from tectum.weights import loading as weights
@@ -98,7 +97,7 @@ class Folder(Method):
     def __init__(self, name: str, where: str) -> None:
         self.name, self.where = name, where
         files = find_images(where)
-        self.found = by_star(files, where) or by_name(files)  # '*_fused.png' has the names of the pairs in its *
+        self.found = group_by_star(files, where) or group_by_name(files)  # '*_fused.png': its * is the pairs' names
 
     def has(self, image: str) -> bool:
         return image in self.found
@@ -282,10 +281,23 @@ def read_pair(
         ValueError, OSError: they cannot be read or compared, in one sentence.
     """
     of = KINDS[kind]
-    roles: list[Role] = ["infrared" if thermal else "visible" for thermal in of.thermal]
-    told = [(of.words[0], "--visible-range"), (of.words[1], "--infrared-range")]
-    visible = read_image(pair.visible, role=roles[0], value_range=visible_range, told=told[0])
-    infrared = read_image(pair.infrared, role=roles[1], value_range=infrared_range, told=told[1])
+    visible, infrared = (
+        read_image(
+            path,
+            modality="infrared" if thermal else "visible",
+            value_range=value_range,
+            noun=noun,
+            flag=f"--{side}-range",
+        )
+        for path, thermal, value_range, noun, side in zip(
+            (pair.visible, pair.infrared),
+            of.thermal,
+            (visible_range, infrared_range),
+            of.words,
+            ("visible", "infrared"),
+            strict=True,
+        )
+    )
     size, other = visible.y.shape[1:], infrared.y.shape[1:]
     if size != other:
         raise UserError(
@@ -301,7 +313,7 @@ def read_pair(
                 f"metrics compare 8-bit levels, but {file} has {picture.bits} bits a pixel; say which of its values "
                 f"became black and white with --{role}-range LOW,HIGH (or full)"
             )
-    if is_coloured(infrared) and not both_colour:
+    if infrared.has_colour and not both_colour:
         raise UserError(
             f"an {of.words[1]} image must be grey, {pair.infrared} is in colour (false colours, or the two folders are "
             "exchanged?); export it in grey, exchange the two"

@@ -1,4 +1,4 @@
-"""One pair to one picture: read, bring to one size, fuse the luminance, restore the colour.
+"""Fusion of the pictures of one scene: bring them to one size, fuse the luminance, restore the colour.
 
     y      = F(y_visible, y_infrared)                       the fuser, luminance only
     chroma = choose(chroma_visible, chroma_infrared)        `tectum.color`: grey gives way to colour
@@ -7,13 +7,20 @@
 
 v is below 1 outside the view of a warped infrared picture (`align`, `rig`) and where the infrared has an alpha channel
 of its own. `FusePipeline` does this for pictures; the Python call `fuse`, single files and folders all go through it.
+Of another kind of pair (`tectum.kinds`) the first picture is in the visible's place and the second in the infrared's.
 
-Of another kind of pair (`tectum.kinds`) the first picture is in the visible's place and the second in the infrared's;
-two exposures or foci mix their chroma, and more than two are folded (`tectum.fusion.fold`).
+More than two exposures or foci are folded, and nothing is rounded in between:
+
+    f_2 = F(p_1, p_2),   f_k = F(f_{k-1}, p_k)          the fuser's luminance and the mixed chroma, in float32
+
+Foci are taken in the order given. Exposures are taken from the outside in, whatever the order given: the brightest, the
+darkest, the second brightest, the second darkest, ...; so the extremes give what only they have, and the middle ones,
+best exposed, come last and weigh most. At each step the brighter of the two by mean luminance is the over-exposed one.
 """
 
-import warnings
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -25,25 +32,24 @@ from torch import Tensor, nn
 
 from tectum.color import choose_chroma, ycbcr_to_rgb
 from tectum.errors import UserError
-from tectum.fusion.checks import check_num, notes_on, out_of_memory, refuse_sizes, strange_weights
-from tectum.fusion.fold import fold
 from tectum.fusion.options import FuseOptions as FuseOptions
-from tectum.fusion.options import one_of, settings
 from tectum.io.image import Picture, picture_from_array, px, read_image, to_array
+from tectum.kinds import KINDS, Kind
+from tectum.nn.modes import evaluation_mode
 from tectum.nn.stages import check_tile, fuse_tensors
-from tectum.weights.loading import find_device
+from tectum.weights.loading import Selection, cards, find_device, select
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Source = str | Path | Array | Tensor | Image.Image
 Output = Literal["colour", "grey"]
 
-FEATHER = 0.02
+_FEATHER = 0.02
 """Over this part of the width the fused image gives way to the visible at the border of the infrared's view."""
 
 
 @dataclass(frozen=True)
 class Fused:
-    """A fused pair.
+    """A fused scene.
 
     Attributes:
         y: luminance (1, H, W) in [0,1].
@@ -51,7 +57,7 @@ class Fused:
         alpha: (1, H, W) in [0,1], or None.
         visible, infrared: the sources as they were fused; the infrared resized or warped. Of more than two, the first
             two given.
-        notes: sentences on what looks wrong with the sources.
+        warnings: sentences on what looks wrong with the sources.
     """
 
     y: Tensor
@@ -59,16 +65,16 @@ class Fused:
     alpha: Tensor | None
     visible: Picture
     infrared: Picture
-    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     def array(self, output: str = "colour", *, bits: int = 8) -> Array:
-        """Pixels: (H, W, 3) in colour, (H, W) grey or when no source has colour, (H, W, 4) with alpha."""
-        one_of("output", output, ("colour", "grey"))
+        """Returns pixels: (H, W, 3) in colour, (H, W) grey or when no source has colour, (H, W, 4) with alpha."""
+        check_choice("output", output, ("colour", "grey"))
         return to_array(self.y, self.chroma if output == "colour" else None, self.alpha, bits=bits)
 
     def tensor(self, output: str = "colour") -> Tensor:
-        """The same as float32 (C, H, W) in [0,1], not rounded."""
-        one_of("output", output, ("colour", "grey"))
+        """Returns the image as float32 (C, H, W) in [0,1], not rounded."""
+        check_choice("output", output, ("colour", "grey"))
         image = ycbcr_to_rgb(self.y, self.chroma) if output == "colour" and self.chroma is not None else self.y
         if self.alpha is None:
             return image.clone()
@@ -80,10 +86,12 @@ class FusePipeline:
 
     Args:
         options: how to fuse.
-        fuser: used in place of the one that `options.system` and `options.weights` name.
+        fuser: a module used in place of the one that the options name, on its own device and in its own dtype; it is
+            called in evaluation mode.
 
     Raises:
-        ValueError, KeyError, FileNotFoundError: unknown system or weights, a missing device, a damaged rig file.
+        UserError: an option that no pair could be fused with, an unknown name, a missing device, a damaged rig file.
+        FileNotFoundError: no such file.
 
     >>> pipeline = FusePipeline(FuseOptions(system="average"))
     >>> dark, bright = (picture_from_array(np.full((4, 6), v, np.uint8)) for v in (40, 80))
@@ -93,36 +101,44 @@ class FusePipeline:
 
     def __init__(self, options: FuseOptions | None = None, *, fuser: nn.Module | None = None) -> None:
         self.options = options = options or FuseOptions()
-        self.device = find_device(options.device)
+        self.kind = KINDS[options.kind]
+        _check_options(options, self.kind)
         self.rig = None
         if options.rig is not None:
             from tectum.registration.camera_rig import Rig
 
             self.rig = Rig.load(options.rig)
-        self.notes: tuple[str, ...] = ()
+        self._selection: Selection | None = None
         if fuser is None:
-            fuser = options.selection.load(self.device, options.dtype)
-            self.notes = strange_weights(options)
-        check_tile(options.tile, fuser)
-        self.fuser = fuser
+            self.device = find_device(options.device)
+            self._selection = select(options.system, options.weights, kind=self.kind.name, variant=options.variant)
+            self.fuser = self._selection.load(self.device, options.dtype)
+        else:
+            self.device = str(next(fuser.parameters(), torch.empty(0)).device)
+            self.fuser = fuser
+        check_tile(options.tile, self.fuser)
 
     def read(self, *sources: Source) -> tuple[Picture, ...]:
-        """The pictures of one scene with the ranges of the options; the rig's infrared range where none was asked for.
+        """Read the pictures of one scene, with the ranges of the options, or the rig's infrared range.
+
+        Args:
+            sources: each a file, a PIL image, a numpy array (H,W[,C]) or a torch tensor (C,H,W).
 
         Raises:
-            ValueError, OSError: one cannot be read, or the kind takes two and there are others.
+            UserError, OSError: one cannot be read, or the kind takes another number of images.
         """
-        kind, infrared_range = self.options.role, self.options.infrared_range
-        check_num(kind, len(sources))
+        kind, infrared_range = self.kind, self.options.infrared_range
+        check_number(kind, len(sources))
         if self.rig is not None and infrared_range == "auto" and self.rig.infrared_range is not None:
             infrared_range = "{},{}".format(*self.rig.infrared_range)
-        called = kind.words if len(sources) == 2 else kind.named(len(sources))
+        names = kind.words if len(sources) == 2 else kind.image_names(len(sources))
         return tuple(
-            _picture(
+            _read_picture(
                 source,
-                "infrared" if kind.thermal[min(i, 1)] else "visible",
-                infrared_range if i else self.options.visible_range,
-                (called[i], "--infrared-range" if i else "--visible-range"),
+                names[i],
+                modality="infrared" if kind.thermal[min(i, 1)] else "visible",
+                value_range=infrared_range if i else self.options.visible_range,
+                flag="--infrared-range" if i else "--visible-range",
             )
             for i, source in enumerate(sources)
         )
@@ -131,202 +147,204 @@ class FusePipeline:
         """Fuse the pictures of one scene: a pair, or more exposures or foci.
 
         Raises:
-            ValueError: sizes differ and no option says what to do, the registration failed, or memory ran out.
+            UserError: sizes differ and no option says what to do, the registration failed, or memory ran out.
         """
-        kind = self.options.role
-        check_num(kind, len(pictures))
+        check_number(self.kind, len(pictures))
         sizes = [picture.y.shape[-2:] for picture in pictures]
         if len(sizes) > 2 and len(set(sizes)) > 1:
-            refuse_sizes(kind, *sizes)
-        fused, notes = fold(pictures, self.pair, kind.order)
+            raise _different_sizes(self.kind, sizes)
+        first, second, *others = _order_pictures(pictures, self.kind)
+        fused = self._fuse_pair(first, second)
+        alpha, warnings = fused.alpha, [*self._weights_warnings(), *fused.warnings]
+        for picture in others:
+            so_far = replace(first, y=fused.y, chroma=fused.chroma, alpha=None)  # all of the view, whatever is shown
+            swap = self.kind.order == "brightness" and picture.brightness > so_far.brightness
+            fused = self._fuse_pair(picture, so_far) if swap else self._fuse_pair(so_far, picture)
+            warnings += fused.warnings
         y = fused.y
         if self.options.stretch == "minmax":
             low, high = y.aminmax()
             y = (y - low) / (high - low) if high > low else y
-        fused = replace(fused, y=y, notes=self.notes + notes)
-        return fused if len(pictures) == 2 else replace(fused, visible=pictures[0], infrared=pictures[1])
+        fused = replace(fused, y=y, alpha=alpha, warnings=tuple(dict.fromkeys(warnings)))
+        return replace(fused, visible=pictures[0], infrared=pictures[1]) if others else fused
 
-    def pair(self, visible: Picture, infrared: Picture) -> Fused:
-        """Fuse two pictures, without the stretch at the end."""
-        kind = self.options.role
-        notes = notes_on(visible, infrared, kind, resize=self.options.resize)
-        infrared, view = self.register(visible, infrared)
-        y = self._fuse(visible.y, infrared.y)
+    def settings(self) -> dict[str, Any]:
+        """Returns what decides the pixels of a result, to tell results of different settings apart. JSON types only."""
+        options, selection = self.options, self._selection
+        kind = {} if self.kind.name == "infrared" else {"kind": self.kind.name}  # as in folders of older versions
+        system = type(self.fuser).__name__ if selection is None else selection.system
+        return kind | {
+            "system": options.system if options.system in cards() else system,
+            "weights": None if selection is None else selection.identity(),
+            "dtype": str(options.dtype).removeprefix("torch."),
+            "stretch": options.stretch,
+            "resize": options.resize,
+            "align": options.align,
+            "rig": None if options.rig is None else hashlib.sha256(Path(options.rig).read_bytes()).hexdigest()[:12],
+            "visible_range": options.visible_range,
+            "infrared_range": options.infrared_range,
+        }
+
+    def _weights_warnings(self) -> tuple[str, ...]:
+        """A warning where packaged weights were trained on another kind of pairs."""
+        card = None if self._selection is None else self._selection.card
+        trained_on = self.kind.name if card is None else card.get("kind", "infrared")
+        if self._selection is None or trained_on == self.kind.name:
+            return ()
+        return (f"weights {self._selection.weights} were trained on {trained_on} pairs, not {self.kind.name}",)
+
+    def _fuse_pair(self, visible: Picture, infrared: Picture) -> Fused:
+        warnings = _pair_warnings(visible, infrared, self.kind, resize=self.options.resize)
+        infrared, view = self._register(visible, infrared)
+        y = self._fuse_luminance(visible.y, infrared.y)
         if view is not None:
             y = visible.y + view * (y - visible.y)
-        chroma = choose_chroma(visible.chroma, infrared.chroma, mix=kind.mixes)
-        return Fused(y, chroma, visible.alpha, visible, infrared, notes)
+        chroma = choose_chroma(visible.chroma, infrared.chroma, mix=self.kind.mixes)
+        return Fused(y, chroma, visible.alpha, visible, infrared, warnings)
 
-    def register(self, visible: Picture, infrared: Picture) -> tuple[Picture, Tensor | None]:
+    def _fuse_luminance(self, visible: Tensor, infrared: Tensor) -> Tensor:
+        a, b = visible[None].to(self.device), infrared[None].to(self.device)
+        try:
+            with nullcontext() if self._selection is not None else evaluation_mode(self.fuser):
+                return fuse_tensors(self.fuser, a, b, tile=self.options.tile)[0].cpu().clone()
+        except (MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            advice = "add --tile 512, or less" if hasattr(self.fuser, "stages") else "shrink the images"
+            raise UserError(f"{px(a.shape[-2:])} pixels do not fit in memory; {advice}") from error
+
+    def _register(self, visible: Picture, infrared: Picture) -> tuple[Picture, Tensor | None]:
         """The infrared in the visible's frame, and how much it has to show: (1, H, W) in [0,1], None for everything."""
         if self.rig is not None or self.options.align:
             return self._warp(visible, infrared)
-        size, other = visible.y.shape[-2:], infrared.y.shape[-2:]
-        if size == other:
-            return infrared, infrared.alpha
-        if not self.options.resize:
-            refuse_sizes(self.options.role, size, other)
-            raise UserError(
-                f"visible and infrared must share one size, got {px(size)} and {px(other)}; resize or register them: "
-                "--resize (one view, two resolutions), --align (views slightly apart), --rig (a fixed pair of cameras)"
-            )
-        infrared = replace(
-            infrared,
-            y=_resize(infrared.y, size),
-            chroma=None if infrared.chroma is None else _resize(infrared.chroma, size, -0.5),
-            alpha=None if infrared.alpha is None else _resize(infrared.alpha, size),
-        )
+        size, infrared_size = visible.y.shape[-2:], infrared.y.shape[-2:]
+        if size != infrared_size:
+            if not self.options.resize:
+                raise _different_sizes(self.kind, [size, infrared_size])
+            infrared = _map_planes(infrared, lambda x, low: _resize(x, size, low))
         return infrared, infrared.alpha
 
     def _warp(self, visible: Picture, infrared: Picture) -> tuple[Picture, Tensor | None]:
         from tectum.registration import align
-        from tectum.registration.camera_rig import Rig
 
         size = (visible.y.shape[1], visible.y.shape[2])
-        if self.rig is None:
-            found: align.Registration | Rig = align.register(visible.y[0].numpy(), infrared.y[0].numpy())
-        elif self.rig.visible_size == size:
-            found = self.rig
-        else:
+        if self.rig is not None and self.rig.visible_size != size:
             raise UserError(
                 f"the visible image must have the size of the rig, {px(self.rig.visible_size)}, got {px(size)}; fit "
                 "a rig to these cameras with `tectum align`"
             )
+        transform = self.rig or align.register(visible.y[0].numpy(), infrared.y[0].numpy())
 
-        def moved(x: Tensor) -> Tensor:
-            return torch.from_numpy(align.warp(found, x.permute(1, 2, 0).numpy())).permute(2, 0, 1).contiguous()
+        def warp(x: Tensor, _: float) -> Tensor:
+            return torch.from_numpy(align.warp(transform, x.permute(1, 2, 0).numpy())).permute(2, 0, 1).contiguous()
 
-        alpha = None if infrared.alpha is None else moved(infrared.alpha)
-        view = torch.from_numpy(align.valid_mask(found, feather_px=FEATHER * size[1]))[None]
-        warped = replace(
-            infrared,
-            y=moved(infrared.y),
-            chroma=None if infrared.chroma is None else moved(infrared.chroma),
-            alpha=alpha,
+        warped = _map_planes(infrared, warp)
+        view = torch.from_numpy(align.valid_mask(transform, feather_px=_FEATHER * size[1]))[None]
+        return warped, view if warped.alpha is None else view * warped.alpha
+
+
+def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
+    """Refuse a value of an option that is none of its choices."""
+    if value not in choices:
+        raise UserError(f"{name} must be one of {', '.join(map(str, choices))}, got {value!r}")
+
+
+def check_number(kind: Kind, num: int) -> None:
+    """Refuse a number of images that the kind does not fuse: it takes two, or more where it folds them."""
+    if num < 2 or (num > 2 and not kind.takes_more):
+        advice = (
+            "give at least two" if kind.takes_more else "give two (more are folded for the kinds exposure and focus)"
         )
-        return warped, view if alpha is None else view * alpha
-
-    def _fuse(self, visible: Tensor, infrared: Tensor) -> Tensor:
-        a, b = visible[None].to(self.device), infrared[None].to(self.device)
-        try:
-            return fuse_tensors(self.fuser, a, b, tile=self.options.tile)[0].cpu().clone()
-        except (MemoryError, RuntimeError) as error:
-            if not out_of_memory(error):
-                raise
-            way = "add --tile 512, or less" if hasattr(self.fuser, "stages") else "shrink the images"
-            raise UserError(f"{px(a.shape[-2:])} pixels do not fit in memory; {way}") from error
-
-    def settings(self) -> dict[str, Any]:
-        """What decides the pixels of a result, to tell results of different settings apart. JSON types only."""
-        return settings(self.options)
+        raise UserError(
+            f"{kind.name} pairs are made of a {kind.words[0]} and a {kind.words[1]} image, got {num}; {advice}"
+        )
 
 
-def fuse(
-    visible: Source | Sequence[Source],
-    infrared: Source | None = None,
-    *,
-    kind: str = "infrared",
-    system: str | None = None,
-    weights: str | None = None,
-    device: str = "auto",
-    dtype: str = "float32",
-    tile: int | None = None,
-    output: Output = "colour",
-    stretch: str = "none",
-    bits: int = 8,
-    resize: bool = False,
-    align: bool = False,
-    rig: str | Path | None = None,
-    visible_range: str = "auto",
-    infrared_range: str = "auto",
-) -> Array | Tensor:
-    """Fuse one pair; the same pixels as `tectum fuse`. For many pairs load once: `FusePipeline`.
-
-    Args:
-        visible, infrared: each a file, a PIL image, a numpy array (H,W[,C]) or a torch tensor ([B,]C,H,W), RGB or grey.
-            Of another kind the first and the second image of the pair; or one list of two or more exposures or foci.
-        kind: "infrared", "exposure", "focus" or "medical": who the two are; see `tectum.kinds`.
-        system: a name of `tectum.systems.SYSTEMS`, or `package.module:Class`; None takes the kind's own.
-        weights: a packaged set or a `.safetensors` file; None takes the system's own.
-        device: "auto" (CUDA, then MPS, then the CPU), "cpu", "cuda", "cuda:1", "mps".
-        dtype: the network's: "float32", or "bfloat16" for speed on hardware that has it.
-        tile: side of tiles in pixels, for images that do not fit in memory; the result is the whole image's.
-        output: "colour" keeps the sources' chroma, "grey" is the fused luminance alone.
-        stretch: "minmax" spreads the luminance of each image over 0..1; it makes a sequence flicker.
-        bits: 8 or 16, of the array returned.
-        resize: bring the infrared to the visible's size: for one view in two resolutions.
-        align: find and apply the transform from the infrared to the visible; refused when it went badly.
-        rig: a file of `tectum align`: one transform and one infrared range for every pair of two fixed cameras.
-        visible_range, infrared_range: raw values that become black and white, in the first image and in the others:
-            "auto", "full", "LOW,HIGH" or percentiles "pLOW,pHIGH"; see `tectum.io.image`.
-
-    Returns:
-        An array of uint8 or uint16: (H,W,3) RGB, (H,W) where the result is grey, (H,W,4) where the visible has alpha.
-        If the visible is a tensor: a float32 tensor in [0,1] of that layout with channels first, on its device.
-
-    Raises:
-        ValueError, KeyError, FileNotFoundError: one sentence on what is wrong with the pair or the options.
-
-    Outside the infrared's view the visible is kept. A UserWarning says when the two look swapped.
-
-    >>> night, heat = np.full((4, 6, 3), (60, 20, 20), np.uint8), np.full((4, 6), 128, np.uint8)
-    >>> fuse(night, heat, system="average").shape
-    (4, 6, 3)
-    >>> fuse([night, heat, night], kind="exposure", system="average").shape
-    (4, 6, 3)
-    """
-    one_of("output", output, ("colour", "grey"))
-    one_of("bits", bits, (8, 16))
-    options = FuseOptions(
-        system, weights, device, dtype, tile, stretch, resize, align, rig, visible_range, infrared_range, kind
-    )
-    sources = _sources(visible, infrared)
-    check_num(options.role, len(sources))
-    pipeline = FusePipeline(options)
-    batches = [source for source in sources if isinstance(source, Tensor) and source.ndim == 4]
-    if len(batches) == len(sources):
-        what = " and ".join(options.role.words) if len(sources) == 2 else "all images"
-        lengths = [len(batch) for batch in batches]
-        if len(set(lengths)) > 1:
-            raise UserError(f"{what} must hold one batch, got {' and '.join(map(str, lengths))} images")
-        if lengths[0] == 0:
-            raise UserError(f"{what} must hold at least one image, got empty batches")
-        fused = [torch.as_tensor(_fuse_one(pipeline, scene, output, bits)) for scene in zip(*batches, strict=True)]
-        channels = max(len(x) for x in fused)  # one grey picture among coloured ones has 1 instead of 3
-        return torch.stack([x if len(x) == channels else x.expand(channels, -1, -1) for x in fused])
-    return _fuse_one(pipeline, sources, output, bits)
+def _check_options(options: FuseOptions, kind: Kind) -> None:
+    check_choice("stretch", options.stretch, ("none", "minmax"))
+    check_choice("dtype", str(options.dtype).removeprefix("torch."), ("float32", "bfloat16"))
+    check_tile(options.tile)
+    if options.resize + options.align + (options.rig is not None) > 1:
+        raise UserError("resize, align and rig each bring the infrared to the visible's size; give one of them")
+    if (options.align or options.rig is not None) and kind.name != "infrared":
+        raise UserError(
+            f"{'--align' if options.align else '--rig'} brings an infrared camera's view to a visible one's, got "
+            f"{kind.name} pairs; leave it out, and register the images first if they do not lie on one another"
+        )
+    if options.resize and kind.mixes:
+        raise UserError(
+            f"{kind.name} pairs come from one camera and must share one size; leave out --resize, and register "
+            "the images first if the camera moved"
+        )
 
 
-def _sources(visible: Source | Sequence[Source], infrared: Source | None) -> tuple[Source, ...]:
-    """The images of a scene: two by themselves, or one list."""
-    if isinstance(visible, list | tuple):
-        if infrared is not None:
-            raise UserError("images must be given as two, or as one list, got a list and another image; put all in it")
-        return tuple(visible)
-    if infrared is None:
-        raise UserError("two images must be given, got one; add the other")
-    return visible, infrared  # type: ignore[return-value]
+def _different_sizes(kind: Kind, sizes: Sequence[Sequence[int]]) -> UserError:
+    """The refusal of images of different sizes, (height, width) each, in the words of their kind."""
+    if kind.name == "infrared":
+        return UserError(
+            f"visible and infrared must share one size, got {px(sizes[0])} and {px(sizes[1])}; resize or "
+            "register them: --resize (one view, two resolutions), --align (views slightly apart), --rig (a fixed pair "
+            "of cameras)"
+        )
+    advice = "crop or register them first" if kind.mixes else "--resize brings the second to the first's size"
+    names = kind.words if len(sizes) == 2 else kind.image_names(len(sizes))
+    given = [f"{px(size)} ({name})" for size, name in zip(sizes, names, strict=True)]
+    whose = f"of a {kind.name} pair" if len(sizes) == 2 else "of one scene"
+    return UserError(f"the images {whose} must share one size, got {', '.join(given[:-1])} and {given[-1]}; {advice}")
 
 
-def _fuse_one(pipeline: FusePipeline, sources: Sequence[Source], output: str, bits: int) -> Array | Tensor:
-    fused = pipeline(*pipeline.read(*sources))
-    for note in fused.notes:
-        warnings.warn(note, UserWarning, stacklevel=3)
-    if isinstance(sources[0], Tensor):
-        return fused.tensor(output).to(sources[0].device)
-    return fused.array(output, bits=bits)
+def _pair_warnings(visible: Picture, infrared: Picture, kind: Kind, *, resize: bool) -> tuple[str, ...]:
+    """Sentences on what looks wrong with a pair but need not be."""
+    warnings = []
+    a, b = kind.words
+    if kind.order == "brightness" and visible.brightness < infrared.brightness:
+        warnings.append(f"the {a} image is darker than the {b} one; are they swapped?")
+    elif kind.mixes:
+        pass  # both may have colour
+    elif infrared.has_colour and not visible.has_colour:
+        warnings.append(f"the {b} image has colour and the {a} one has none; are they swapped?")
+    elif infrared.has_colour:
+        palette = ", which in a palette of false colours need not follow the temperature; export it in grey (white hot)"
+        why = palette if kind.name == "infrared" else "; export it in grey"
+        warnings.append(f"the {b} image is in colour and only its brightness is used{why} if you can")
+    (height, width), (other_height, other_width) = visible.y.shape[-2:], infrared.y.shape[-2:]
+    if resize and abs(width * other_height / (height * other_width) - 1) > 0.03:
+        advice = "is --align or --rig meant?" if kind.name == "infrared" else "crop one of them first"
+        warnings.append(f"{a} and {b} differ in proportions, so --resize distorts; {advice}")
+    return tuple(warnings)
 
 
-def _picture(source: Source, role: Literal["visible", "infrared"], value_range: str, told: tuple[str, str]) -> Picture:
+def _order_pictures(pictures: Sequence[Picture], kind: Kind) -> list[Picture]:
+    """The pictures in the order in which they are folded; two stay as they are."""
+    if kind.order == "given" or len(pictures) == 2:
+        return list(pictures)
+    left = sorted(pictures, key=lambda picture: picture.brightness, reverse=True)
+    return [left.pop(0 if i % 2 == 0 else -1) for i in range(len(pictures))]
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    message = str(error).lower()
+    known = "not enough memory" in message or "can't allocate memory" in message
+    return known or isinstance(error, MemoryError | torch.OutOfMemoryError)
+
+
+def _read_picture(source: Source, noun: str, **options: Any) -> Picture:
     try:
         if isinstance(source, str | Path):
-            return read_image(source, role=role, value_range=value_range, told=told)
-        return picture_from_array(source, role=role, value_range=value_range, told=told)
+            return read_image(source, noun=noun, **options)
+        return picture_from_array(source, noun=noun, **options)
     except MemoryError as error:
-        raise UserError(f"the {told[0]} image does not fit in memory; shrink or cut it first") from error
+        raise UserError(f"the {noun} image does not fit in memory; shrink or cut it first") from error
 
 
-def _resize(x: Tensor, size: torch.Size, low: float = 0.0) -> Tensor:
+def _map_planes(picture: Picture, change: Callable[[Tensor, float], Tensor]) -> Picture:
+    """The picture with luminance, chroma and alpha changed; `change` is told the lowest value of each, 0 or -1/2."""
+    chroma = None if picture.chroma is None else change(picture.chroma, -0.5)
+    alpha = None if picture.alpha is None else change(picture.alpha, 0.0)
+    return replace(picture, y=change(picture.y, 0.0), chroma=chroma, alpha=alpha)
+
+
+def _resize(x: Tensor, size: torch.Size, low: float) -> Tensor:
     """(C, H, W) to another size, bicubic and anti-aliased, clamped to low..low + 1."""
     resized = nn.functional.interpolate(x[None], size=tuple(size), mode="bicubic", antialias=True, align_corners=False)
     return resized[0].clamp(low, low + 1)

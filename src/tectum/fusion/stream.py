@@ -1,4 +1,4 @@
-"""A folder of pairs as a stream: read ahead, fuse, write behind.
+"""Fusion of a folder of pairs: one thread reads ahead, one fuses, one writes behind.
 
     reader thread    read 1 | read 2 | read 3 | ...
     main thread             | fuse 1 | fuse 2 | ...
@@ -82,7 +82,7 @@ def overlap(
             while writing:
                 settle()
         finally:
-            with _deaf_to_ctrl_c():
+            with _ignore_ctrl_c():
                 reader.shutdown(wait=True, cancel_futures=True)
                 writer.shutdown(wait=True)
             for item, written in writing:
@@ -91,8 +91,9 @@ def overlap(
 
 
 @contextmanager
-def _deaf_to_ctrl_c() -> Iterator[None]:
-    """Let a second Ctrl-C pass: an interrupted `Thread.join` takes a running thread for finished, and Python aborts."""
+def _ignore_ctrl_c() -> Iterator[None]:
+    """Ignore SIGINT while threads finish: an interrupted `Thread.join` takes a running thread for finished, and Python
+    aborts."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -105,31 +106,31 @@ def _deaf_to_ctrl_c() -> Iterator[None]:
 
 @dataclass
 class Outcome:
-    """What became of a folder run.
+    """Outcome of a folder run: what was done, what failed, what was not fused any more.
 
     Attributes:
         num_pairs: pairs that were asked for, finished ones included.
         num_skipped: finished before this run.
         done: names written by this run, in order.
         failures: {name: why it was not fused}.
-        notes: {what looks wrong: names}.
+        warnings: {what looks wrong: names}.
         seconds: time of the run.
         interrupted: it was ended by Ctrl-C.
-        stopped: why no result could be written any more, if so.
+        write_error: why no result could be written any more, or None.
     """
 
     num_pairs: int
     num_skipped: int = 0
     done: list[str] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
-    notes: dict[str, list[str]] = field(default_factory=dict)
+    warnings: dict[str, list[str]] = field(default_factory=dict)
     seconds: float = 0.0
     interrupted: bool = False
-    stopped: str | None = None
+    write_error: str | None = None
 
     @property
-    def num_there(self) -> int:
-        """Results that are there now, of this run and of earlier ones."""
+    def num_finished(self) -> int:
+        """Number of results that exist now, of this run and of earlier ones."""
         return self.num_skipped + len(self.done)
 
 
@@ -139,7 +140,7 @@ def fuse_folder(
     results: ResultFolder,
     *,
     bits: int = 8,
-    picture: Callable[[Fused], Array] | None = None,
+    draw: Callable[[Fused], Array] | None = None,
     overwrite: bool = False,
     quiet: bool = False,
 ) -> Outcome:
@@ -150,7 +151,7 @@ def fuse_folder(
         matches: what to fuse.
         results: where to.
         bits: 8 or 16 a channel.
-        picture: draws the report picture, when `results.report`.
+        draw: draws the report picture, when `results.report`.
         overwrite: make finished results again.
         quiet: no progress bar (there is none either where stderr is not a terminal).
 
@@ -162,7 +163,10 @@ def fuse_folder(
     sources = {file.parent.resolve() for pair in matches.pairs for file in pair.files}
     if sources & {results.path.resolve(), *(file.parent.resolve() for file in results.files("any").values())}:
         raise UserError(f"results must not go among their sources, got {results.path}; choose another folder with -o")
-    settings = pipeline.settings() | {"output": "both" if len(results.kinds) > 1 else results.kinds[0], "bits": bits}
+    settings = pipeline.settings() | {
+        "output": "both" if len(results.outputs) > 1 else results.outputs[0],
+        "bits": bits,
+    }
     settings |= {role: os.path.relpath(folder, results.path) for role, folder in matches.folders.items()}
     finished = results.prepare(settings, names, overwrite=overwrite)
     outcome = Outcome(len(names) + len(matches.ambiguous), len(finished), failures=dict(matches.ambiguous))
@@ -174,14 +178,13 @@ def fuse_folder(
     def work(loaded: tuple[PairFiles, tuple[Picture, ...]]) -> Fused:
         pair, pictures = loaded
         fused = pipeline(*pictures)
-        for note in fused.notes:
-            outcome.notes.setdefault(note, []).append(pair.name)
+        for warning in fused.warnings:
+            outcome.warnings.setdefault(warning, []).append(pair.name)
         return fused
 
     def write(pair: PairFiles, fused: Fused) -> None:
-        for kind, path in results.files(pair.name).items():
-            array = picture(fused) if kind == "report" and picture else fused.array(kind, bits=bits)
-            write_image(path, array)
+        for output, path in results.files(pair.name).items():
+            write_image(path, draw(fused) if output == "report" and draw else fused.array(output, bits=bits))
 
     def done(pair: PairFiles, error: Exception | None) -> None:
         if error is None:
@@ -197,10 +200,10 @@ def fuse_folder(
     except KeyboardInterrupt:
         outcome.interrupted = True
     except OSError as error:
-        outcome.stopped = str(error)
+        outcome.write_error = str(error)
     finally:
         bar.close()
         outcome.seconds = time.perf_counter() - start
-    if outcome.num_there == len(names):
-        results.settle(settings)
+    if outcome.num_finished == len(names):
+        results.finish(settings)
     return outcome

@@ -1,6 +1,7 @@
 """Files that are written whole or not at all; tensors in safetensors files, and into a network."""
 
 import contextlib
+import glob
 import json
 import os
 import uuid
@@ -8,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tectum.errors import UserError
+from tectum.errors import UserError, closest
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -114,3 +115,29 @@ def load_state(network: "nn.Module", state: Mapping[str, "Tensor"], source: str 
     if not all(bool(x.isfinite().all()) for x in state.values()):
         raise UserError(f"{source} holds values that are not finite; take an earlier checkpoint")
     network.load_state_dict(dict(state))
+
+
+def check_path_exists(noun: str, path: str) -> None:
+    """Refuse a misspelt path at once, before torch is imported.
+
+    Args:
+        noun: what kind of image is looked for there ("visible", "fused", ...).
+        path: a file, a folder or a pattern with wildcards, which is not looked up.
+
+    Raises:
+        FileNotFoundError: nothing is there; the closest name in that folder is offered.
+    """
+    if Path(path).exists() or glob.has_magic(path):
+        return
+    folder = Path(path).parent
+    try:
+        close = closest(Path(path).name, [entry.name for entry in folder.iterdir()])
+    except OSError:
+        close = None
+    hint = f"did you mean {Path(path).with_name(close)}?" if close else "check the path"
+    raise FileNotFoundError(f"{noun} image or folder {path} does not exist; {hint}")
+
+
+def is_folder_or_pattern(path: str) -> bool:
+    """Returns True for a folder or a pattern such as 'vi/*.png', False for a file or nothing at all."""
+    return Path(path).is_dir() or (glob.has_magic(path) and not Path(path).exists())

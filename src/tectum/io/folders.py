@@ -39,23 +39,18 @@ class Matches:
 
     Attributes:
         pairs: files of one name, sorted by it.
-        alone: {role ("visible", "infrared", ..): names that another side lacks}.
+        unmatched: {role ("visible", "infrared", ..): names that another side lacks}.
         ambiguous: {name: sentence} where one side has two files of that name.
         folders: {role: the folder the images were looked for in}.
     """
 
     pairs: tuple[PairFiles, ...]
-    alone: Mapping[str, tuple[str, ...]]
+    unmatched: Mapping[str, tuple[str, ...]]
     ambiguous: Mapping[str, str]
     folders: Mapping[str, Path]
 
 
-def is_many(where: str) -> bool:
-    """True for a folder or a pattern such as 'vi/*.png', False for anything else (a file, or nothing at all)."""
-    return Path(where).is_dir() or (glob.has_magic(where) and not Path(where).exists())
-
-
-def home(where: str) -> Path:
+def _folder_of(where: str) -> Path:
     """The folder a folder or a pattern looks in: `vi` for 'vi', 'vi/*.png' and 'vi/**/*.png'."""
     if Path(where).is_dir():
         return Path(where)
@@ -78,17 +73,17 @@ def match(*places: str, roles: Sequence[str] = ("visible", "infrared")) -> Match
         FileNotFoundError: a folder is missing, holds no images, or they share no name.
     """
     found = {role: find_images(place) for role, place in zip(roles, places, strict=True)}
-    names = {role: by_name(files) for role, files in found.items()}
-    if not shared_names(names):
-        starred = {role: by_star(found[role], place) for role, place in zip(roles, places, strict=True)}
-        if all(starred.values()) and shared_names(starred):
+    names = {role: group_by_name(files) for role, files in found.items()}
+    if not _shared_names(names):
+        starred = {role: group_by_star(found[role], place) for role, place in zip(roles, places, strict=True)}
+        if all(starred.values()) and _shared_names(starred):
             names = starred
-    common = shared_names(names)
+    common = _shared_names(names)
     if not common:
         held = [f"{place} ({abbreviate(names[role])})" for role, place in zip(roles, places, strict=True)]
         raise FileNotFoundError(
             f"pairs are matched by file name without its extension, but {' and '.join(held)} share none; rename the "
-            f"files, or quote two patterns such as 'DIR/*_{short(roles[0])}.png' 'DIR/*_{short(roles[1])}.png'"
+            f"files, or quote two patterns such as 'DIR/*_{_short(roles[0])}.png' 'DIR/*_{_short(roles[1])}.png'"
         )
     ambiguous = {}
     for name in common:
@@ -97,25 +92,25 @@ def match(*places: str, roles: Sequence[str] = ("visible", "infrared")) -> Match
                 ambiguous[name] = f"{len(side[name])} files of this name ({', '.join(map(str, side[name]))}); keep one"
     return Matches(
         pairs=tuple(
-            paired(name, [side[name][0] for side in names.values()]) for name in common if name not in ambiguous
+            _pair_files(name, [side[name][0] for side in names.values()]) for name in common if name not in ambiguous
         ),
-        alone={role: tuple(sorted(names[role].keys() - set(common))) for role in names},
+        unmatched={role: tuple(sorted(names[role].keys() - set(common))) for role in names},
         ambiguous=ambiguous,
-        folders={role: home(place) for role, place in zip(roles, places, strict=True)},
+        folders={role: _folder_of(place) for role, place in zip(roles, places, strict=True)},
     )
 
 
-def shared_names(sides: Mapping[str, Mapping[str, list[Path]]]) -> list[str]:
+def _shared_names(sides: Mapping[str, Mapping[str, list[Path]]]) -> list[str]:
     """The names that every side has, sorted."""
     first, *others = (side.keys() for side in sides.values())
     return sorted(set(first).intersection(*others))
 
 
-def paired(name: str, files: Sequence[Path]) -> PairFiles:
+def _pair_files(name: str, files: Sequence[Path]) -> PairFiles:
     return PairFiles(name, files[0], files[1], tuple(files[2:]))
 
 
-def short(role: str) -> str:
+def _short(role: str) -> str:
     return {"visible": "vi", "infrared": "ir"}.get(role, role)
 
 
@@ -138,7 +133,7 @@ def find_images(where: str) -> list[Path]:
     return sorted(files)
 
 
-def by_name(files: Iterable[Path]) -> dict[str, list[Path]]:
+def group_by_name(files: Iterable[Path]) -> dict[str, list[Path]]:
     """Group files by name without the last extension: 0001.tar.png -> 0001.tar."""
     names: dict[str, list[Path]] = {}
     for file in files:
@@ -146,7 +141,7 @@ def by_name(files: Iterable[Path]) -> dict[str, list[Path]]:
     return names
 
 
-def by_star(files: Iterable[Path], pattern: str) -> dict[str, list[Path]]:
+def group_by_star(files: Iterable[Path], pattern: str) -> dict[str, list[Path]]:
     """Group files by what the only * in the last part of a pattern stands for; empty when there is no single *."""
     last = Path(pattern).name
     if last.count("*") != 1 or glob.has_magic(last.replace("*", "")):
@@ -163,20 +158,20 @@ def by_star(files: Iterable[Path], pattern: str) -> dict[str, list[Path]]:
 class ResultFolder:
     """Where the results of a folder run lie, and how they were made.
 
-    One kind ("colour" or "grey") is written to OUT/NAME.png, both to OUT/colour/NAME.png and OUT/grey/NAME.png, report
-    pictures to OUT/report/NAME.png, the settings to OUT/tectum.json.
+    One output ("colour" or "grey") is written to OUT/NAME.png, both to OUT/colour/NAME.png and OUT/grey/NAME.png,
+    report pictures to OUT/report/NAME.png, the settings to OUT/tectum.json.
     """
 
     path: Path
-    kinds: tuple[str, ...] = ("colour",)
+    outputs: tuple[str, ...] = ("colour",)
     report: bool = False
 
     def files(self, name: str) -> dict[str, Path]:
-        """The files of one result by kind."""
-        places = {kind: self.path / kind if len(self.kinds) > 1 else self.path for kind in self.kinds}
+        """The files of one result by output."""
+        places = {name: self.path / name if len(self.outputs) > 1 else self.path for name in self.outputs}
         if self.report:
             places["report"] = self.path / "report"
-        return {kind: place / f"{name}.png" for kind, place in places.items()}
+        return {output: folder / f"{name}.png" for output, folder in places.items()}
 
     def prepare(self, settings: Mapping[str, Any], names: Sequence[str], *, overwrite: bool = False) -> set[str]:
         """Make the folders, note the settings, and return the names that are already finished.
@@ -207,10 +202,10 @@ class ResultFolder:
         for file in self.files("any").values():
             file.parent.mkdir(parents=True, exist_ok=True)
         if overwrite and there:
-            self.note(settings, remaking=True)
+            self._write_note(settings, remaking=True)
             return set()
         if keys or not stored:
-            self.note(settings)
+            self._write_note(settings)
         # After a --overwrite run that was cut short, the results older than its note are still the old ones.
         since = note.stat().st_mtime_ns if unfinished_remake else 0
         return {
@@ -219,12 +214,12 @@ class ResultFolder:
             if all(file.exists() and file.stat().st_mtime_ns >= since for file in self.files(name).values())
         }
 
-    def settle(self, settings: Mapping[str, Any]) -> None:
+    def finish(self, settings: Mapping[str, Any]) -> None:
         """All results are of these settings now: drop the mark that an --overwrite run leaves until it is through."""
         if "remaking" in _read_json(self.path / "tectum.json"):
-            self.note(settings)
+            self._write_note(settings)
 
-    def note(self, settings: Mapping[str, Any], *, remaking: bool = False) -> None:
+    def _write_note(self, settings: Mapping[str, Any], *, remaking: bool = False) -> None:
         """Write tectum.json, whole or not at all."""
         from tectum import __version__
 

@@ -36,10 +36,10 @@ from tectum.io.codecs import MAX_PIXELS as MAX_PIXELS
 from tectum.io.codecs import Array as Array
 from tectum.io.codecs import from_pillow, read_pixels, write_pixels
 
-Role = Literal["visible", "infrared"]
-Told = tuple[str, str]
-"""What messages call an image, and the flag of its range: ("MRI", "--infrared-range")."""
-NEARLY_GREY = 4 / 255
+Modality = Literal["visible", "infrared"]
+_NEARLY_GREY = 4 / 255
+_COLOURED = 2 / 255
+"""Mean |chroma| above which a picture counts as a colour picture: JPEG leaves less in a grey one."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +60,21 @@ class Picture:
     bits: int = 8
     raw_range: tuple[float, float] = (0.0, 255.0)
 
+    @property
+    def brightness(self) -> float:
+        """Mean luminance in [0,1]."""
+        return float(self.y.double().mean())
+
+    @property
+    def has_colour(self) -> bool:
+        """True if it is a colour picture; the chroma that JPEG leaves in a grey one does not count."""
+        return self.chroma is not None and float(self.chroma.abs().mean()) > _COLOURED
+
 
 class ValueRange(NamedTuple):
-    """A parsed range: kind "auto" or "full", or "raw" or "percentile" with low < high."""
+    """A parsed range: unit "auto" or "full", or "raw" or "percentile" with low < high."""
 
-    kind: Literal["auto", "full", "raw", "percentile"]
+    unit: Literal["auto", "full", "raw", "percentile"]
     low: float = 0.0
     high: float = 1.0
 
@@ -85,7 +95,7 @@ def parse_range(text: str) -> ValueRange:
         ValueError: for anything else, for low >= high, and for percentiles outside 0..100.
 
     >>> parse_range("p0.5,p99.5")
-    ValueRange(kind='percentile', low=0.5, high=99.5)
+    ValueRange(unit='percentile', low=0.5, high=99.5)
     >>> parse_range("7000,9000").high
     9000.0
     """
@@ -108,15 +118,21 @@ def parse_range(text: str) -> ValueRange:
 
 
 def read_image(
-    path: str | Path, *, value_range: str = "auto", role: Role = "visible", told: Told | None = None
+    path: str | Path,
+    *,
+    value_range: str = "auto",
+    modality: Modality = "visible",
+    noun: str | None = None,
+    flag: str | None = None,
 ) -> Picture:
     """Read an image file.
 
     Args:
         path: a PNG, JPEG, WebP, BMP or TIFF file.
         value_range: which raw values become 0 and 1; see the module's description.
-        role: "visible" or "infrared"; decides "auto" and what counts as grey.
-        told: what messages call the image and the flag of its range; None has the role's.
+        modality: "visible" or "infrared"; decides "auto" and what counts as grey.
+        noun: what messages call the image; the modality without it.
+        flag: what messages call the option for the range; --visible-range or --infrared-range without it.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -132,25 +148,24 @@ def read_image(
     ((1, 4, 6), 0.2, None, 8)
     """
     parsed = parse_range(value_range)
-    return _picture(read_pixels(Path(path)), role, parsed, str(path), told)
+    return _make_picture(read_pixels(Path(path)), modality, parsed, str(path), flag)
 
 
 def picture_from_array(
     x: "Array | Tensor | Image.Image",
     *,
-    role: Role = "visible",
+    modality: Modality = "visible",
     value_range: str = "auto",
-    told: Told | None = None,
+    noun: str | None = None,
+    flag: str | None = None,
 ) -> Picture:
     """Take an image that is already in memory.
 
     Args:
         x: numpy (H,W), (H,W,1), (H,W,3) or (H,W,4), RGB(A), of uint8, uint16, float32 or float64, treated as a file of
             that type is; or a torch tensor (H,W), (C,H,W) or (1,C,H,W) with C = 1, 3 or 4, floating in [0,1], which
-            "auto" takes as it is in both roles; or a PIL image.
-        role: "visible" or "infrared".
-        value_range: as in `read_image`.
-        told: as in `read_image`.
+            "auto" takes as it is; or a PIL image.
+        modality, value_range, noun, flag: as in `read_image`.
 
     Raises:
         ValueError: for other shapes and types, NaN or infinite values, or values that do not fit the range.
@@ -159,9 +174,9 @@ def picture_from_array(
     torch.Size([2, 5, 7])
     """
     parsed = parse_range(value_range)
-    called = role if told is None else told[0]
+    noun = noun or modality
     if isinstance(x, Image.Image):
-        return _picture(from_pillow(x), role, parsed, f"the {called} PIL image", told)
+        return _make_picture(from_pillow(x), modality, parsed, f"the {noun} PIL image", flag)
     if isinstance(x, Tensor):
         shape = tuple(x.shape)
         channels = x[0] if x.ndim == 4 and len(x) == 1 else x
@@ -173,8 +188,8 @@ def picture_from_array(
                 f"of {x.dtype}; permute it, or divide integers by their full scale"
             )
         pixels = channels.detach().cpu().float().permute(1, 2, 0).numpy()
-        as_it_is = ValueRange("full") if parsed.kind == "auto" else parsed
-        return _picture(pixels, role, as_it_is, f"the {called} tensor", told)
+        as_it_is = ValueRange("full") if parsed.unit == "auto" else parsed
+        return _make_picture(pixels, modality, as_it_is, f"the {noun} tensor", flag)
     if not isinstance(x, np.ndarray):
         raise UserError(f"an image must be a numpy array, a torch tensor or a PIL image, got {type(x).__name__}")
     known = x.dtype.newbyteorder("=") in (np.uint8, np.uint16, np.float32, np.float64)
@@ -183,7 +198,7 @@ def picture_from_array(
             f"an array must be (H,W), (H,W,1), (H,W,3) or (H,W,4) of uint8, uint16, float32 or float64, got {x.shape} "
             f"of {x.dtype}; transpose or convert it first"
         )
-    return _picture(x.astype(x.dtype.newbyteorder("="), copy=False), role, parsed, f"the {called} array", told)
+    return _make_picture(x.astype(x.dtype.newbyteorder("="), copy=False), modality, parsed, f"the {noun} array", flag)
 
 
 def to_array(y: Tensor, chroma: Tensor | None = None, alpha: Tensor | None = None, *, bits: int = 8) -> Array:
@@ -267,9 +282,9 @@ def check_output(path: str | Path, *, bits: int = 8) -> None:
         raise FileNotFoundError(f"the folder {path.parent} does not exist; create it first")
 
 
-def _picture(pixels: Array, role: Role, value_range: ValueRange, source: str, told: Told | None = None) -> Picture:
-    if role not in ("visible", "infrared"):
-        raise UserError(f"role must be 'visible' or 'infrared', got {role!r}")
+def _make_picture(pixels: Array, modality: Modality, value_range: ValueRange, source: str, flag: str | None) -> Picture:
+    if modality not in ("visible", "infrared"):
+        raise UserError(f"modality must be 'visible' or 'infrared', got {modality!r}")
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
     planes = np.ascontiguousarray(pixels.transpose(2, 0, 1))
     bits = {"uint8": 8, "uint16": 16}.get(planes.dtype.name, 32)
@@ -278,23 +293,24 @@ def _picture(pixels: Array, role: Role, value_range: ValueRange, source: str, to
     if len(codes) == 3 and np.array_equal(codes[0], codes[1]) and np.array_equal(codes[1], codes[2]):
         codes = codes[:1]
     raw = torch.from_numpy(codes.astype(np.float32 if bits < 32 else np.float64))
-    flag = f"--{role}-range" if told is None else told[1]
-    low, high = _limits(raw, bits, role, value_range, source, flag)
+    low, high = _limits(raw, bits, modality, value_range, source, flag or f"--{modality}-range")
     fits = bits < 32 and (low, high) == (0, 2**bits - 1)  # nothing to shift or clip: two passes less
     x = raw.div_(high) if fits else raw.sub_(low).div_(high - low).clamp_(0, 1).float()
     y, chroma = (x, None) if len(x) == 1 else rgb_to_ycbcr(x)
-    if role == "infrared" and chroma is not None and _nearly_grey(x):
+    if modality == "infrared" and chroma is not None and _nearly_grey(x):
         chroma = None
     return Picture(y, chroma, None if raw_alpha is None else _alpha(raw_alpha, bits, source), bits, (low, high))
 
 
-def _limits(raw: Tensor, bits: int, role: Role, value_range: ValueRange, source: str, flag: str) -> tuple[float, float]:
-    kind, low, high = value_range
-    if kind == "auto":
-        kind, low, high = ("percentile", 0.1, 99.9) if role == "infrared" and bits > 8 else ("full", 0.0, 1.0)
-    if kind == "raw":
+def _limits(
+    raw: Tensor, bits: int, modality: Modality, value_range: ValueRange, source: str, flag: str
+) -> tuple[float, float]:
+    unit, low, high = value_range
+    if unit == "auto":
+        unit, low, high = ("percentile", 0.1, 99.9) if modality == "infrared" and bits > 8 else ("full", 0.0, 1.0)
+    if unit == "raw":
         return low, high
-    if kind == "percentile":
+    if unit == "percentile":
         grey = raw if len(raw) == 1 else rgb_to_ycbcr(raw)[0]
         return _spread(grey.numpy(), low, high)
     if bits < 32:
@@ -322,7 +338,7 @@ def _alpha(raw: Array, bits: int, source: str) -> Tensor:
 
 
 def _nearly_grey(x: Tensor) -> bool:
-    coloured = x.amax(0) - x.amin(0) > NEARLY_GREY + 1e-6
+    coloured = x.amax(0) - x.amin(0) > _NEARLY_GREY + 1e-6
     return int(coloured.count_nonzero()) <= 0.001 * coloured.numel()
 
 

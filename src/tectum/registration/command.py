@@ -90,7 +90,7 @@ class Align:
             for pair in chosen:
                 try:
                     visible = read_image(pair.visible)
-                    infrared = read_image(pair.infrared, role="infrared", value_range=self.infrared_range)
+                    infrared = read_image(pair.infrared, modality="infrared", value_range=self.infrared_range)
                 except (ValueError, OSError) as error:
                     say(f"passed over: {sentence(error)}")
                 else:

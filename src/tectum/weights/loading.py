@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from tectum.color import check_luminances
 from tectum.errors import UserError, unknown
 from tectum.io.files import load_state, read_tensors, write_tensors
-from tectum.kinds import find_kind
+from tectum.kinds import KINDS
 from tectum.protocols import System, resolve
 from tectum.systems import SYSTEMS
 
@@ -104,7 +104,7 @@ def select(
         UserError: an unknown name (the closest is offered), or weights of another system.
         FileNotFoundError: no such file.
     """
-    of = find_kind(kind)
+    of = KINDS[kind]
     packaged = cards()
     if weights is None and system in packaged:
         system, weights = None, system

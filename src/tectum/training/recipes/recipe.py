@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from tectum.errors import UserError
 from tectum.io.files import write_whole
-from tectum.kinds import find_kind
+from tectum.kinds import KINDS
 from tectum.training.schedule import Schedule
 
 Target = Literal["masks", "boxes"]
@@ -53,7 +53,7 @@ class Recipe:
     """A fixed objective as module:Class in place of the kind's or system's own; one that takes `kind` is told it."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "kind", find_kind(self.kind).name)
+        object.__setattr__(self, "kind", KINDS[self.kind].name)
         if self.objective is not None and (self.learned or self.loss is not None):
             raise UserError(
                 f"recipe '{self.name}' has a loss that was learned; leave out --objective, or take a fixed recipe"
