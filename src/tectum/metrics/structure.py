@@ -3,8 +3,8 @@
     SSIM(F,S) = mean (2 m_F m_S + c1) (2 s_FS + c2) / ((m_F^2 + m_S^2 + c1) (s_F^2 + s_S^2 + c2))
     VIF(F,S)  = sum log(1 + g^2 s_S^2 / (s_V^2 + n)) / sum log(1 + s_S^2 / n),  g = s_FS / s_S^2, s_V^2 = s_F^2 - g s_FS
 
-of means m, variances s^2 and covariances s_FS in windows of the fused image F and one source S, on the scale 0..255. VIF sums over windows and four scales; n = 2 is the
-variance of the eye's own noise.
+of means m, variances s^2 and covariances s_FS in windows of the fused image F and one source S, on the scale 0..255.
+VIF sums over windows and four scales; n = 2 is the variance of the eye's own noise.
 
 Reference:
     Image quality assessment: from error visibility to structural similarity. Wang, Bovik, Sheikh and Simoncelli,
