@@ -24,9 +24,11 @@ from tectum.downstream.options import Budget
 from tectum.downstream.page import draw_predictions, featured_input, rank_by_gain, write_page
 from tectum.downstream.run import Cell, Comparison, Input
 from tectum.evaluation.methods import Folder, baseline
-from tectum.io.image import write_image
+from tectum.io.folders import PairFiles
+from tectum.io.image import Picture, write_image
 from tectum.pair import Pair
 from tectum.report.painting import FALSE, FOUND, MISSED, PALETTE, add_legend, frame_objects, paint
+from tectum.systems import SYSTEMS
 
 CLASSES = ("background", "car", "person")
 SIZE = (100, 120)
@@ -385,6 +387,21 @@ def test_names_of_inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert (Path(ours.train.where).name, Path(ours.test.where).name) == ("train", "test")
     both = make_input("ours", "ours", "cpu", scored="train")
     assert isinstance(both.test, Folder) and Path(both.test.where).name == "train"
+
+
+def test_systems_are_named_by_variant_and_by_packaged_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SYSTEMS, "tomiff-published", SYSTEMS["maximum"])  # a network without weights
+    pair = Picture(torch.rand(1, 8, 8)), Picture(torch.rand(1, 8, 8))
+    for spec, variant in (("tomiff", "published"), ("tomiff-published", None)):
+        fused = make_input("theirs", spec, "cpu", variant=variant).test.luminance(
+            PairFiles("a", Path("a"), Path("a")), *pair
+        )
+        assert (fused - torch.maximum(pair[0].y, pair[1].y)).abs().max() <= 1 / 255
+    with pytest.raises(ValueError, match="system 'sfofusion' has no variant 'publishd'"):
+        make_input("theirs", "sfofusion", "cpu", variant="publishd")
+    assert make_input("ours", "tdfusion-msrs", "cpu").test.luminance(
+        PairFiles("a", Path("a"), Path("a")), *pair
+    ).shape == (1, 8, 8)
 
 
 def test_the_label_type_is_known_without_building_a_network() -> None:

@@ -23,6 +23,9 @@ class Data:
     images: Annotated[tuple[str, ...], option("[NAME=]INPUT")]
     """The inputs that are compared; the rows of the table."""
 
+    variant: Annotated[str | None, optional("NAME")] = None
+    """published takes the systems of --images as their authors released them; the same as SYSTEM-published."""
+
     set: Annotated[str | None, optional("SET")] = None
     """Name of the set (msrs, fmb, m3fd, llvip, mfnet, voc, folder); without it the names of the folders say it."""
 
@@ -108,25 +111,30 @@ class Data:
             name, spec = parse_named(text, "--images", metavar="INPUT")
             if name in inputs:
                 raise UserError(f"every input needs a name of its own, got '{name}' twice; write NAME={spec}")
-            inputs[name] = make_input(name, spec, device, scored=scored)
+            inputs[name] = make_input(name, spec, device, scored=scored, variant=self.variant)
         if not inputs:
             raise UserError("--images needs at least one input, such as visible infrared average DIR")
         return list(inputs.values())
 
 
-def make_input(name: str, spec: str, device: str, *, scored: str) -> "Input":
+def make_input(name: str, spec: str, device: str, *, scored: str = "test", variant: str | None = None) -> "Input":
     """A source, a baseline, a folder of fused images or a system, under a name.
 
     Args:
         name: in the table.
-        spec: what `--images` takes.
+        spec: a baseline or source, a folder, or SYSTEM[@WEIGHTS].
         device: where a system fuses.
-        scored: the folder in a folder of fused images that holds those of the scored pairs, "train" or "test".
+        scored: subfolder with the images of the scored pairs, "train" or "test".
+        variant: of a system, as in `tectum.load`.
+
+    Raises:
+        UserError, FileNotFoundError: there is no such input.
     """
     from tectum.color import to_levels
     from tectum.downstream.run import Input
     from tectum.evaluation.methods import BASELINES, Folder, baseline, system
     from tectum.systems import SYSTEMS
+    from tectum.weights.loading import cards, select_system
 
     if spec in BASELINES:
         return Input(name, baseline(spec), baseline(spec))
@@ -134,10 +142,12 @@ def make_input(name: str, spec: str, device: str, *, scored: str) -> "Input":
     if folder.is_dir():
         parts = [part if part.is_dir() else folder for part in (folder / "train", folder / scored)]
         return Input(name, *(Folder(name, str(part)) for part in parts))
-    key = spec.partition("@")[0]
-    if key not in SYSTEMS and ":" not in key:
+    key, at, weights = spec.partition("@")
+    if key not in {*SYSTEMS, *cards()} and ":" not in key:
         if "/" in spec:
             check_path_exists("fused", spec)
         raise UserError(f"{unknown(key, {*BASELINES, *SYSTEMS}, noun='input')}, or a folder of fused images")
-    method = system(name, spec, saved=("levels", to_levels), reading={}, device=device)
+    if key not in cards():
+        key, _ = select_system(key, variant)
+    method = system(name, f"{key}{at}{weights}", saved=("levels", to_levels), reading={}, device=device)
     return Input(name, method, method)
