@@ -22,7 +22,7 @@ import tectum
 from results import put
 from tectum.data.synthetic import render
 from tectum.systems.tdfusion import TDFusionLoss
-from tectum.training.recipes import paired
+from tectum.training.recipes.build import scene_pair
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 import learn_a_loss as example
@@ -67,7 +67,7 @@ def trained(variant: str, seed: int, pairs: Any, validation: Any, run: Path) -> 
     fuser = WeightedSum() if variant == "V" else fuser
     objective = TDFusionLoss(generator if schedule.meta_steps else None, **options)
     line = tectum.fit(fuser, objective, pairs, validation, run=run, schedule=schedule, task=segmenter)
-    return fuser.eval(), line.get("away", 0.0)
+    return fuser.eval(), line.get("weight_deviation", 0.0)
 
 
 def main() -> None:
@@ -77,7 +77,7 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="put the table into docs/results.md")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    scenes = [paired(render(seed, example.SIZE), f"street-{seed}", "masks") for seed in range(64)]
+    scenes = [scene_pair(render(seed, example.SIZE), f"street-{seed}", "masks") for seed in range(64)]
     pairs, validation, test = scenes[:36], scenes[36:40], scenes[40:]
     lines = ["| | mIoU | each seed | mean of abs(w_a - 1/2) |", "| --- | --: | --: | --: |"]
     for variant in given.variants:

@@ -37,13 +37,13 @@ def child(variant: str, step: str, threads: int, sizes: Sizes) -> None:
     import torch
 
     torch.set_num_threads(threads)
-    learners = make(variant)
-    take(learners, step, TINY)
-    learners = make(variant)
+    trainer = make(variant)
+    take(trainer, step, TINY)
+    trainer = make(variant)
     before = peak()
-    gradient = take(learners, step, sizes)
+    gradient = take(trainer, step, sizes)
     start, start_cpu = time.perf_counter(), time.process_time()
-    take(learners, step, sizes)
+    take(trainer, step, sizes)
     found = {"seconds": time.perf_counter() - start, "cpu": time.process_time() - start_cpu}
     print(json.dumps(found | {"before": before, "peak": peak(), "gradient": gradient}))
 
@@ -60,14 +60,14 @@ def make(variant: str):  # type: ignore[no-untyped-def]
     from tectum.nn.memory import keep_memory
     from tectum.systems.tdfusion import LossGenerator, TDFusion, TDFusionLoss
     from tectum.tasks import TASKS
-    from tectum.training.recipes import tdfusion_msrs
-    from tectum.training.steps import Learners
+    from tectum.training.recipes import RECIPES
+    from tectum.training.trainer import Trainer
     from tectum.weights.conversion import TDFUSION_KEYS
 
     torch.manual_seed(0)
     task = TASKS["segformer-b0"](tuple("abcdefghi"))
     fuser, generator = TDFusion(), LossGenerator()
-    schedule = tdfusion_msrs().schedule
+    schedule = RECIPES["tdfusion-msrs"].schedule
     if variant == "literal":
         sys.path.insert(0, str(Path(__file__).parent))
         from literal import LiteralLossGenerator, LiteralTDFusion
@@ -78,7 +78,7 @@ def make(variant: str):  # type: ignore[no-untyped-def]
         schedule = replace(schedule, method="reverse")
     else:
         keep_memory()  # as `tectum train` does
-    return Learners(fuser, TDFusionLoss(generator, variant="published"), task, schedule)
+    return Trainer(fuser, TDFusionLoss(generator, variant="published"), task, schedule)
 
 
 def renamed(ours, literal, names: dict[str, str]):  # type: ignore[no-untyped-def]
@@ -91,7 +91,7 @@ def renamed(ours, literal, names: dict[str, str]):  # type: ignore[no-untyped-de
     return literal
 
 
-def take(learners, step: str, sizes: Sizes) -> list[float]:  # type: ignore[no-untyped-def]
+def take(trainer, step: str, sizes: Sizes) -> list[float]:  # type: ignore[no-untyped-def]
     """One step; the hypergradient of the generator's first and last layers."""
     crop_px, task_px = sizes
     crops, whole, test = scene(0, (crop_px, crop_px)), scene(1, task_px), scene(2, task_px)
@@ -99,11 +99,11 @@ def take(learners, step: str, sizes: Sizes) -> list[float]:  # type: ignore[no-u
     def check(what, value, batch) -> None:  # type: ignore[no-untyped-def]
         assert bool(value.isfinite()), what
 
-    learners.at(0, 0)
+    trainer.set_rates(0, 0)
     if step == "fusion":
-        learners.fit_step(crops, whole, check)
+        trainer.fit_step(crops, whole, check)
         return []
-    gradient = learners.meta_step(crops, whole, test, 0, check).gradient
+    gradient = trainer.meta_step(crops, whole, test, 0, check).gradient
     ends = (
         gradient.get(f"generator.{ours}.weight", gradient.get(f"generator.{theirs}.weight")) for ours, theirs in ENDS
     )

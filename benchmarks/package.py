@@ -22,7 +22,9 @@ from tectum.nn.stages import fuse_tensors
 from tectum.pair import Pairs
 from tectum.systems import SYSTEMS
 from tectum.training import recipes
-from tectum.training.loop import merit
+from tectum.training.loop import selection_score
+from tectum.training.old_names import use_new_names
+from tectum.training.recipes.build import build
 from tectum.weights import loading as weights
 
 MSRS = "MSRS: 181 labelled pairs of a re-split of its official test split; 40 more chose the checkpoint"
@@ -42,14 +44,14 @@ def main() -> None:
     system = SYSTEMS[recipe.system]
     assert system.objective is not None
     lines = [json.loads(line) for line in (arguments.run / "log.jsonl").read_text().splitlines()]
-    best = max(lines, key=merit)
+    best = use_new_names(max(lines, key=selection_score))
     state = weights.read_weights(arguments.run / "best.safetensors")
     fuser = system.fuser()
     load_state(fuser, state, arguments.run, advice="give the folder of a run of this system")
     sets: dict[str, Pairs] = {}
     objective: nn.Module = system.objective()
     if not recipe.learned and recipe.loss is None:  # what a learned loss leaves is judged by the task
-        built = recipes.build(recipe, arguments.data)
+        built = build(recipe, arguments.data)
         objective, sets = built.objective, {"validation": built.validation}
         if recipe.kind == "infrared":
             sets["test"] = PairFolder(arguments.data / "test")
@@ -60,7 +62,9 @@ def main() -> None:
         for name, row in rows.items()
     }
     if not sets:
-        scores = {name: round(best[name], 4) for name in best if name.startswith("valid_") or name == "away"}
+        scores = {
+            name: round(best[name], 4) for name in best if name.startswith("valid_") or name == "weight_deviation"
+        }
     file = f"{arguments.name}.safetensors"
     start = "" if recipe.start is None else f", from {recipe.start}"
     start += "" if recipe.loss is None else f", on the loss of {recipe.loss}"

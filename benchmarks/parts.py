@@ -28,7 +28,7 @@ from tectum.data.synthetic import render
 from tectum.systems.sfofusion import SFOFusion, SFOFusionLoss
 from tectum.systems.tdfusion import TDFusionLoss
 from tectum.systems.tomiff import TOMIFF, TOMIFFLoss
-from tectum.training.recipes import paired
+from tectum.training.recipes.build import scene_pair
 from tectum.training.schedule import Schedule
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
@@ -245,7 +245,7 @@ def schedule_of(seed: int, *, learned: bool, scalars: bool) -> Schedule:
 
 def loss_parts(seeds: int) -> list[str]:
     """The table of the losses' parts."""
-    scenes = [paired(render(seed, example.SIZE), f"street-{seed}", "masks") for seed in range(64)]
+    scenes = [scene_pair(render(seed, example.SIZE), f"street-{seed}", "masks") for seed in range(64)]
     pairs, validation, test = scenes[:36], scenes[36:40], scenes[40:]
     lines = ["| | mIoU | each seed | mean of abs(w_a - 1/2) |", "| --- | --: | --: | --: |"]
     for name, (objective, loop, learned) in LOSSES.items():
@@ -268,7 +268,7 @@ def loss_parts(seeds: int) -> list[str]:
             fuser.eval()
             scores = [example.score(fuser, pairs, test, again) for again in range(example.SEEDS)]
             found.append(100 * statistics.mean(scores))
-            aways.append(line.get("away", 0.0))
+            aways.append(line.get("weight_deviation", 0.0))
         each = ", ".join(f"{value:.1f}" for value in found)
         lines.append(f"| {name} | {statistics.mean(found):.1f} | {each} | {statistics.mean(aways):.3f} |")
         print(lines[-1], flush=True)

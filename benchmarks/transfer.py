@@ -27,7 +27,7 @@ from tectum.metrics.task import DetectionScore
 from tectum.pair import Pair
 from tectum.systems.tdfusion import TDFusionLoss
 from tectum.systems.tomiff import TOMIFFLoss
-from tectum.training.recipes import paired
+from tectum.training.recipes.build import scene_pair
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 import learn_a_loss as example
@@ -147,7 +147,7 @@ def main() -> None:
     torch.set_num_threads(1)
     drawn = [render(seed, example.SIZE) for seed in range(64)]
     scenes = {
-        target: [paired(scene, f"street-{i}", target) for i, scene in enumerate(drawn)]  # type: ignore[arg-type]
+        target: [scene_pair(scene, f"street-{i}", target) for i, scene in enumerate(drawn)]  # type: ignore[arg-type]
         for target in ("masks", "boxes")
     }
     lines = ["| loss | mIoU | each seed | mAP50 | each seed |", "| --- | --: | --: | --: | --: |"]

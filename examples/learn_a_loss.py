@@ -23,8 +23,8 @@ from tectum.data.synthetic import CLASSES, render
 from tectum.metrics.task import SegmentationScore
 from tectum.pair import Pair
 from tectum.systems.tdfusion import TDFusionLoss
-from tectum.training.loop import Schedule
-from tectum.training.recipes import paired
+from tectum.training.recipes.build import scene_pair
+from tectum.training.schedule import Schedule
 
 SIZE, SEEDS = (72, 96), 3
 SCHEDULE = Schedule(
@@ -165,7 +165,7 @@ def draw(scores: dict[str, list[float]], fusers: dict[str, nn.Module], objective
 def main(out: Path) -> dict[str, list[float]]:
     start = time.monotonic()
     out.mkdir(parents=True, exist_ok=True)
-    scenes = [paired(render(seed, SIZE), f"street-{seed}", "masks") for seed in range(64)]
+    scenes = [scene_pair(render(seed, SIZE), f"street-{seed}", "masks") for seed in range(64)]
     pairs, validation, test = scenes[:36], scenes[36:40], scenes[40:]
     fusers: dict[str, nn.Module] = {}
     for name in ("fixed", "learned"):

@@ -2,12 +2,11 @@
 
     python examples/own_fuser.py RUN
 
-Nothing here is registered. `tectum train` takes the same recipe by name: `tectum train own_fuser:recipe -o RUN`, with
+Nothing here is registered. `tectum train` takes the same recipe by name: `tectum train own_fuser:RECIPE -o RUN`, with
 this folder on Python's path.
 """
 
 import sys
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +14,8 @@ from torch import Tensor, nn
 import tectum
 from tectum.protocols import System
 from tectum.systems.tdfusion import learned_loss
-from tectum.training import recipes
+from tectum.training.recipes import RECIPES
+from tectum.training.recipes.build import build
 
 
 class SmallFuser(nn.Module):
@@ -38,21 +38,20 @@ class SmallFuser(nn.Module):
 SYSTEM = System(fuser=SmallFuser, learned=learned_loss)
 
 
-def recipe() -> recipes.Recipe:
-    """TDFusion's learned loss on synthetic scenes, for this fuser."""
-    schedule = replace(recipes.tdfusion_street().schedule, steps=60, validate_every=20, meta_steps=10, crop_px=64)
-    return replace(recipes.tdfusion_street(), name="own-fuser", system="own_fuser:SYSTEM", schedule=schedule)
-
+RECIPE = RECIPES["tdfusion-street"].change(
+    name="own-fuser", system="own_fuser:SYSTEM", steps=60, validate_every=20, meta_steps=10, crop_px=64
+)
+"""TDFusion's learned loss on synthetic scenes, for this fuser."""
 
 if __name__ == "__main__":
-    built = recipes.build(recipe(), None)
+    built = build(RECIPE, None)
     best = tectum.fit(
         built.fuser,
         built.objective,
         built.pairs,
         built.validation,
         run=sys.argv[1],
-        schedule=recipe().schedule,
+        schedule=RECIPE.schedule,
         task=built.task,
     )
     print({name: round(value, 3) for name, value in best.items()})

@@ -17,7 +17,8 @@ import tectum
 from tectum.color import rgb_to_ycbcr
 from tectum.data.synthetic import CLASSES, render
 from tectum.pair import Pair
-from tectum.training import recipes
+from tectum.systems import SYSTEMS
+from tectum.training.recipes import RECIPES
 
 PERSON = CLASSES.index("person")
 
@@ -68,9 +69,9 @@ def counted(seed: int) -> Pair:
 
 if __name__ == "__main__":
     pairs = [counted(seed) for seed in range(24)]
-    recipe = recipes.tdfusion_street()
+    recipe = RECIPES["tdfusion-street"]
     torch.manual_seed(0)
-    system = recipes.SYSTEMS["tdfusion"]
+    system = SYSTEMS["tdfusion"]
     assert system.learned is not None
     schedule = replace(
         recipe.schedule, steps=30, validate_every=15, meta_steps=5, crop_px=48, batch=2, task_px=(48, 64), warmup=5

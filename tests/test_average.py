@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 from tectum.pair import Pair
 from tectum.systems.tdfusion import TDFusionLoss
-from tectum.training.ema import RunningAverage
-from tectum.training.loop import Schedule, fit
+from tectum.training.ema import EMA
+from tectum.training.loop import fit
+from tectum.training.schedule import Schedule
 from test_trainer import SHORT, Small, Stopped, log, result, stop_at, timeless
 
 Images = Callable[..., tuple[Tensor, ...]]
-AVERAGED = replace(SHORT, ema=0.7, turns=True)
+AVERAGED = replace(SHORT, ema=0.7, dihedral=True)
 
 
 @pytest.fixture
@@ -84,7 +85,7 @@ def test_a_run_of_before_goes_on(run: Callable[..., Any], tmp_path: Path) -> Non
         run("before", schedule=SHORT, report=stop_at(5))
     path = tmp_path / "before" / "last.pt"
     saved = torch.load(path, weights_only=True)
-    del saved["average"], saved["state"]["schedule"]["ema"], saved["state"]["schedule"]["turns"]
+    del saved["average"], saved["state"]["schedule"]["ema"], saved["state"]["schedule"]["dihedral"]
     torch.save(saved, path)
     with pytest.raises(ValueError, match="a run with another ema;"):
         run("before", schedule=replace(SHORT, ema=0.5))
@@ -95,16 +96,16 @@ def test_a_run_of_before_goes_on(run: Callable[..., Any], tmp_path: Path) -> Non
 
 def test_the_module_is_untouched_outside() -> None:
     module = Small()
-    average = RunningAverage(module, 0.5)
-    average.begin()
+    average = EMA(module, 0.5)
+    average.start()
     before = parameters(module)
     with torch.no_grad():
         for p in module.parameters():
             p.add_(1)
     moved = parameters(module)
-    average.begin()  # not again
+    average.start()  # not again
     average.update()
-    with pytest.raises(KeyError), average.shown():
+    with pytest.raises(KeyError), average.applied():
         for name, x in parameters(module).items():
             torch.testing.assert_close(x, (before[name] + moved[name]) / 2)
         raise KeyError

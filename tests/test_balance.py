@@ -15,12 +15,11 @@ from tectum.balance import Constant, Pace, Tradeoff
 from tectum.pair import Pair
 from tectum.protocols import Balance
 from tectum.systems.tdfusion import TDFusionLoss
-from tectum.training import loop as trainer
-from tectum.training import loss_weights as rebalance
+from tectum.training import held_out, loop
 from tectum.training.bilevel import hypergradient, sgd_step
+from tectum.training.held_out import split_held_out
 from tectum.training.loop import fit
-from tectum.training.loss_weights import kept_aside
-from tectum.training.steps import Learners
+from tectum.training.trainer import Trainer
 from test_learners import PX, SHORT, Generator, Segmenter, Small, changed, everything, labelled, pass_all, ready
 from test_meta_runs import Stopped, log, result, stop_after
 
@@ -185,12 +184,12 @@ class Given:
 def stepped(images: Images, objective: TDFusionLoss, balance: Balance | None, **changes: Any) -> dict[str, Tensor]:
     """The fuser after two fit steps."""
     torch.manual_seed(0)
-    learners = Learners(Small(), objective, Segmenter(), replace(SHORT, **changes), balance=balance)
+    trainer = Trainer(Small(), objective, Segmenter(), replace(SHORT, **changes), balance=balance)
     whole = labelled(images, 1, size=(PX, PX), batch=2)[0]
     torch.manual_seed(1)
     for _ in range(2):
-        learners.fit_step(Pair(whole.a[..., :12, :12], whole.b[..., :12, :12]), whole, pass_all)
-    return {name: x for name, x in everything(learners).items() if name.startswith("fuser.")}
+        trainer.fit_step(Pair(whole.a[..., :12, :12], whole.b[..., :12, :12]), whole, pass_all)
+    return {name: x for name, x in everything(trainer).items() if name.startswith("fuser.")}
 
 
 def test_a_weight_is_a_factor_of_its_term(images: Images) -> None:
@@ -209,12 +208,12 @@ def test_the_tasks_weight_is_that_of_the_schedule(images: Images) -> None:
 
 @pytest.mark.parametrize("method", ["forward", "reverse", "finite"])
 def test_a_lesson_is_about_the_weighted_loss(images: Images, method: Any) -> None:
-    learners, crops, _, test = ready(images)
+    trainer, crops, _, test = ready(images)
 
     def gradient(alpha: float, beta: float, **more: Any) -> dict[str, Tensor]:
         objective = TDFusionLoss(Generator(), alpha=alpha, beta=beta)
-        objective.load_state_dict(learners.objective.state_dict())
-        given = learners.fuser, objective, learners.task, crops, test
+        objective.load_state_dict(trainer.objective.state_dict())
+        given = trainer.fuser, objective, trainer.task, crops, test
         return hypergradient(*given, step=sgd_step(0.1), method=method, **more).gradient
 
     weights = {"intensity": 3.0, "gradient": 0.5}
@@ -227,11 +226,11 @@ def test_a_lesson_is_about_the_weighted_loss(images: Images, method: Any) -> Non
 def test_a_lesson_has_the_weights(images: Images) -> None:
     moved = {}
     for key, intensity in (("half", 0.5), ("one", 1.0)):
-        learners, *given = ready(images, outer="sgd", inner="sgd")
+        trainer, *given = ready(images, outer="sgd", inner="sgd")
         balance = Given(intensity=intensity, gradient=1.0, task=0.0)
-        again = Learners(learners.fuser, learners.objective, learners.task, learners.schedule, balance=balance)
+        again = Trainer(trainer.fuser, trainer.objective, trainer.task, trainer.schedule, balance=balance)
         again.objective.requires_grad_(True)
-        moved[key] = again.lesson(given[0], given[2], 3).gradient["generator.conv.weight"]
+        moved[key] = again.hypergradient(given[0], given[2], 3).gradient["generator.conv.weight"]
     assert float(moved["half"].norm() / moved["one"].norm()) == pytest.approx(0.5, rel=0.2)
 
 
@@ -256,17 +255,17 @@ def test_an_objective_that_asks_for_it_is_given_the_tasks_gradient(images: Image
     """Once on the crops without, once on the whole images with it; the terms are averaged."""
     torch.manual_seed(0)
     task = Segmenter(dropout=0.0)
-    learners = Learners(Small(), Listens(), task, replace(SHORT, task_weight=weight))
+    trainer = Trainer(Small(), Listens(), task, replace(SHORT, task_weight=weight))
     whole = labelled(images, 1, size=(PX, PX), batch=2)[0]
     crops = Pair(whole.a[..., :12, :12], whole.b[..., :12, :12])
     made: list[Tensor] = []
-    hook = learners.fuser.register_forward_hook(lambda module, given, fused: made.append(fused.detach().clone()))
-    apart = Learners(Small(), TDFusionLoss(Generator()), task, SHORT)
-    apart.fuser.load_state_dict(learners.fuser.state_dict())
+    hook = trainer.fuser.register_forward_hook(lambda module, given, fused: made.append(fused.detach().clone()))
+    apart = Trainer(Small(), TDFusionLoss(Generator()), task, SHORT)
+    apart.fuser.load_state_dict(trainer.fuser.state_dict())
     before = {name: x.clone() for name, x in task.state_dict().items()}
-    terms = learners.fit_step(crops, whole, pass_all)
+    terms = trainer.fit_step(crops, whole, pass_all)
     hook.remove()
-    (small, nothing), (large, given) = learners.objective.calls  # type: ignore[misc]
+    (small, nothing), (large, given) = trainer.objective.calls  # type: ignore[misc]
     assert nothing is None and small[2:] == (12, 12) and large == whole.a.shape
     assert isinstance(given, Tensor) and not given.requires_grad
     fused = made[1].requires_grad_()
@@ -274,7 +273,7 @@ def test_an_objective_that_asks_for_it_is_given_the_tasks_gradient(images: Image
     (expected,) = torch.autograd.grad(task.train().loss(fused, whole.target), fused)
     torch.testing.assert_close(given, expected, rtol=1e-4, atol=1e-9)
     own = [
-        float(TDFusionLoss.forward(learners.objective, x, pair.a, pair.b)["intensity"].detach())  # type: ignore[arg-type]
+        float(TDFusionLoss.forward(trainer.objective, x, pair.a, pair.b)["intensity"].detach())  # type: ignore[arg-type]
         for x, pair in zip(made[:2], (crops, whole), strict=True)
     ]
     assert float(terms["intensity"]) == pytest.approx((own[0] + own[1] + 1.0) / 2, rel=1e-5)
@@ -282,13 +281,14 @@ def test_an_objective_that_asks_for_it_is_given_the_tasks_gradient(images: Image
 
 
 def test_nowhere_else_is_there_a_gradient_of_the_task(images: Images, tmp_path: Path) -> None:
-    learners, *given = ready(images)
+    trainer, *given = ready(images)
     objective = Listens()
-    again = Learners(learners.fuser, objective, learners.task, learners.schedule)
+    again = Trainer(trainer.fuser, objective, trainer.task, trainer.schedule)
     again.meta_step(*given, 3, pass_all)
     assert objective.calls and all(task_grad is None for _, task_grad in objective.calls)
     objective.calls.clear()
     pairs = labelled(images, 2)
+    objective.requires_grad_(False)
     fit(Small(), objective, pairs, pairs, run=tmp_path, schedule=replace(SHORT, meta_steps=0))  # no task
     assert objective.calls and all(task_grad is None for _, task_grad in objective.calls)
 
@@ -321,7 +321,7 @@ def test_a_task_of_weight_0_is_a_run_without_a_balance(images: Images, tmp_path:
 def test_resumed_equals_uninterrupted(
     images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[], Balance], every_s: float
 ) -> None:
-    monkeypatch.setattr(trainer, "KEEP_EVERY_S", every_s)
+    monkeypatch.setattr(loop, "SAVE_EVERY_S", every_s)
     run(tmp_path / "straight", images, make())
     for num in (7, 1, 5, 4):  # steps of a session, of 20 in all
         with pytest.raises(Stopped):
@@ -346,7 +346,7 @@ def test_the_log_has_the_weights_of_each_epoch(images: Images, tmp_path: Path, m
         means = {name: line[f"train_{name}"] for name in TERMS}
         if weights["task"]:
             means["task"] = line["train_task_in_fuser"] / weights["task"]
-        aside = {name: line[f"aside_{name}"] for name in ("fusion", "task") if make is Tradeoff}
+        aside = {name: line[f"held_out_{name}"] for name in ("fusion", "task") if make is Tradeoff}
         balance.update(means, aside)
     assert lines[-1]["weight_task"] != lines[-2]["weight_task"]
 
@@ -365,23 +365,23 @@ def test_pairs_kept_aside_are_measured_and_never_trained_on(
 ) -> None:
     seen: set[str] = set()
     measured: list[set[str]] = []
-    fit_step, meta_step, measure = Learners.fit_step, Learners.meta_step, rebalance.measured
+    fit_step, meta_step, measure = Trainer.fit_step, Trainer.meta_step, held_out.held_out_losses
 
-    def spy_fit(self: Learners, crops: Pair, whole: Pair, check: Any) -> Any:
+    def spy_fit(self: Trainer, crops: Pair, whole: Pair, check: Any) -> Any:
         seen.update(crops.name, whole.name)
         return fit_step(self, crops, whole, check)
 
-    def spy_meta(self: Learners, crops: Pair, whole: Pair, test: Pair, *more: Any) -> Any:
+    def spy_meta(self: Trainer, crops: Pair, whole: Pair, test: Pair, *more: Any) -> Any:
         seen.update(crops.name, whole.name, test.name)
         return meta_step(self, crops, whole, test, *more)
 
-    def spy(learners: Learners, aside: Any, device: str) -> Any:
+    def spy(trainer: Trainer, aside: Any, device: str) -> Any:
         measured.append({aside[index].name[0] for index in range(len(aside))})
-        return measure(learners, aside, device)
+        return measure(trainer, aside, device)
 
-    monkeypatch.setattr(Learners, "fit_step", spy_fit)
-    monkeypatch.setattr(Learners, "meta_step", spy_meta)
-    monkeypatch.setattr(trainer, "measured", spy)
+    monkeypatch.setattr(Trainer, "fit_step", spy_fit)
+    monkeypatch.setattr(Trainer, "meta_step", spy_meta)
+    monkeypatch.setattr(loop, "held_out_losses", spy)
     balance = Given(held_out=0.05, intensity=1.0, gradient=1.0, task=0.0)
     run(tmp_path / "run", images, balance, num=9, task_first=2)
     assert len(measured) == 4 and all(names == measured[0] for names in measured) and len(measured[0]) == 2
@@ -391,30 +391,30 @@ def test_pairs_kept_aside_are_measured_and_never_trained_on(
 
 def test_what_is_measured_does_not_depend_on_what_is_learned(images: Images) -> None:
     """The fixed loss of the image alone: another generator finds the same, another fuser another."""
-    learners, *_ = ready(images)
+    trainer, *_ = ready(images)
     aside = labelled(images, 3)
-    before = rebalance.measured(learners, aside, "cpu")
+    before = held_out.held_out_losses(trainer, aside, "cpu")
     with torch.no_grad():
-        for p in learners.objective.parameters():
+        for p in trainer.objective.parameters():
             p.add_(1.0)
-    assert rebalance.measured(learners, aside, "cpu") == before
+    assert held_out.held_out_losses(trainer, aside, "cpu") == before
     with torch.no_grad():
-        for p in learners.fuser.parameters():
+        for p in trainer.fuser.parameters():
             p.add_(0.1)
-    assert rebalance.measured(learners, aside, "cpu")["fusion"] != before["fusion"]
+    assert held_out.held_out_losses(trainer, aside, "cpu")["fusion"] != before["fusion"]
     x = torch.rand(1, 1, 8, 8)
-    assert float(rebalance.fixed_loss(x, x, x)) == 0
+    assert float(held_out.fixed_loss(x, x, x)) == 0
     a, b = images(8, 8)
-    assert float(rebalance.fixed_loss(x, a, b)) == pytest.approx(float(sum(TDFusionLoss()(x, a, b).values())))
+    assert float(held_out.fixed_loss(x, a, b)) == pytest.approx(float(sum(TDFusionLoss()(x, a, b).values())))
 
 
 @pytest.mark.parametrize(("num", "aside"), [(4, 1), (40, 10), (200, 32), (1000, 50)])
 def test_how_many_are_kept_aside(num: int, aside: int) -> None:
     pairs = [Pair(torch.zeros(1, 1, 1, 1), torch.zeros(1, 1, 1, 1), name=(str(index),)) for index in range(num)]
-    rest, kept = kept_aside(pairs, 0.05, 0)
+    rest, kept = split_held_out(pairs, 0.05, 0)
     names = [{part[index].name[0] for index in range(len(part))} for part in (rest, kept)]
     assert len(kept) == aside and not names[0] & names[1] and len(names[0] | names[1]) == num
-    assert kept_aside(pairs, 0.0, 0) == (pairs, ())
+    assert split_held_out(pairs, 0.0, 0) == (pairs, ())
 
 
 @pytest.mark.parametrize(
@@ -431,7 +431,7 @@ def test_what_cannot_be_balanced_is_refused(
     pairs = labelled(images, 6)
     given = dict(changes)
     some, task = pairs[: given.pop("num", 5)], given.pop("task", Segmenter())
-    networks = Small(), TDFusionLoss(Generator())
+    networks = Small(), TDFusionLoss(Generator()).requires_grad_(task is not None)
     with pytest.raises(ValueError, match=sentence):
         fit(
             *networks, some, pairs[5:], run=tmp_path / "run", schedule=replace(SHORT, **given), task=task,

@@ -13,7 +13,7 @@ from tectum.pair import Pair
 from tectum.systems import SYSTEMS
 from tectum.systems.tdfusion import LossGenerator, TDFusion, TDFusionLoss
 from tectum.tasks import TASKS
-from tectum.training.bilevel import InnerStep, Lesson, adam_step, hypergradient, sgd_step
+from tectum.training.bilevel import HyperGradient, InnerOptimizer, adam_step, hypergradient, sgd_step
 from tectum.weights.conversion import TDFUSION_KEYS
 
 SIZE = 12
@@ -65,7 +65,7 @@ def case(images: Callable[..., tuple[Tensor, ...]], perturb: Callable[..., nn.Mo
     return make
 
 
-def steps(fuser: nn.Module, kind: str) -> InnerStep:
+def steps(fuser: nn.Module, kind: str) -> InnerOptimizer:
     """Plain SGD, or Adam that has taken a step already."""
     if kind == "sgd":
         return sgd_step(0.05)
@@ -80,7 +80,7 @@ def steps(fuser: nn.Module, kind: str) -> InnerStep:
     return adam_step(optimizer, fuser)
 
 
-def apart(one: Lesson, two: Lesson) -> float:
+def apart(one: HyperGradient, two: HyperGradient) -> float:
     """The largest difference of two hypergradients, relative to the largest entry."""
     largest = max(float(g.abs().max()) for g in two.gradient.values())
     assert largest > 0
@@ -96,7 +96,7 @@ def test_forward_equals_reverse(case: Callable[..., Case], fuser: str, kind: str
         forward, reverse = (hypergradient(*given, step=steps(given[0], kind), method=m) for m in ("forward", "reverse"))
         assert forward.gradient.keys() == dict(given[1].named_parameters()).keys()
         assert apart(forward, reverse) < tolerance
-        torch.testing.assert_close(forward.lesson, reverse.lesson)
+        torch.testing.assert_close(forward.outer_loss, reverse.outer_loss)
 
 
 @pytest.mark.parametrize("name", sorted(name for name, system in SYSTEMS.items() if system.learned))
@@ -158,8 +158,8 @@ def test_finite_is_near(case: Callable[..., Case]) -> None:
     given = case()
     forward, finite = (hypergradient(*given, step=sgd_step(0.05), method=m) for m in ("forward", "finite"))
     assert 0 < apart(finite, forward) < 1e-2
-    assert forward.pull is not None and finite.pull is not None
-    assert F.cosine_similarity(forward.pull.flatten(), finite.pull.flatten(), dim=0) > 0.9999
+    assert forward.image_gradient is not None and finite.image_gradient is not None
+    assert F.cosine_similarity(forward.image_gradient.flatten(), finite.image_gradient.flatten(), dim=0) > 0.9999
 
 
 class Shift(nn.Module):
@@ -201,9 +201,9 @@ def test_closed_form_on_a_quadratic(method: str) -> None:
     found = hypergradient(Shift(theta), Aim(phi), Wants(), train, test, step=sgd_step(rate), method=method)  # type: ignore[arg-type]
     ahead = theta - rate * (theta - phi)
     assert float(found.gradient["phi"]) == pytest.approx(rate * (ahead - y), rel=1e-9)
-    assert float(found.lesson) == pytest.approx(0.5 * (ahead - y) ** 2, rel=1e-12)
-    if found.pull is not None:  # the task wants more than theta': brighter
-        assert torch.allclose(found.pull, torch.full_like(x, -rate * (ahead - y)))
+    assert float(found.outer_loss) == pytest.approx(0.5 * (ahead - y) ** 2, rel=1e-12)
+    if found.image_gradient is not None:  # the task wants more than theta': brighter
+        assert torch.allclose(found.image_gradient, torch.full_like(x, -rate * (ahead - y)))
 
 
 def test_the_lesson_is_what_a_finite_change_of_the_loss_brings(case: Callable[..., Case]) -> None:
@@ -218,7 +218,7 @@ def test_the_lesson_is_what_a_finite_change_of_the_loss_brings(case: Callable[..
         with torch.no_grad():
             for name, p in other.named_parameters():
                 p += sign * reach * direction[name]
-        return float(hypergradient(fuser, other, task, train, test, step=sgd_step(0.05)).lesson)
+        return float(hypergradient(fuser, other, task, train, test, step=sgd_step(0.05)).outer_loss)
 
     slope = sum(float((g * direction[name]).sum()) for name, g in found.gradient.items())
     assert (moved(1) - moved(-1)) / (2 * reach) == pytest.approx(slope, rel=1e-3)

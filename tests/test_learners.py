@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from tectum.metrics.task import SegmentationScore
 from tectum.pair import Pair
 from tectum.systems.tdfusion import TDFusionLoss
-from tectum.training.loop import lesson_places, places
+from tectum.training.loop import batch_indices, meta_indices
 from tectum.training.schedule import Schedule
-from tectum.training.steps import Learners
+from tectum.training.trainer import Trainer
 
 Images = Callable[..., tuple[Tensor, ...]]
 PX = 32
@@ -91,29 +91,29 @@ def labelled(
     return found
 
 
-def ready(images: Images, *, fits: int = 2, scale: float = 1.0, **changes: Any) -> tuple[Learners, Pair, Pair, Pair]:
-    """Learners that have taken some fit steps, so that moments exist; crops, whole images and a pair to judge on."""
+def ready(images: Images, *, fits: int = 2, scale: float = 1.0, **changes: Any) -> tuple[Trainer, Pair, Pair, Pair]:
+    """A trainer after some fit steps, so that moments exist; crops, whole images and a pair for the outer loss."""
     torch.manual_seed(0)
-    learners = Learners(Small(), TDFusionLoss(Generator()), Segmenter(scale=scale), replace(SHORT, **changes))
+    trainer = Trainer(Small(), TDFusionLoss(Generator()), Segmenter(scale=scale), replace(SHORT, **changes))
     crops, whole, test = labelled(images, 3, size=(PX, PX), batch=2)
     crops = Pair(crops.a[..., :12, :12], crops.b[..., :12, :12])
     torch.manual_seed(1)
     for step in range(fits):
-        learners.at(step, 0)
-        learners.fit_step(crops, whole, pass_all)
-    return learners, crops, whole, test
+        trainer.set_rates(step, 0)
+        trainer.fit_step(crops, whole, pass_all)
+    return trainer, crops, whole, test
 
 
 def pass_all(what: str, value: Tensor, batch: Pair) -> None:
     assert value.isfinite()
 
 
-def everything(learners: Learners) -> dict[str, Tensor]:
+def everything(trainer: Trainer) -> dict[str, Tensor]:
     """Parameters, buffers and moments, by whose they are."""
     found = {}
-    for name, module in learners.modules().items():
+    for name, module in trainer.modules.items():
         found |= {f"{name}.{key}": x.detach().clone() for key, x in module.state_dict().items()}
-    for name, optimizer in learners.optimizers.items():
+    for name, optimizer in trainer.optimizers.items():
         for index, state in optimizer.state_dict()["state"].items():
             found |= {f"{name}.adam.{index}.{key}": x.clone() for key, x in state.items()}
     return found
@@ -129,23 +129,23 @@ def changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
 @pytest.mark.parametrize(("inner", "outer"), [("adam", "max"), ("sgd", "adam"), ("sgd", "sgd")])
 @pytest.mark.parametrize("method", ["forward", "reverse", "finite"])
 def test_a_meta_step_changes_the_objective_alone(images: Images, inner: str, outer: str, method: str) -> None:
-    learners, *given = ready(images, inner=inner, outer=outer, method=method)
-    before, state = everything(learners), torch.get_rng_state()
-    learners.meta_step(*given, seed=3, check=pass_all)
-    moved = changed(before, everything(learners))
+    trainer, *given = ready(images, inner=inner, outer=outer, method=method)
+    before, state = everything(trainer), torch.get_rng_state()
+    trainer.meta_step(*given, seed=3, check=pass_all)
+    moved = changed(before, everything(trainer))
     assert {"objective.generator.conv.weight", "objective.generator.conv.bias"} <= moved
     assert all(name.startswith("objective.") for name in moved)
     assert any(".adam." in name for name in moved) == (outer == "adam")
     assert torch.equal(torch.get_rng_state(), state)
-    assert all(p.grad is None for p in learners.objective.parameters())
+    assert all(p.grad is None for p in trainer.objective.parameters())
 
 
 def test_a_fit_step_changes_fuser_and_task_alone(images: Images) -> None:
-    learners, crops, whole, test = ready(images, outer="adam")
-    learners.meta_step(crops, whole, test, 3, pass_all)
-    before = everything(learners)
-    learners.fit_step(crops, whole, pass_all)
-    moved = changed(before, everything(learners))
+    trainer, crops, whole, test = ready(images, outer="adam")
+    trainer.meta_step(crops, whole, test, 3, pass_all)
+    before = everything(trainer)
+    trainer.fit_step(crops, whole, pass_all)
+    moved = changed(before, everything(trainer))
     still = before.keys() - moved
     assert not any(name.startswith("objective.") for name in moved)
     assert all(name.startswith("objective.") for name in still), "parameters, BatchNorm statistics, moments"
@@ -160,26 +160,26 @@ def test_the_statistics_of_a_generator_move_in_meta_steps_only(images: Images) -
         def forward(self, a: Tensor, b: Tensor) -> Tensor:
             return self.conv(self.norm(torch.cat([a, b], dim=1))).softmax(1)
 
-    learners, crops, whole, test = ready(images)
-    learners = Learners(learners.fuser, TDFusionLoss(Normed()), learners.task, SHORT)
-    before = everything(learners)
-    learners.fit_step(crops, whole, pass_all)
-    assert not any(name.startswith("objective.") for name in changed(before, everything(learners)))
-    learners.meta_step(crops, whole, test, 3, pass_all)
-    assert "objective.generator.norm.running_mean" in changed(before, everything(learners))
+    trainer, crops, whole, test = ready(images)
+    trainer = Trainer(trainer.fuser, TDFusionLoss(Normed()), trainer.task, SHORT)
+    before = everything(trainer)
+    trainer.fit_step(crops, whole, pass_all)
+    assert not any(name.startswith("objective.") for name in changed(before, everything(trainer)))
+    trainer.meta_step(crops, whole, test, 3, pass_all)
+    assert "objective.generator.norm.running_mean" in changed(before, everything(trainer))
 
 
 def test_what_validation_leaves_behind_does_not_matter(images: Images) -> None:
     """Every network is put into its mode again: a run that goes on after a validation is one that was resumed."""
     found = []
     for mode in (True, False):
-        learners, crops, whole, test = ready(images)
-        for module in learners.modules().values():
+        trainer, crops, whole, test = ready(images)
+        for module in trainer.modules.values():
             module.train(mode)
         torch.manual_seed(4)
-        learners.meta_step(crops, whole, test, 3, pass_all)
-        learners.fit_step(crops, whole, pass_all)
-        found.append(everything(learners))
+        trainer.meta_step(crops, whole, test, 3, pass_all)
+        trainer.fit_step(crops, whole, pass_all)
+        found.append(everything(trainer))
     assert not changed(*found)
 
 
@@ -187,8 +187,8 @@ def test_what_validation_leaves_behind_does_not_matter(images: Images) -> None:
 
 
 def fuser_after(images: Images, task_scale: float, **changes: Any) -> dict[str, Tensor]:
-    learners, *_ = ready(images, scale=task_scale, **changes)
-    return {name: x for name, x in everything(learners).items() if name.startswith("fuser.")}
+    trainer, *_ = ready(images, scale=task_scale, **changes)
+    return {name: x for name, x in everything(trainer).items() if name.startswith("fuser.")}
 
 
 def test_the_task_never_reaches_the_fuser_unless_asked_to(images: Images) -> None:
@@ -198,9 +198,9 @@ def test_the_task_never_reaches_the_fuser_unless_asked_to(images: Images) -> Non
 
 
 def test_the_weighted_loss_of_the_task_is_a_term_of_the_fuser(images: Images) -> None:
-    learners, crops, whole, _ = ready(images, task_weight=0.25)
+    trainer, crops, whole, _ = ready(images, task_weight=0.25)
     torch.manual_seed(5)
-    terms = learners.fit_step(crops, whole, pass_all)
+    terms = trainer.fit_step(crops, whole, pass_all)
     assert set(terms) == {"intensity", "gradient", "task_in_fuser", "task"}
     assert float(terms["task_in_fuser"]) == pytest.approx(0.25 * float(terms["task"]), rel=0.2)
 
@@ -208,27 +208,27 @@ def test_the_weighted_loss_of_the_task_is_a_term_of_the_fuser(images: Images) ->
 def test_a_frozen_task_teaches_and_stays(images: Images) -> None:
     torch.manual_seed(0)
     task = Segmenter().requires_grad_(False)
-    learners = Learners(Small(), TDFusionLoss(Generator()), task, SHORT)
-    assert set(learners.optimizers) == {"fuser", "objective"}
+    trainer = Trainer(Small(), TDFusionLoss(Generator()), task, SHORT)
+    assert set(trainer.optimizers) == {"fuser", "objective"}
     crops, whole, test = labelled(images, 3, size=(PX, PX), batch=2)
-    before = everything(learners)
-    learners.meta_step(crops, whole, test, 3, pass_all)
-    assert "task" in learners.fit_step(crops, whole, pass_all)
+    before = everything(trainer)
+    trainer.meta_step(crops, whole, test, 3, pass_all)
+    assert "task" in trainer.fit_step(crops, whole, pass_all)
     assert not {
-        name for name in changed(before, everything(learners)) if name in dict(task.named_parameters(prefix="task"))
+        name for name in changed(before, everything(trainer)) if name in dict(task.named_parameters(prefix="task"))
     }
-    assert "objective.generator.conv.weight" in changed(before, everything(learners))
+    assert "objective.generator.conv.weight" in changed(before, everything(trainer))
 
 
 # ---- how far the loss moves ------------------------------------------------------------------------------------------
 
 
 def travelled(images: Images, outer: str, scale: float) -> Tensor:
-    learners, *given = ready(images, outer=outer, scale=scale, meta_lr=1e-3)
-    learners.at(0, 0)
-    before = {name: p.detach().clone() for name, p in learners.objective.named_parameters()}
-    learners.meta_step(*given, seed=3, check=pass_all)
-    return torch.cat([(p - before[name]).flatten() for name, p in learners.objective.named_parameters()]).detach()
+    trainer, *given = ready(images, outer=outer, scale=scale, meta_lr=1e-3)
+    trainer.set_rates(0, 0)
+    before = {name: p.detach().clone() for name, p in trainer.objective.named_parameters()}
+    trainer.meta_step(*given, seed=3, check=pass_all)
+    return torch.cat([(p - before[name]).flatten() for name, p in trainer.objective.named_parameters()]).detach()
 
 
 @pytest.mark.parametrize("outer", ["max", "adam"])
@@ -264,7 +264,7 @@ def test_pairs_to_learn_from_and_to_judge_on_are_disjoint_over_an_epoch(num: int
     for epoch in range(3):
         learn, judge = set(), set()
         for meta in range(12 * epoch, 12 * epoch + 12):
-            some, others = lesson_places(num, schedule, meta, step=0)
+            some, others = meta_indices(num, schedule, meta, step=0)
             assert (len(some), len(others)) == (max(batch, task_batch), task_batch)
             learn, judge = learn | set(some), judge | set(others)
         assert not learn & judge and learn | judge <= set(range(num))
@@ -275,25 +275,25 @@ def test_pairs_to_learn_from_and_to_judge_on_are_disjoint_over_an_epoch(num: int
 
 def test_a_long_epoch_uses_every_pair() -> None:
     schedule = replace(SHORT, batch=1, task_batch=1, meta_steps=10)
-    some = [lesson_places(9, schedule, meta, 0) for meta in range(10)]
+    some = [meta_indices(9, schedule, meta, 0) for meta in range(10)]
     assert {place for lesson in some for part in lesson for place in part} == set(range(9))
 
 
 def test_interleaved_lessons_are_on_the_crops_of_the_step_and_judged_elsewhere() -> None:
     schedule = replace(SHORT, interleaved=True, batch=3, task_batch=4)
     for step in range(20):
-        learn, judge = lesson_places(8, schedule, meta=step, step=step)
-        assert learn[:3] == places(8, schedule, step, 3)
+        learn, judge = meta_indices(8, schedule, meta=step, step=step)
+        assert learn[:3] == batch_indices(8, schedule, step, 3)
         assert not set(learn) & set(judge) and len(judge) == 4
 
 
 def test_published_rates() -> None:
     """A tenth every ten epochs, of all three."""
     schedule = Schedule(steps=400, validate_every=10, lr=1e-4, decay="step", warmup=0, meta_lr=3e-4, task_lr=2e-4)
-    learners = Learners(Small(), TDFusionLoss(Generator()), Segmenter(), replace(schedule, meta_steps=1))
+    trainer = Trainer(Small(), TDFusionLoss(Generator()), Segmenter(), replace(schedule, meta_steps=1))
     for step, part in ((0, 1.0), (99, 1.0), (100, 0.1), (399, 1e-3)):
-        learners.at(step, 0)
-        rates = {name: optimizer.param_groups[0]["lr"] for name, optimizer in learners.optimizers.items()}
+        trainer.set_rates(step, 0)
+        rates = {name: optimizer.param_groups[0]["lr"] for name, optimizer in trainer.optimizers.items()}
         assert rates == pytest.approx({"fuser": 1e-4 * part, "task": 2e-4 * part, "objective": 3e-4 * part})
     constant = replace(schedule, decay="constant")
     assert {constant.rate(step) for step in (0, 399)} == {1e-4}

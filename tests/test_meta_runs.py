@@ -16,11 +16,13 @@ from torch import Tensor, nn
 from tectum.pair import Pair
 from tectum.report.painting import PALETTE, UNKNOWN
 from tectum.systems.tdfusion import TDFusionLoss
-from tectum.training import loop as trainer
+from tectum.training import loop
+from tectum.training.checkpoint import FILES
 from tectum.training.loop import fit
-from tectum.training.sample_sheets import painted, signed
+from tectum.training.old_names import OLD_NAMES
+from tectum.training.sample_sheets import centre_on_grey, paint_target
 from tectum.training.schedule import Schedule
-from tectum.training.steps import Learners
+from tectum.training.trainer import Trainer
 from tectum.training.validation import validate
 from test_learners import PX, SHORT, Generator, Segmenter, Small, labelled
 
@@ -44,7 +46,7 @@ def run(pairs: list[Pair], tmp_path: Path) -> Run:
         torch.manual_seed(weights)
         given: dict[str, Any] = {
             "fuser": Small(),
-            "objective": TDFusionLoss(Generator()),
+            "objective": TDFusionLoss(Generator()).requires_grad_(more.get("meta_steps", SHORT.meta_steps) > 0),
             "task": Segmenter() if task == "segmenter" else task,
             "pairs": pairs[:6],
             "validation": pairs[6:],
@@ -74,7 +76,7 @@ def stop_after(num: int) -> Callable[[dict[str, Any]], None]:
 def result(folder: Path) -> dict[str, Any]:
     """All that a run leaves, as bytes and numbers; wall time left out."""
     last = torch.load(folder / "last.pt", weights_only=True)
-    modules = {name: {k: x.numpy().tobytes() for k, x in last[name].items()} for name in trainer.FILES}
+    modules = {name: {k: x.numpy().tobytes() for k, x in last[name].items()} for name in FILES}
     adams = {
         name: [x.numpy().tobytes() for s in o["state"].values() for x in s.values()]
         for name, o in last["optimizers"].items()
@@ -117,7 +119,7 @@ def test_resumed_equals_uninterrupted(
     every_s: float,
 ) -> None:
     """Stopped in the task's own steps, in a meta or a fit phase, at an end; checkpoints at ends of epochs or always."""
-    monkeypatch.setattr(trainer, "KEEP_EVERY_S", every_s)
+    monkeypatch.setattr(loop, "SAVE_EVERY_S", every_s)
     if len(stops) > 4 and every_s > 0:
         stops = [1, 1]  # it would begin again each time
     options = {"outer": "adam", "task_first": 2}
@@ -150,25 +152,27 @@ def test_the_seed_decides(run: Run, tmp_path: Path) -> None:
 def test_the_order_of_steps(run: Run, tmp_path: Path, changes: dict[str, Any], course: str) -> None:
     steps: list[dict[str, Any]] = []
     run(report=lambda line: steps.append(line) if "valid_loss" not in line else None, **changes)
-    kinds = ["m" if "lesson" in x else "f" if "train_intensity" in x else "t" for x in steps]
+    kinds = ["m" if "outer_loss" in x else "f" if "train_intensity" in x else "t" for x in steps]
     assert "".join(kinds) == course
     assert steps[-1]["meta"] == course.count("m") and steps[-1]["step"] == 6
-    lessons = [x["lesson"] for x in steps if "lesson" in x and x["step"] >= 3]
+    lessons = [x["outer_loss"] for x in steps if "outer_loss" in x and x["step"] >= 3]
     if lessons:
-        assert log(tmp_path / "run")[-1]["lesson"] == pytest.approx(np.mean(lessons)), "the mean over the last epoch"
+        assert log(tmp_path / "run")[-1]["outer_loss"] == pytest.approx(np.mean(lessons)), (
+            "the mean over the last epoch"
+        )
 
 
 def test_what_is_learned_from_is_not_judged_on(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the batches themselves, crops and whole images, over each epoch."""
     seen: list[tuple[set[str], set[str]]] = []
-    meta_step = Learners.meta_step
+    meta_step = Trainer.meta_step
 
-    def spy(self: Learners, crops: Pair, whole: Pair, test: Pair, *args: Any) -> Any:
+    def spy(self: Trainer, crops: Pair, whole: Pair, test: Pair, *args: Any) -> Any:
         assert set(whole.name) <= set(crops.name)
         seen.append((set(crops.name), set(test.name)))
         return meta_step(self, crops, whole, test, *args)
 
-    monkeypatch.setattr(Learners, "meta_step", spy)
+    monkeypatch.setattr(Trainer, "meta_step", spy)
     run(meta_steps=4)
     for epoch in (seen[:4], seen[4:]):
         learn, judge = (set().union(*part) for part in zip(*epoch, strict=True))
@@ -247,18 +251,18 @@ def test_the_loss_learns_which_source_the_task_wants(run: Run, images: Images, w
     side = 1 if wanted == "b" else -1
     assert side * (w_b - 0.5) > 0.2
     assert side * float(fuser.share.detach()) > 0.02
-    assert best["away"] > 0.1
+    assert best["weight_deviation"] > 0.1
 
 
 def test_away_is_the_mean_distance_from_a_half(images: Images, tmp_path: Path) -> None:
     objective = TDFusionLoss(OneWeight())
     with torch.no_grad():
         objective.generator.logits.copy_(torch.tensor([0.3, 0.7]).log())  # type: ignore[union-attr]
-    learners = Learners(Blend(), objective, None, Schedule())
-    line = validate(learners, labelled(images, 2), tmp_path / "sheet.png", "cpu")
-    assert line["away"] == pytest.approx(0.2, rel=1e-5)
-    learners = Learners(Blend(), TDFusionLoss(), None, Schedule())
-    assert "away" not in validate(learners, labelled(images, 1), tmp_path / "sheet.png", "cpu")
+    trainer = Trainer(Blend(), objective, None, Schedule())
+    line = validate(trainer, labelled(images, 2), tmp_path / "sheet.png", "cpu")
+    assert line["weight_deviation"] == pytest.approx(0.2, rel=1e-5)
+    trainer = Trainer(Blend(), TDFusionLoss(), None, Schedule())
+    assert "weight_deviation" not in validate(trainer, labelled(images, 1), tmp_path / "sheet.png", "cpu")
 
 
 def test_the_score_of_the_task_chooses_what_is_kept(run: Run, tmp_path: Path) -> None:
@@ -315,7 +319,7 @@ class Breaks(Segmenter):
         return super().loss(fused, target) * (float("nan") if self.calls >= self.at else 1.0)
 
 
-def test_a_lesson_that_is_not_finite_stops_the_run_and_keeps_the_batch(run: Run, tmp_path: Path) -> None:
+def test_an_outer_loss_that_is_not_finite_stops_the_run_and_keeps_the_batch(run: Run, tmp_path: Path) -> None:
     objective, task = TDFusionLoss(Generator()), Breaks(at=2)
     first = {}
 
@@ -323,7 +327,7 @@ def test_a_lesson_that_is_not_finite_stops_the_run_and_keeps_the_batch(run: Run,
         first.update({name: x.clone() for name, x in objective.state_dict().items()})
 
     with pytest.raises(
-        ValueError, match=r"the lesson must stay finite, but is nan at step 0 on pair-\d, pair-\d;"
+        ValueError, match=r"the outer loss must stay finite, but is nan at step 0 on pair-\d, pair-\d;"
     ) as e:
         run(objective=objective, task=task, report=report)
     assert str(tmp_path / "run" / "not-finite.safetensors") in str(e.value)
@@ -336,9 +340,16 @@ def test_a_lesson_that_is_not_finite_stops_the_run_and_keeps_the_batch(run: Run,
     [
         ({"task": None}, "a loss can only be learned from a task"),
         ({"objective": TDFusionLoss()}, "TDFusionLoss has no parameters to learn; give it a generator"),
-        ({"only": 1}, "a meta step needs two pairs, one to learn from and one to judge on, got 1"),
-        ({"only": 2, "interleaved": True}, "judges on pairs outside its batch, got 2 pairs for a batch of 2"),
+        ({"only": 1}, "a meta step needs two pairs, one for each of its losses, got 1"),
+        (
+            {"only": 2, "interleaved": True},
+            "needs pairs outside its batch for the outer loss, got 2 pairs for",
+        ),
         ({"bare": True}, "a task needs labels, the training pairs have none"),
+        (
+            {"meta_steps": 0, "objective": TDFusionLoss(Generator())},
+            "TDFusionLoss has trainable parameters, but there are",
+        ),
         ({"task": None, "meta_steps": 0, "task_weight": 1.0}, "a loss can only be learned from a task"),
     ],
 )
@@ -359,10 +370,10 @@ def test_what_cannot_be_learned_is_refused(
     [
         (
             {"task": Segmenter("abcde")},
-            r"another task than this Segmenter: last.weight is \(3, 6, 1, 1\) there and \(5, 6, 1, 1\)",
+            r"does not hold weights of Segmenter: last.bias is \(3,\) instead of \(5,\) and 1 more; repeat",
         ),
-        ({"fuser": Blend()}, "another fuser than this Blend: share is missing there"),
-        ({"objective": TDFusionLoss(OneWeight())}, "another objective than this TDFusionLoss"),
+        ({"fuser": Blend()}, "does not hold weights of Blend: it lacks share"),
+        ({"objective": TDFusionLoss(OneWeight())}, "does not hold weights of TDFusionLoss: it lacks generator.logits"),
         ({"task": None, "meta_steps": 0}, "another meta_steps"),
     ],
 )
@@ -375,6 +386,32 @@ def test_a_checkpoint_of_another_run_is_refused(
         run(**changes)
     assert "choose a new folder" in str(error.value) and "\n" not in str(error.value)
     assert result(tmp_path / "run") == before
+
+
+def test_a_run_with_the_names_of_before_goes_on(run: Run, tmp_path: Path) -> None:
+    """Stopped in the second meta phase; its files, as an earlier version wrote them, give the same bits."""
+    before = {new: old for old, new in OLD_NAMES.items()}
+
+    def old(values: dict[str, Any]) -> dict[str, Any]:
+        return {before.get(name, name): value for name, value in values.items()}
+
+    run("straight", dihedral=True)
+    with pytest.raises(Stopped):
+        run(dihedral=True, report=stop_after(7))
+    path, log_file = tmp_path / "run" / "last.pt", tmp_path / "run" / "log.jsonl"
+    saved = torch.load(path, weights_only=True)
+    state = saved["state"]
+    state["sums"], state["best"] = old(state["sums"]), old(state["best"])
+    state["schedule"] = old(state["schedule"]) | {"penalty": 0.0}
+    assert "lesson" in state["best"] and state["schedule"]["turns"] is True and "dihedral" not in state["schedule"]
+    log_file.write_text("".join(json.dumps(old(line)) + "\n" for line in log(tmp_path / "run")))
+    torch.save(saved, path)
+    run(dihedral=True)
+    assert result(tmp_path / "run") == result(tmp_path / "straight")
+    state["schedule"]["penalty"] = 0.5
+    torch.save(saved, path)
+    with pytest.raises(ValueError, match=r"penalty must be 0, got 0\.5"):
+        run(dihedral=True)
 
 
 def test_a_run_with_a_task_does_not_go_on_without(run: Run) -> None:
@@ -447,20 +484,20 @@ def test_sheets_show_what_there_is(run: Run, tmp_path: Path, changes: dict[str, 
 def test_masks_and_boxes_are_painted() -> None:
     under = torch.full((20, 30), 0.5)
     mask = torch.tensor([[0, 1], [2, 255]])
-    found = painted(mask, under)
+    found = paint_target(mask, under)
     corners = [found[:, y, x].tolist() for y, x in ((0, 0), (0, 29), (19, 0), (19, 29))]
     assert corners == [[0] * 3, list(PALETTE[0]), list(PALETTE[1]), list(UNKNOWN)]
     boxes = {"boxes": torch.tensor([[0.0, 0.0, 0.5, 1.0], [0.6, 0.2, 1.0, 0.8]]), "labels": torch.tensor([0, 1])}
-    drawn = painted(boxes, under)
+    drawn = paint_target(boxes, under)
     assert drawn[:, 0, 0].tolist() == list(PALETTE[0]) and drawn[:, 10, 29].tolist() == list(PALETTE[1])
     assert drawn[:, 10, 5].tolist() == [128] * 3, "the picture shows through"
-    unsure = painted({**boxes, "scores": torch.tensor([0.9, 0.1])}, under)
+    unsure = paint_target({**boxes, "scores": torch.tensor([0.9, 0.1])}, under)
     assert unsure[:, 0, 0].tolist() == list(PALETTE[0]) and unsure[:, 10, 29].tolist() == [128] * 3
     assert torch.equal(
-        painted({"boxes": torch.zeros(0, 4), "labels": torch.zeros(0).long()}, under)[0], drawn[0].fill_(128)
+        paint_target({"boxes": torch.zeros(0, 4), "labels": torch.zeros(0).long()}, under)[0], drawn[0].fill_(128)
     )
 
 
 def test_signed_is_grey_at_zero_and_reaches_the_end_of_the_range() -> None:
-    assert signed(torch.tensor([[0.0, 2e-9, -4e-9]])).tolist() == [[0.5, 0.75, 0.0]]
-    assert signed(torch.zeros(2, 2)).tolist() == [[0.5, 0.5]] * 2
+    assert centre_on_grey(torch.tensor([[0.0, 2e-9, -4e-9]])).tolist() == [[0.5, 0.75, 0.0]]
+    assert centre_on_grey(torch.zeros(2, 2)).tolist() == [[0.5, 0.5]] * 2

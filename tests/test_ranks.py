@@ -20,14 +20,15 @@ from tectum.cli import main
 from tectum.data.synthetic import render, save
 from tectum.protocols import System
 from tectum.systems.tdfusion import TDFusionLoss
-from tectum.training.distributed import Ranks
-from tectum.training.loop import FILES, fit
+from tectum.training.checkpoint import FILES
+from tectum.training.distributed import World
+from tectum.training.loop import fit
 from tectum.training.recipes import Recipe
-from tectum.training.steps import Learners
+from tectum.training.trainer import Trainer
 from test_learners import PX, SHORT, Generator, Segmenter, labelled
 
 TESTS = Path(__file__).parent
-SCHEDULE = replace(SHORT, swap=True, outer="adam", task_first=2, ema=0.8, turns=True)
+SCHEDULE = replace(SHORT, swap=True, outer="adam", task_first=2, ema=0.8, dihedral=True)
 pytest.importorskip("lightning_fabric", reason="several devices need pip install 'tectum[train]'")
 
 
@@ -50,12 +51,12 @@ class PlainTask(Segmenter):
         return F.cross_entropy(self(fused), target)
 
 
-def trained(run: Path, ranks: Ranks, balance: Tradeoff | None = None) -> None:
+def trained(run: Path, world: World, balance: Tradeoff | None = None) -> None:
     """Two epochs in float64, where rounding is out of the way."""
-    torch.manual_seed(ranks.rank)  # what each process begins with must not matter
+    torch.manual_seed(world.rank)  # what each process begins with must not matter
     networks = Plain().double(), TDFusionLoss(Generator()).double(), PlainTask().double()
     pairs = [replace(x, a=x.a.double(), b=x.b.double()) for x in labelled(random_images, 8, size=(PX, PX))]
-    fit(*networks[:2], pairs[:6], pairs[6:], run=run, schedule=SCHEDULE, task=networks[2], balance=balance, ranks=ranks)
+    fit(*networks[:2], pairs[:6], pairs[6:], run=run, schedule=SCHEDULE, task=networks[2], balance=balance, world=world)
 
 
 def start(*command: str, codes: tuple[int, ...] = (0,)) -> subprocess.CompletedProcess[str]:
@@ -71,7 +72,7 @@ def start(*command: str, codes: tuple[int, ...] = (0,)) -> subprocess.CompletedP
 
 def test_two_processes_find_what_one_finds(tmp_path: Path) -> None:
     """Steps of the task alone, meta phases and fit phases, each image also swapped."""
-    trained(tmp_path / "one", Ranks())
+    trained(tmp_path / "one", World())
     start("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", __file__, str(tmp_path / "two"))
     one, two = (torch.load(tmp_path / name / "last.pt", weights_only=True) for name in ("one", "two"))
     assert (tmp_path / "two" / "ended").read_text() == "True", "threads of the group outlive Python: exit may abort"
@@ -91,7 +92,7 @@ def test_two_processes_find_what_one_finds(tmp_path: Path) -> None:
 
 def test_two_processes_have_the_same_balance(tmp_path: Path) -> None:
     """It is told the means over both; the one pair that is kept aside is measured by one of them."""
-    trained(tmp_path / "one", Ranks(), Tradeoff())
+    trained(tmp_path / "one", World(), Tradeoff())
     torchrun = "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"
     start(*torchrun, __file__, str(tmp_path / "two"), "balance")
     one, two = (torch.load(tmp_path / name / "last.pt", weights_only=True) for name in ("one", "two"))
@@ -131,25 +132,25 @@ def test_the_command_starts_the_second_process_itself(tmp_path: Path) -> None:
 
 
 def test_parts_of_a_batch() -> None:
-    ranks = Ranks()
-    assert ranks.first and ranks.device is None and range(6)[ranks.share(6)] == range(6)
-    ranks.world, ranks.rank = 3, 1
-    assert range(6)[ranks.share(6)] == range(2, 4)
+    world = World()
+    assert world.is_main and world.device is None and range(6)[world.local_part(6)] == range(6)
+    world.size, world.rank = 3, 1
+    assert range(6)[world.local_part(6)] == range(2, 4)
     with pytest.raises(ValueError, match="must divide evenly over the processes, got 4 for 3; change --batch"):
-        ranks.share(4)
+        world.local_part(4)
 
 
 def test_one_process_changes_nothing() -> None:
-    ranks, found = Ranks(), {"x": torch.tensor([1.0, 2.0])}
-    assert ranks.mean(found) == found and ranks.mean({}) == {}
-    ranks.wait()
+    world, found = World(), {"x": torch.tensor([1.0, 2.0])}
+    assert world.average(found) == found and world.average({}) == {}
+    world.barrier()
 
 
 def test_reverse_is_for_one_process() -> None:
-    ranks = Ranks()
-    ranks.world = 2
+    world = World()
+    world.size = 2
     with pytest.raises(ValueError, match="several processes learn a loss by method forward or finite, got reverse"):
-        Learners(Plain(), TDFusionLoss(Generator()), PlainTask(), replace(SCHEDULE, method="reverse"), ranks)
+        Trainer(Plain(), TDFusionLoss(Generator()), PlainTask(), replace(SCHEDULE, method="reverse"), world=world)
 
 
 @pytest.mark.parametrize(
@@ -157,7 +158,7 @@ def test_reverse_is_for_one_process() -> None:
 )
 def test_devices_that_cannot_be(given: dict[str, object], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
-        Ranks(**given)  # type: ignore[arg-type]
+        World(**given)  # type: ignore[arg-type]
 
 
 def ended(run: Path) -> None:
@@ -167,4 +168,4 @@ def ended(run: Path) -> None:
 
 if __name__ == "__main__":
     atexit.register(ended, Path(sys.argv[1]))
-    trained(Path(sys.argv[1]), Ranks(2), Tradeoff() if "balance" in sys.argv else None)
+    trained(Path(sys.argv[1]), World(2), Tradeoff() if "balance" in sys.argv else None)

@@ -2,7 +2,7 @@
 
 import importlib.util
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ from tectum.systems import SYSTEMS, TDFusion, TDFusionLoss
 from tectum.systems.tdfusion import LossGenerator, WeightedSum
 from tectum.training import recipes
 from tectum.training.command import Train
-from tectum.training.loop import Schedule
+from tectum.training.recipes.build import build
+from tectum.training.schedule import Schedule
 from tectum.weights import loading as weights
 from test_data_sets import write_masks, write_pair, write_xml, write_yolo
 from test_learners import Generator, Small
@@ -53,10 +54,42 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", sorted(recipes.RECIPES))
 def test_a_recipe_survives_its_file(name: str, tmp_path: Path) -> None:
-    recipe = recipes.RECIPES[name]()
+    recipe = recipes.RECIPES[name]
     assert recipe.name == name
+    with (Path(__file__).parent / "recipes.json").open() as file:  # every value, as version 0.1.0 wrote them
+        (tmp_path / "golden.json").write_text(json.dumps(json.load(file)[name]))
+    assert recipes.read(tmp_path / "golden.json") == recipe
     recipes.save(recipe, tmp_path / "recipe.json")
     assert recipes.read(tmp_path / "recipe.json") == recipe
+
+
+def test_the_table_holds_these_recipes() -> None:
+    assert sorted(recipes.RECIPES) == sorted(json.loads((Path(__file__).parent / "recipes.json").read_text()))
+
+
+def test_a_recipe_of_before_without_its_penalty_is_refused(tmp_path: Path) -> None:
+    content = json.loads((Path(__file__).parent / "recipes.json").read_text())["tdfusion-fixed"]
+    content["schedule"]["penalty"] = 0.1
+    (tmp_path / "recipe.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"penalty must be 0, got 0\.1"):
+        recipes.read(tmp_path / "recipe.json")
+
+
+VALUE = recipes.RECIPES["tdfusion-fixed"].change(name="value", crop_px=24)
+NONSENSE = "no recipe"
+
+
+@pytest.mark.parametrize(("name", "crop_px"), [("test_recipes:VALUE", 24), ("test_recipes:own", 16)])
+def test_a_recipe_of_ones_own_is_a_value_or_a_function(name: str, crop_px: int) -> None:
+    assert Train(name, "run").make_recipe().schedule.crop_px == crop_px  # type: ignore[misc]
+
+
+def test_every_setting_is_a_flag_that_replaces_the_recipes_value() -> None:
+    """Whatever the schedule and the flag are made from, one value of each type arrives."""
+    schedule = Train("test_recipes:VALUE", "run", clip=0.0, warm_epochs=3, task_px=(64, 96), swap=True).make_recipe()  # type: ignore[misc]
+    assert schedule == VALUE.change(clip=0.0, warm_epochs=3, task_px=(64, 96), swap=True)
+    flags = {field.name for field in fields(Train)}
+    assert {field.name for field in fields(Schedule)} <= flags
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"schedule": {"stepps": 3}}', '{"schedule": {}, "colour": 1}'])
@@ -67,16 +100,16 @@ def test_a_file_that_is_no_recipe_is_refused(text: str, tmp_path: Path) -> None:
 
 
 def test_validation_pairs_are_not_trained_on(pairs: Path) -> None:
-    built = recipes.build(recipes.tdfusion_fixed(), pairs)
+    built = build(recipes.RECIPES["tdfusion-fixed"], pairs)
     names = [[part[i].name[0] for i in range(len(part))] for part in (built.pairs, built.validation)]
     assert sorted(names[0] + names[1]) == [f"scene-{i}" for i in range(7)]
     assert names[1] == ["scene-0", "scene-6"]
 
 
 def test_the_seed_decides_the_initial_weights(pairs: Path) -> None:
-    recipe = recipes.tdfusion_fixed()
+    recipe = recipes.RECIPES["tdfusion-fixed"]
     first, again, other = (
-        recipes.build(replace(recipe, schedule=Schedule(seed=seed)), pairs).fuser.state_dict() for seed in (0, 0, 1)
+        build(replace(recipe, schedule=Schedule(seed=seed)), pairs).fuser.state_dict() for seed in (0, 0, 1)
     )
     name = "encoder_visible.0.attn.qkv.weight"
     assert torch.equal(first[name], again[name])
@@ -99,8 +132,8 @@ def test_train_leaves_weights_that_fuse_takes(pairs: Path, tmp_path: Path, capsy
 
 
 def test_a_packaged_loss_is_taken_as_it_is(pairs: Path) -> None:
-    recipe = replace(recipes.tdfusion_refit(), options={"alpha": 0.25})
-    built = recipes.build(recipe, pairs)
+    recipe = replace(recipes.RECIPES["tdfusion-refit"], options={"alpha": 0.25})
+    built = build(recipe, pairs)
     taught = weights.load_objective("tdfusion-msrs")
     (a, b) = (built.pairs[0].a, built.pairs[0].b)
     terms, known = (objective(a, a, b) for objective in (built.objective, taught))
@@ -108,14 +141,14 @@ def test_a_packaged_loss_is_taken_as_it_is(pairs: Path) -> None:
     assert float(terms["gradient"]) == pytest.approx(float(known["gradient"]) / 4)
     assert not any(p.requires_grad for p in built.objective.parameters())
     assert torch.equal(built.fuser(a, b), weights.load("tdfusion-fixed-msrs")(a, b)), "the fuser begins with these"
-    control = recipes.build(recipes.ablation(recipe, "I"), pairs).objective
+    control = build(recipe.ablate("I"), pairs).objective
     assert not list(control.parameters()) and control(a, a, b)["gradient"] == terms["gradient"]
 
 
 def test_a_task_begins_with_weights_of_another_run() -> None:
-    chosen = Train("tdfusion-street", "run", task_weights="task.safetensors", alpha=0.1).chosen()
+    chosen = Train("tdfusion-street", "run", task_weights="task.safetensors", alpha=0.1).make_recipe()
     assert chosen.task_options["weights"] == "task.safetensors" and chosen.options["alpha"] == 0.1
-    assert chosen.schedule.task_first == 0 < recipes.tdfusion_street().schedule.task_first
+    assert chosen.schedule.task_first == 0 < recipes.RECIPES["tdfusion-street"].schedule.task_first
 
 
 @pytest.mark.usefixtures("small")
@@ -136,6 +169,7 @@ def test_a_run_is_repeated_from_its_recipe(pairs: Path, tmp_path: Path) -> None:
         (["tdfusion-fixed", "--data", "nowhere"], "pairs not found in nowhere"),
         (["tdfusion-fixed-street", "--steps", "0"], "steps must be greater than 0 and finite, got 0"),
         (["missing.json"], "a recipe must be a file"),
+        (["test_recipes:NONSENSE"], "must be a Recipe or a function that returns one, got str"),
         (["tdfusion-fixed", "--alpha", "-1"], "--alpha must be 0 or greater and finite, got -1.0"),
         (["tdfusion-fixed", "--task-weights", "x"], "has no task to give weights to; leave out --task-weights"),
         (["tdfusion-own", "--loss", "tdfusion-msrs"], "learns its own loss; leave out --loss"),
@@ -177,8 +211,11 @@ def test_a_learned_loss_leaves_fuser_objective_and_task(
     assert main(["train", "test_recipes:own", "--data", str(pairs), "-o", str(run), "--quiet"]) == 0
     assert "|w - 1/2|" in capsys.readouterr().out
     for line in lines(run):
-        promised = {"step", "meta", "lr", "seconds", "lesson", "hypergradient", "train_intensity", "train_gradient"}
-        assert promised | {"train_task", "valid_loss", "valid_task", "valid_score", "valid_mIoU", "away"} <= line.keys()
+        promised = {"step", "meta", "lr", "seconds", "outer_loss", "hypergradient", "train_intensity", "train_gradient"}
+        assert (
+            promised | {"train_task", "valid_loss", "valid_task", "valid_score", "valid_mIoU", "weight_deviation"}
+            <= line.keys()
+        )
     assert lines(run)[-1]["meta"] == 4
     assert {path.name for path in run.glob("*.safetensors")} == {
         "best.safetensors", "objective.safetensors", "task.safetensors",
@@ -196,7 +233,7 @@ def test_ablations_do_what_they_say(pairs: Path, tmp_path: Path, which: str) -> 
     line = lines(run)[-1]
     assert recipes.read(run / "recipe.json").name == f"own-{which}"
     learned = which in ("II", "III", "IV")
-    assert ("lesson" in line) == ("away" in line) == (run / "objective.safetensors").exists() == learned
+    assert ("outer_loss" in line) == ("weight_deviation" in line) == (run / "objective.safetensors").exists() == learned
     assert (line["train_gradient"] == 0) == (which == "II")
     assert ("train_task_in_fuser" in line) == (which in ("III", "V"))
     assert line["meta"] == (4 if learned else 0) and line["train_task"] > 0
@@ -210,9 +247,9 @@ def test_ablations_do_what_they_say(pairs: Path, tmp_path: Path, which: str) -> 
 
 @pytest.mark.parametrize("which", recipes.ABLATIONS)
 def test_ablations_of_every_recipe_have_an_objective(which: str) -> None:
-    for make in recipes.RECIPES.values():
-        if make().learned:
-            recipe = recipes.ablation(make(), which)
+    for learned in recipes.RECIPES.values():
+        if learned.learned:
+            recipe = learned.ablate(which)
             system = resolve(SYSTEMS, recipe.system, noun="system")
             objective = (system.learned if recipe.learned else system.objective)(**recipe.options)  # type: ignore[misc]
             assert bool(list(objective.parameters())) == recipe.learned == (which not in ("I", "V"))
@@ -260,16 +297,18 @@ def test_a_fixed_recipe_has_nothing_to_leave_out(tmp_path: Path, capsys: pytest.
 
 
 @pytest.mark.usefixtures("tiny")
-def test_flags_that_are_zero_count(pairs: Path, tmp_path: Path) -> None:
+def test_flags_that_are_zero_count(pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "run"
-    main(["train", "test_recipes:own", "--data", str(pairs), "-o", str(run), "--quiet", "--meta-steps", "0"])
-    assert lines(run)[-1]["meta"] == 0 and recipes.read(run / "recipe.json").schedule.meta_steps == 0
+    command = ["train", "test_recipes:own", "--data", str(pairs), "-o", str(run), "--quiet"]
+    assert main([*command, "--lr-end", "0", "--clip", "0"]) == 0
+    schedule = recipes.read(run / "recipe.json").schedule
+    assert (schedule.lr_end, schedule.clip) == (0, 0)
+    assert main([*command[:-2], str(tmp_path / "other"), "--quiet", "--meta-steps", "0"]) == 2
+    assert "has trainable parameters, but there are no meta steps to train them" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("tiny")
-@pytest.mark.parametrize(
-    ("arguments", "what"), [(["--variant", "published"], "options"), (["--meta-lr", "0.1"], "meta_lr")]
-)
+@pytest.mark.parametrize(("arguments", "what"), [(["--alpha", "0.5"], "options"), (["--meta-lr", "0.1"], "meta_lr")])
 def test_a_run_does_not_go_on_as_another(
     pairs: Path, tmp_path: Path, arguments: list[str], what: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -309,7 +348,7 @@ def test_a_full_disk_is_one_sentence(pairs: Path, tmp_path: Path, capsys: pytest
     ],
 )
 def test_published_constants(name: str, num_pairs: int, task: str, task_px: tuple[int, int]) -> None:
-    recipe = recipes.RECIPES[name]()
+    recipe = recipes.RECIPES[name]
     schedule = recipe.schedule
     assert (recipe.task, schedule.task_px, schedule.steps) == (task, task_px, 40 * num_pairs)
     assert schedule.meta_due(schedule.steps - 1) == 8000
@@ -325,7 +364,7 @@ def test_published_constants(name: str, num_pairs: int, task: str, task_px: tupl
 @pytest.mark.parametrize("data", ["msrs", "fmb", "m3fd", "llvip"])
 @pytest.mark.parametrize(("system", "meta_lr"), [("tomiff", 1e-2), ("sfofusion", 1e-4)])
 def test_the_other_systems_take_the_same_constants(system: str, meta_lr: float, data: str) -> None:
-    recipe, published = recipes.RECIPES[f"{system}-{data}"](), recipes.RECIPES[f"tdfusion-{data}"]()
+    recipe, published = recipes.RECIPES[f"{system}-{data}"], recipes.RECIPES[f"tdfusion-{data}"]
     schedule = replace(published.schedule, swap=False, outer="adam", meta_lr=meta_lr)
     expected = replace(published, name=recipe.name, system=system, balance="moving", schedule=schedule)
     assert recipe == expected
@@ -333,13 +372,13 @@ def test_the_other_systems_take_the_same_constants(system: str, meta_lr: float, 
 
 def test_what_becomes_of_a_balance(pairs: Path) -> None:
     """The system's own where it moves or is frozen; ablation III puts a constant in its place."""
-    street = recipes.sfofusion_street()
-    assert recipes.ablation(street, "I").balance == recipes.ablation(street, "IV").balance == "moving"
-    third = recipes.ablation(street, "III")
+    street = recipes.RECIPES["sfofusion-street"]
+    assert street.ablate("I").balance == street.ablate("IV").balance == "moving"
+    third = street.ablate("III")
     assert (third.balance, third.schedule.task_weight) == ("none", 1.0)
-    own = replace(recipes.tdfusion_fixed(), system="sfofusion")
+    own = replace(recipes.RECIPES["tdfusion-fixed"], system="sfofusion")
     moving, frozen, none = (
-        recipes.build(replace(own, balance=balance), pairs).balance for balance in ("moving", "frozen", "none")
+        build(replace(own, balance=balance), pairs).balance for balance in ("moving", "frozen", "none")
     )
     assert isinstance(moving, Tradeoff) and not moving.frozen
     assert isinstance(frozen, Tradeoff) and frozen.frozen
@@ -374,7 +413,7 @@ def tree(data: str, root: Path) -> Path:
 
 def learned_recipes() -> list[Any]:
     """All that are trained on a known set; those that only exchange the set are slow's."""
-    names = sorted(name for name, make in recipes.RECIPES.items() if make().learned and make().data != "street")
+    names = sorted(name for name, x in recipes.RECIPES.items() if x.learned and x.data != "street")
     again = {"tdfusion-fmb-small", "tdfusion-m3fd-small", "tdfusion-llvip-small"}
     again |= {f"{system}-{data}" for system in ("tomiff", "sfofusion") for data in ("msrs", "fmb", "llvip")}
     again |= {"tomiff-m3fd", "sfofusion-msrs-small"}
@@ -384,7 +423,7 @@ def learned_recipes() -> list[Any]:
 @pytest.mark.parametrize("name", learned_recipes())
 def test_a_recipe_runs_on_its_data(name: str, tmp_path: Path) -> None:
     """As it is, but for sizes and numbers of steps: network, task, start, layout, score."""
-    recipe = recipes.RECIPES[name]()
+    recipe = recipes.RECIPES[name]
     if recipe.task.startswith("yolo") and importlib.util.find_spec("ultralytics") is None:
         pytest.skip("ultralytics is not installed: pip install 'tectum[yolo]'")
     tiny = {"steps": 2, "validate_every": 1, "meta_steps": 1, "warm_epochs": 0, "batch": 1, "crop_px": 16}
@@ -394,7 +433,7 @@ def test_a_recipe_runs_on_its_data(name: str, tmp_path: Path) -> None:
     code = main(["train", str(tmp_path / "tiny.json"), "--data", str(root), "-o", str(run), "--quiet"])
     line = lines(run)[-1]
     assert code in (0, 1), "two steps may leave the loss at one half, which is said"
-    assert line["meta"] == 2 and line["hypergradient"] > 0 and 0 < line["away"] < 0.5
+    assert line["meta"] == 2 and line["hypergradient"] > 0 and 0 < line["weight_deviation"] < 0.5
     assert ("valid_mIoU" if recipe.target == "masks" else "valid_mAP50") in line
     assert ("weight_task" in line) == (recipe.balance != "none")
     assert weights.load(recipe.system, run / "best.safetensors") is not None

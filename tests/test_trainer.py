@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from tectum.pair import Pair
 from tectum.systems.tdfusion import TDFusion, TDFusionLoss
 from tectum.training import checkpoint
-from tectum.training import loop as trainer
-from tectum.training.distributed import Ranks
-from tectum.training.loop import Schedule, crop, fit, places
-from tectum.training.steps import Learners
+from tectum.training.distributed import World
+from tectum.training.loop import batch_indices, crop_batch, fit
+from tectum.training.schedule import Schedule
+from tectum.training.trainer import Trainer
 from tectum.training.validation import validate
 
 Images = Callable[..., tuple[Tensor, ...]]
@@ -138,7 +138,7 @@ def test_the_seed_decides(run: Run, tmp_path: Path) -> None:
 
 def test_every_epoch_has_each_pair_once_in_a_fresh_order() -> None:
     schedule = replace(SHORT, batch=2)
-    taken = [place for step in range(20) for place in places(5, schedule, step, 2)]
+    taken = [place for step in range(20) for place in batch_indices(5, schedule, step, 2)]
     epochs = [taken[i : i + 5] for i in range(0, 40, 5)]
     assert all(sorted(epoch) == list(range(5)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) > 4
@@ -146,8 +146,8 @@ def test_every_epoch_has_each_pair_once_in_a_fresh_order() -> None:
 
 def drawn(pairs: list[Pair], step: int, schedule: Schedule = SHORT) -> Pair:
     """The crops of a fit step."""
-    taken = places(len(pairs), schedule, step, schedule.batch)
-    return crop(pairs, taken, schedule, Ranks(), schedule.seed * 1_000_003 + step)
+    taken = batch_indices(len(pairs), schedule, step, schedule.batch)
+    return crop_batch(pairs, taken, schedule, World(), schedule.seed * 1_000_003 + step)
 
 
 def test_what_a_step_sees_depends_on_its_number_alone(pairs: list[Pair]) -> None:
@@ -206,9 +206,9 @@ def test_the_lowest_validation_is_kept(run: Run, tmp_path: Path) -> None:
     assert log(tmp_path / "run") == validations
 
 
-def alone(fuser: nn.Module, objective: nn.Module) -> Learners:
+def alone(fuser: nn.Module, objective: nn.Module) -> Trainer:
     """A fuser and its objective, without a task."""
-    return Learners(fuser, objective, None, SHORT)
+    return Trainer(fuser, objective, None, SHORT)
 
 
 def test_validation_takes_the_mean_over_the_middle_of_whole_images(tmp_path: Path) -> None:
@@ -231,7 +231,7 @@ def test_validation_does_not_train(pairs: list[Pair], tmp_path: Path) -> None:
     assert_same(fuser.state_dict(), before)
 
 
-def test_objective_stays_as_it_is(run: Run) -> None:
+def test_without_meta_steps_an_objective_must_be_frozen_and_stays_as_it_is(run: Run, tmp_path: Path) -> None:
     class Generator(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -242,7 +242,10 @@ def test_objective_stays_as_it_is(run: Run) -> None:
 
     objective = TDFusionLoss(Generator())
     before = {name: x.clone() for name, x in objective.state_dict().items()}
-    run(objective=objective)
+    with pytest.raises(ValueError, match="TDFusionLoss has trainable parameters, but there are no meta steps"):
+        run(objective=objective)
+    assert not (tmp_path / "run").exists(), "said before anything is written"
+    run(objective=objective.requires_grad_(False))
     assert_same(objective.state_dict(), before)
 
 
@@ -288,10 +291,10 @@ def test_large_gradients_are_scaled_down(pairs: list[Pair]) -> None:
 
     norms = {}
     for clip in (SHORT.clip, 0):
-        learners = Learners(Small(), Steep(), None, replace(SHORT, clip=clip))
-        learners.fit_step(drawn(pairs, 0), None, lambda *_: None)
+        trainer = Trainer(Small(), Steep(), None, replace(SHORT, clip=clip))
+        trainer.fit_step(drawn(pairs, 0), None, lambda *_: None)
         norms[clip] = float(
-            torch.stack([p.grad.norm() for p in learners.fuser.parameters() if p.grad is not None]).norm()
+            torch.stack([p.grad.norm() for p in trainer.fuser.parameters() if p.grad is not None]).norm()
         )
     assert norms[SHORT.clip] == pytest.approx(SHORT.clip, rel=1e-3)
     assert norms[0] > 100, "0 is no limit"
@@ -380,7 +383,7 @@ def dying_write(monkeypatch: pytest.MonkeyPatch, dies_at: int) -> Iterator[None]
         return call
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer.torch, "save", dying(torch.save, 1))
+        patch.setattr(torch, "save", dying(torch.save, 1))
         patch.setattr(safetensors.torch, "save_file", dying(safetensors.torch.save_file, 1))
         yield
 

@@ -13,6 +13,7 @@ from tectum.systems import SYSTEMS
 from tectum.systems.tdfusion import TDFusionLoss
 from tectum.training import recipes
 from tectum.training.recipes import Recipe
+from tectum.training.recipes.build import build
 from test_data_kinds import TREE, put_all, sides_are_right
 from test_learners import Small
 from test_recipes import TINY
@@ -53,7 +54,7 @@ def tree(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_is_built_from_its_part_of_the_tree(tree: Path, kind: str) -> None:
-    built = recipes.build(replace(own(kind), options={"scale": 2.0}), tree)
+    built = build(replace(own(kind), options={"scale": 2.0}), tree)
     assert (len(built.pairs), len(built.validation)) == (5, 2)
     assert isinstance(built.objective, OfKind) and (built.objective.kind, built.objective.scale) == (kind, 2.0)
     pairs = [built.pairs[i] for i in range(5)]
@@ -64,29 +65,29 @@ def test_every_kind_is_built_from_its_part_of_the_tree(tree: Path, kind: str) ->
 
 def test_an_objective_of_the_system_that_takes_the_kind_is_told_it(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(KINDS, "focus", replace(KINDS["focus"], objective=None))
-    built = recipes.build(replace(own("MFF"), system="told", objective=None), tree)
+    built = build(replace(own("MFF"), system="told", objective=None), tree)
     assert isinstance(built.objective, OfKind) and built.objective.kind == "focus"
-    assert isinstance(recipes.build(replace(own("infrared"), objective=None), tree).objective, TDFusionLoss)
+    assert isinstance(build(replace(own("infrared"), objective=None), tree).objective, TDFusionLoss)
 
 
 def test_the_kinds_own_objective_comes_before_the_systems(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(KINDS, "medical", replace(KINDS["medical"], objective=OWN))
-    built = recipes.build(replace(own("medical"), objective=None), tree)
+    built = build(replace(own("medical"), objective=None), tree)
     assert isinstance(built.objective, OfKind) and built.objective.kind == "medical"
 
 
 def test_an_objective_for_infrared_is_not_taken_for_another_kind(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(KINDS, "focus", replace(KINDS["focus"], objective=None))
     with pytest.raises(ValueError, match="trains focus pairs and the objective of 'small' is for infrared ones"):
-        recipes.build(replace(own(), objective=None), tree)
+        build(replace(own(), objective=None), tree)
 
 
 def test_what_does_not_go_with_a_kind_is_said(tree: Path) -> None:
     with pytest.raises(ValueError, match="takes kind, variant, got alpha; leave out --alpha"):
-        recipes.build(replace(recipes.RECIPES["adasffuse-focus"](), options={"alpha": 0.1}), tree)
+        build(replace(recipes.RECIPES["adasffuse-focus"], options={"alpha": 0.1}), tree)
     with pytest.raises(ValueError, match="taught on infrared pairs, got --kind focus"):
-        recipes.build(replace(recipes.RECIPES["tdfusion-refit"](), kind="focus"), tree)
-    built = recipes.build(replace(recipes.RECIPES["tomiff-fixed-msrs"](), kind="focus"), tree)
+        build(replace(recipes.RECIPES["tdfusion-refit"], kind="focus"), tree)
+    built = build(replace(recipes.RECIPES["tomiff-fixed-msrs"], kind="focus"), tree)
     assert len(built.pairs) > len(built.validation) > 0, "a list of infrared pairs is no list of these"
 
 
@@ -96,7 +97,12 @@ def test_train_and_repeat_by_the_command(tree: Path, tmp_path: Path, capsys: pyt
     command = ["train", "test_training_kinds:own", "--data", str(tree), "-o", run, *tiny]
     assert main([*command, "--kind", "MEF", "--ema", "0.9", "--turns"]) == 0
     recipe = recipes.read(tmp_path / "run" / "recipe.json")
-    assert (recipe.kind, recipe.objective, recipe.schedule.ema, recipe.schedule.turns) == ("exposure", OWN, 0.9, True)
+    assert (recipe.kind, recipe.objective, recipe.schedule.ema, recipe.schedule.dihedral) == (
+        "exposure",
+        OWN,
+        0.9,
+        True,
+    )
     assert main(["train", f"{run}/recipe.json", "--data", str(tree), "-o", f"{run}-again", "--quiet"]) == 0
     weights = [(tmp_path / name / "best.safetensors").read_bytes() for name in ("run", "run-again")]
     assert weights[0] == weights[1]
@@ -122,6 +128,6 @@ def test_recipes_that_cannot_be(changes: dict[str, object], words: str) -> None:
 def test_objectives_that_are_not_there(tree: Path) -> None:
     for name, words in (("nowhere:Loss", "objective 'nowhere:Loss' must be importable"), ("mef", "unknown objective")):
         with pytest.raises(ValueError, match=words):
-            recipes.build(replace(own(), objective=name), tree)
+            build(replace(own(), objective=name), tree)
     with pytest.raises(ValueError, match="needs a folder of pairs \\(imageA and imageB inside\\)"):
-        recipes.build(own(), None)
+        build(own(), None)

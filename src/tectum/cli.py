@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, get_args, get_type_hints
 
 import tyro
 from tyro import _errors as refusals  # private in tyro, therefore the upper bound of its version in pyproject.toml
@@ -101,7 +101,9 @@ def parse(argv: Sequence[str]) -> Command:
         known = [command for command in COMMANDS if command.startswith(argv[0])] if argv[0] in _GROUPS else COMMANDS
         raise UserError(f"a command must come first, got '{name}';{suggest(name, known)} available: {', '.join(known)}")
     command, words = COMMANDS[name], argv[len(name.split()) :]
-    options = ["-h", "--help", "-o", *("--" + field.name.replace("_", "-") for field in fields(command))]
+    options = ["-h", "--help", *("--" + field.name.replace("_", "-") for field in fields(command))]
+    details = [x for hint in get_type_hints(command, include_extras=True).values() for x in get_args(hint)[1:]]
+    options += [alias for x in details for alias in getattr(x, "aliases", None) or ()]
     for option in re.findall(r"^(--[\w-]+|-[a-z])", "\n".join(words), re.MULTILINE):
         if option.replace("_", "-") not in options:
             close = closest(option[2:], (known[2:] for known in options))

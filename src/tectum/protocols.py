@@ -23,11 +23,7 @@ T = TypeVar("T")
 
 @runtime_checkable
 class Fuser(Protocol):
-    """Turns a registered pair into one image: (B,1,H,W), (B,1,H,W) -> (B,1,H,W), all in [0,1], any H and W.
-
-    A fuser may have `penalties() -> {name: scalar}` on its own parameters: told in the log of a run, and in its loss
-    with the weight `Schedule.penalty`.
-    """
+    """Turns a registered pair into one image: (B,1,H,W), (B,1,H,W) -> (B,1,H,W), all in [0,1], any H and W."""
 
     def __call__(self, a: Tensor, b: Tensor) -> Tensor: ...
 

@@ -1,118 +1,151 @@
-"""What a run is at a moment, in one file: all that is needed to go on, to the same bits.
+"""Saving and loading checkpoints: networks, optimisers and progress of a run, to continue it to the same bits.
 
-`last.pt` holds the networks, their optimisers and the state: steps done, sums of the epoch, the best validation, and
-what the run was asked for, so that another run in its folder is refused.
+`last.pt` also holds the settings of the run, so that another run in its folder is refused.
 """
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from tectum.balance import Constant
 from tectum.errors import UserError
-from tectum.io.files import write_whole
+from tectum.io.files import load_state, write_whole
 from tectum.pair import Pairs
 from tectum.protocols import Balance
-from tectum.training.bilevel import Named
+from tectum.training.old_names import use_new_names
 from tectum.training.schedule import Schedule
-from tectum.training.steps import Learners
+from tectum.training.trainer import Trainer
 
 FILES = {"fuser": "best.safetensors", "objective": "objective.safetensors", "task": "task.safetensors"}
-"""The weights of the best validation, by what they are of."""
+"""Files of the weights of the best validation, by the network's name."""
 
 
-def resume(folder: Path, learners: Learners, pairs: Pairs) -> dict[str, Any]:
-    """The state of a run: that of its checkpoint, put into the learners, or a new one.
+@dataclass
+class Progress:
+    """How far a run is.
 
-    Raises:
-        ValueError: the folder holds a run with other settings, networks or pairs, or a damaged checkpoint.
+    Attributes:
+        step: fit steps done.
+        meta: meta steps done.
+        first: steps of the task alone done.
+        ended: fit steps done at the last validation.
+        seconds: time spent.
+        best: log line of the best validation.
+        sums: (sum, count) of the numbers of this epoch's log line, by name.
     """
-    path, asked = folder / "last.pt", json.loads(json.dumps(asdict(learners.schedule)))
-    here = [len(pairs), *(" ".join(pairs[index].name) or "unnamed" for index in (0, len(pairs) - 1))]
-    balance = {"balance": learners.weigher.state_dict(), "balanced_by": settings(learners.weigher)}
-    if not path.exists():
-        new = {
-            "step": 0,
-            "meta": 0,
-            "first": 0,
-            "ended": 0,
-            "seconds": 0.0,
-            "best": None,
-            "sums": {},
-            "schedule": asked,
-            "pairs": here,
+
+    step: int = 0
+    meta: int = 0
+    first: int = 0
+    ended: int = 0
+    seconds: float = 0.0
+    best: dict[str, Any] | None = None
+    sums: dict[str, tuple[float, int]] = field(default_factory=dict)
+
+
+class Checkpoint:
+    """The checkpoint `last.pt` of a run folder.
+
+    Args:
+        folder: of the run.
+        trainer: whose networks and optimisers are saved and loaded.
+        pairs: of the run; their number and names must stay.
+    """
+
+    def __init__(self, folder: Path, trainer: Trainer, pairs: Pairs) -> None:
+        self._folder, self._path, self._trainer = folder, folder / "last.pt", trainer
+        ends = (" ".join(pairs[index].name) or "unnamed" for index in (0, len(pairs) - 1))
+        self._settings = {
+            "schedule": json.loads(json.dumps(asdict(trainer.schedule))),
+            "pairs": [len(pairs), *ends],
+            "balanced_by": _balance_settings(trainer.balance),
         }
-        return new | balance
-    try:
-        saved = torch.load(path, weights_only=True, map_location="cpu")
-        known = saved["state"]["schedule"]
-    except Exception as error:  # zipfile, pickle and torch each raise their own
-        raise UserError(f"{path} is damaged ({type(error).__name__}); delete it to start the run again") from error
-    known = asdict(Schedule()) | known  # runs of before a setting was there had its default
-    if changed := [k for k, v in asked.items() if json.loads(json.dumps(known[k])) != v]:
-        raise UserError(
-            f"{folder} holds a run with another {', '.join(changed)}; repeat its settings, or choose a new folder"
-        )
-    before_balances = balance["balanced_by"] if isinstance(learners.weigher, Constant) else None
-    if saved["state"].get("balanced_by", before_balances) != balance["balanced_by"]:
-        raise UserError(f"{folder} holds a run with another balance; repeat its settings, or choose a new folder")
-    if (there := saved["state"].get("pairs", here)) != here:
-        raise UserError(
-            f"{folder} holds a run on {there[0]} pairs, {there[1]} to {there[-1]}, these are {here[0]}, {here[1]} to "
-            f"{here[-1]}; repeat its --data, or choose a new folder"
-        )
-    for name in FILES:
-        module = learners.modules().get(name)
-        if (module is None) != (name not in saved):
-            which = "with" if module is None else "without"
-            raise UserError(f"{folder} holds a run {which} a {name}; repeat its settings, or choose a new folder")
-        if module is not None:
-            refuse_another(name, module, saved[name], folder)
-            module.load_state_dict(saved[name])
-    for name, optimizer in learners.optimizers.items():
-        optimizer.load_state_dict(saved["optimizers"][name])
-    learners.average.load(saved.get("average", {}))
-    state: dict[str, Any] = balance | saved["state"]  # runs of before there were balances have none
-    learners.weigher.load_state_dict(state["balance"])
-    return state
 
+    def save(self, progress: Progress) -> None:
+        """Write what is needed to continue from here.
 
-def settings(balance: Balance) -> list[Any]:
-    """What a balance was made as: its class, and its numbers but for those that move."""
-    kept = {name: x for name, x in getattr(balance, "__dict__", {}).items() if isinstance(x, int | float)}
-    return [type(balance).__name__, {name: x for name, x in kept.items() if name not in balance.state_dict()}]
+        Raises:
+            OSError: the disk is full.
+        """
+        trainer = self._trainer
+        content: dict[str, Any] = {name: module.state_dict() for name, module in trainer.modules.items()}
+        content["optimizers"] = {name: optimizer.state_dict() for name, optimizer in trainer.optimizers.items()}
+        content["average"] = trainer.ema.mean
+        content["state"] = asdict(progress) | {"balance": trainer.balance.state_dict()} | self._settings
 
+        def write(path: Path) -> None:
+            try:
+                torch.save(content, path)
+            except RuntimeError as error:  # torch's error on a full disk
+                raise OSError(
+                    f"{self._path} cannot be written, the disk may be full; make room and repeat the command, it "
+                    "goes on from the last checkpoint"
+                ) from error
 
-def refuse_another(name: str, module: nn.Module, saved: Named, folder: Path) -> None:
-    """The tensors of a checkpoint must be those of the module."""
-    own = module.state_dict()
-    for key in own | saved:
-        here, there = (str(tuple(x[key].shape)) if key in x else "missing" for x in (own, saved))
-        if here != there:
+        write_whole(self._path, write)
+
+    def load(self) -> Progress:
+        """Put the checkpoint into the trainer and return the progress of the run; without a file, that of a new run.
+
+        Raises:
+            UserError: the folder holds a run with other settings, networks or pairs, or a damaged checkpoint.
+        """
+        if not self._path.exists():
+            return Progress()
+        try:
+            saved = torch.load(self._path, weights_only=True, map_location="cpu")
+            self._check_settings(saved)
+        except UserError:
+            raise
+        except Exception as error:  # zipfile, pickle and torch each raise their own
             raise UserError(
-                f"{folder} holds a run of another {name} than this {type(module).__name__}: {key} is {there} there and "
-                f"{here} here; repeat its settings and its classes, or choose a new folder"
+                f"{self._path} is damaged ({type(error).__name__}); delete it to start the run again"
+            ) from error
+        trainer, state = self._trainer, saved["state"]
+        advice = "repeat the settings and classes of the run, or choose a new folder"
+        for name, module in trainer.modules.items():
+            load_state(module, saved[name], self._path, advice=advice)
+        for name, optimizer in trainer.optimizers.items():
+            optimizer.load_state_dict(saved["optimizers"][name])
+        trainer.ema.load(saved.get("average", {}))
+        trainer.balance.load_state_dict(state.get("balance", trainer.balance.state_dict()))
+        progress = Progress(**{name: state[name] for name in asdict(Progress())})
+        progress.sums = use_new_names(progress.sums)
+        progress.best = progress.best and use_new_names(progress.best)
+        return progress
+
+    def _check_settings(self, saved: dict[str, Any]) -> None:
+        """Refuse to continue with other settings; those that an old checkpoint does not have had their default."""
+        asked, state = self._settings["schedule"], saved["state"]
+        schedule = json.loads(json.dumps(asdict(Schedule()) | use_new_names(state["schedule"])))
+        if changed := [name for name, value in asked.items() if schedule[name] != value]:
+            raise UserError(
+                f"{self._folder} holds a run with another {', '.join(changed)}; repeat its settings, or choose a new "
+                "folder"
+            )
+        if other := [name for name in FILES if (name in saved) != (name in self._trainer.modules)]:
+            has = "with" if other[0] in saved else "without"
+            raise UserError(
+                f"{self._folder} holds a run {has} a {other[0]}; repeat its settings, or choose a new folder"
+            )
+        asked = self._settings["balanced_by"]
+        no_balance = asked if isinstance(self._trainer.balance, Constant) else None
+        if state.get("balanced_by", no_balance) != asked:
+            raise UserError(
+                f"{self._folder} holds a run with another balance; repeat its settings, or choose a new folder"
+            )
+        asked = self._settings["pairs"]
+        if (pairs := state.get("pairs", asked)) != asked:
+            raise UserError(
+                f"{self._folder} holds a run on {pairs[0]} pairs, {pairs[1]} to {pairs[-1]}, these are {asked[0]}, "
+                f"{asked[1]} to {asked[-1]}; repeat its --data, or choose a new folder"
             )
 
 
-def keep(folder: Path, learners: Learners, state: dict[str, Any]) -> None:
-    """Write what is needed to go on from here."""
-    content: dict[str, Any] = {name: module.state_dict() for name, module in learners.modules().items()}
-    content["optimizers"] = {name: optimizer.state_dict() for name, optimizer in learners.optimizers.items()}
-    content["average"] = learners.average.mean
-    content["state"] = state
-
-    def write(path: Path) -> None:
-        try:
-            torch.save(content, path)
-        except RuntimeError as error:  # what it makes of a full disk
-            raise OSError(
-                f"{folder / 'last.pt'} cannot be written, the disk may be full; make room and repeat the command, it "
-                "goes on from the last checkpoint"
-            ) from error
-
-    write_whole(folder / "last.pt", write)
+def _balance_settings(balance: Balance) -> list[Any]:
+    """Class of a balance and the numbers it was made with, without those that move."""
+    numbers = {name: x for name, x in getattr(balance, "__dict__", {}).items() if isinstance(x, int | float)}
+    return [type(balance).__name__, {name: x for name, x in numbers.items() if name not in balance.state_dict()}]

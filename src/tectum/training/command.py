@@ -1,33 +1,62 @@
 """`tectum train`: a recipe, data, and a run folder that can be stopped and continued at any moment."""
 
+import ast
 import contextlib
+import inspect
 import math
 import sys
-from dataclasses import dataclass, fields, replace
+import textwrap
+from dataclasses import dataclass, fields, make_dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from tyro.conf import Positional, arg
 
 from tectum.console import Flag, optional, progress_bar, say, use_threads
 from tectum.errors import UserError
+from tectum.training import recipes
+from tectum.training.old_names import OLD_NAMES
+from tectum.training.recipes import ABLATIONS, RECIPES, Recipe
+from tectum.training.schedule import Schedule
 
-if TYPE_CHECKING:
-    from tectum.training.recipes import Recipe
-    from tectum.training.schedule import Schedule
+
+def _flags(options: type, *names: str) -> list[Any]:
+    """Returns the fields of a dataclass, or those of these names, as optional flags: (name, type, default).
+
+    A flag that is not given is None, a switch False. The help is the text below the field.
+    """
+    lines = ast.parse(textwrap.dedent(inspect.getsource(options))).body[0].body  # type: ignore[attr-defined]
+    texts = {
+        ast.unparse(line.target): " ".join(ast.literal_eval(text.value).split())
+        for line, text in pairwise(lines)
+        if isinstance(line, ast.AnnAssign) and isinstance(text, ast.Expr)
+    }
+    hints = get_type_hints(options)
+    flags: list[Any] = []
+    for name in names or [f.name for f in fields(options)]:
+        hint, metavar = hints[name], name.rpartition("_")[2].upper()
+        if get_origin(hint) is Literal:
+            hint, metavar = str, "|".join(get_args(hint))  # the dataclass itself refuses a wrong value
+        elif hint is int or get_origin(hint) is tuple:
+            metavar = "N" if hint is int else "HEIGHT WIDTH"
+        aliases = [f"--{old}" for old, new in OLD_NAMES.items() if new == name]
+        details: dict[str, Any] = {"help": texts[name], "help_behavior_hint": "", "aliases": aliases}
+        if hint is bool:
+            flags.append((name, Annotated[bool, arg(**details)], False))
+        else:
+            flags.append((name, Annotated[hint | None, arg(**details, metavar=metavar)], None))
+    return flags
+
+
+_CHANGES = [*_flags(Recipe, "kind", "task", "objective", "loss", "balance"), *_flags(Schedule)]
+_Changes: Any = make_dataclass("_Changes", _CHANGES, frozen=True, kw_only=True)
 
 
 @dataclass(frozen=True)
-class Train:
-    """Train a fuser by a recipe, on a fixed loss or on one learned from a task; the same command continues a run.
-
-    RUN holds recipe.json, log.jsonl (a line per epoch), samples/ (visible, infrared, fused; with a learned loss its
-    weight maps, the pull of the task, prediction and label), last.pt (all that is needed to go on), best.safetensors
-    (for `tectum fuse --system NAME --weights RUN/best.safetensors`), objective.safetensors and task.safetensors.
-    """
-
+class _Arguments:
     recipe: Annotated[Positional[str], arg(metavar="RECIPE")]
-    """A name (an unknown one lists them), module:function of your own, or the recipe.json of a run to repeat."""
+    """A name (an unknown one lists them), module:function or module:VALUE of your own, or the recipe.json of a run."""
 
     out: Annotated[str, arg(aliases=["-o"], metavar="RUN")]
     """Folder of the run."""
@@ -35,87 +64,18 @@ class Train:
     data: Annotated[str | None, optional("DIR")] = None
     """Folder of the pairs; `tectum data list` says what it must look like."""
 
-    ablation: Annotated[str | None, optional("I..V")] = None
+    ablation: Annotated[str | None, optional("|".join(ABLATIONS))] = None
     """Leave out one part of a learned recipe, as in TDFusion's Table 3: I the learned weights, II the gradient term,
     III the task's silence (its loss reaches the fuser), IV the fusion phase, V the fusion network."""
 
     variant: Annotated[str | None, optional("NAME")] = None
-    """published takes the released form of the loss: w squared, zero-padded Sobel; the fuser stays repaired."""
-
-    loss: Annotated[str | None, optional("WEIGHTS")] = None
-    """Train a fixed recipe on the loss that packaged weights were taught, e.g. tdfusion-msrs; needs no labels."""
-
-    kind: Annotated[str | None, optional("KIND")] = None
-    """What the pairs are: infrared, exposure, focus or medical; picks the objective where none is learned."""
-
-    objective: Annotated[str | None, optional("MODULE:CLASS")] = None
-    """A fixed objective of your own in place of the recipe's; one that takes `kind` is told it."""
+    """published trains the system as released, fuser and loss: NAME-published."""
 
     alpha: Annotated[float | None, optional("WEIGHT")] = None
-    """Weight of the gradient term; 1 as published, less lets the weights of the intensities decide more."""
-
-    balance: Annotated[str | None, optional("NAME")] = None
-    """The weights of the loss from epoch to epoch, for systems that have a balance: moving, frozen or none."""
-
-    task: Annotated[str | None, optional("TASK")] = None
-    """Task in place of the recipe's: segformer-b0, yolov8n, dfine-n, module:Class."""
+    """Weight of the gradient term; 1 as published, less gives more effect to the weights of the intensities."""
 
     task_weights: Annotated[str | None, optional("FILE")] = None
-    """Weights the task begins with, e.g. the task.safetensors of another run; it then does not learn alone first."""
-
-    steps: Annotated[int | None, optional("N")] = None
-    """Optimiser steps of the fuser, in place of the recipe's."""
-
-    validate_every: Annotated[int | None, optional("N")] = None
-    """Steps in an epoch."""
-
-    meta_steps: Annotated[int | None, optional("N")] = None
-    """Meta steps in an epoch."""
-
-    batch: Annotated[int | None, optional("N")] = None
-    """Crops per step."""
-
-    crop_px: Annotated[int | None, optional("N")] = None
-    """Side of a crop."""
-
-    task_batch: Annotated[int | None, optional("N")] = None
-    """Whole images per step of the task."""
-
-    task_px: Annotated[tuple[int, int] | None, optional("HEIGHT WIDTH")] = None
-    """Size of the images the task sees, e.g. 240 320."""
-
-    lr: Annotated[float | None, optional("RATE")] = None
-    """Highest learning rate of the fuser."""
-
-    meta_lr: Annotated[float | None, optional("RATE")] = None
-    """Rate of the learned loss."""
-
-    task_lr: Annotated[float | None, optional("RATE")] = None
-    """Rate of the task."""
-
-    ema: Annotated[float | None, optional("DECAY")] = None
-    """Validate and keep a running average of the fuser's weights, e.g. 0.999; 0 the weights themselves."""
-
-    turns: Flag = False
-    """Crops are also turned by quarters, so that they lie in all eight ways."""
-
-    decay: Annotated[str | None, optional("NAME")] = None
-    """cosine, step (a tenth every ten epochs) or constant."""
-
-    inner: Annotated[str | None, optional("NAME")] = None
-    """The look-ahead of a meta step: adam or sgd."""
-
-    outer: Annotated[str | None, optional("NAME")] = None
-    """The step of the learned loss: max, adam or sgd."""
-
-    method: Annotated[str | None, optional("NAME")] = None
-    """How the hypergradient is found: forward, reverse or finite."""
-
-    swap: Flag = False
-    """Each batch also with its images exchanged."""
-
-    seed: Annotated[int | None, optional("N")] = None
-    """Seed of weights, crops and dropout."""
+    """Weights the task starts with, e.g. the task.safetensors of another run; it then has no steps alone."""
 
     device: str = "auto"
     """auto takes CUDA, then MPS, then the CPU."""
@@ -132,152 +92,158 @@ class Train:
     quiet: Flag = False
     """No progress bar."""
 
+
+@dataclass(frozen=True)
+class Train(_Changes, _Arguments):  # type: ignore[misc]
+    """Train a fuser by a recipe, on a fixed loss or on one learned from a task; the same command continues a run.
+
+    RUN holds recipe.json, log.jsonl (a line per epoch), samples/ (visible, infrared, fused; with a learned loss its
+    weight maps, the image gradient of the task, prediction and label), last.pt (all that is needed to continue),
+    best.safetensors (for `tectum fuse --system NAME --weights RUN/best.safetensors`), objective.safetensors and
+    task.safetensors. Flags that are not given have the recipe's value.
+    """
+
     def run(self) -> int:
-        from tectum.training import recipes
-        from tectum.training.distributed import Ranks
+        """Train, print the best validation, and return the exit code: 1 for a loss that has not been learned."""
+        recipe = self.make_recipe()
+        from tectum.training.distributed import World
         from tectum.training.loop import fit
+        from tectum.training.recipes.build import build
         from tectum.weights.loading import find_device
 
-        recipe = self.chosen()
         use_threads(self.threads)
         device = find_device(self.device)
-        ranks = Ranks(self.devices, accelerator=device.split(":")[0], precision=self.precision)
-        if recipe.data == "street" and not self.quiet and ranks.first:
+        world = World(self.devices, accelerator=device.split(":")[0], precision=self.precision)
+        if recipe.data == "street" and not self.quiet and world.is_main:
             print("rendering synthetic scenes", file=sys.stderr)
-        built = recipes.build(recipe, None if self.data is None else Path(self.data))
+        built = build(recipe, None if self.data is None else Path(self.data))
         run = Path(self.out)
         run.mkdir(parents=True, exist_ok=True)
         if (run / "last.pt").exists():
-            refuse_another(recipe, run)
-        elif ranks.first:
+            _check_same_recipe(recipe, run)
+        elif world.is_main:
             recipes.save(recipe, run / "recipe.json")
-        with Progress(run, recipe.schedule, quiet=self.quiet or not ranks.first, writes=ranks.first) as progress:
+        networks = {"fuser": built.fuser, "objective": built.objective, "task": built.task, "balance": built.balance}
+        with _Report(run, recipe.schedule, quiet=self.quiet or not world.is_main, writes=world.is_main) as report:
             try:
                 best = fit(
-                    built.fuser,
-                    built.objective,
-                    built.pairs,
-                    built.validation,
+                    **networks,
+                    pairs=built.pairs,
+                    validation=built.validation,
                     run=run,
                     schedule=recipe.schedule,
-                    task=built.task,
-                    balance=built.balance,
                     device=device,
-                    ranks=ranks,
-                    report=progress,
+                    world=world,
+                    report=report,
                 )
             except KeyboardInterrupt:
                 say(f"interrupted; the same command continues the run in {run}")
                 return 130
-        if ranks.first:
-            print(f"{run / 'best.safetensors'}: {told(best)} at step {best['step']}")
-            if recipe.learned and best.get("away", 1.0) < NOT_LEARNED:
-                say(
-                    f"the learned loss stayed at one half (mean |w_a - 1/2| is {best['away']:.3f}, under "
-                    f"{NOT_LEARNED}): it has not been learned; raise --meta-lr or --meta-steps"
-                )
-                return 1
+        if not world.is_main:
+            return 0
+        print(f"{run / 'best.safetensors'}: {_validation_text(best)} at step {best['step']}")
+        deviation = best.get("weight_deviation", 1.0)
+        if recipe.learned and deviation < NOT_LEARNED:
+            say(
+                f"the learned loss stayed at one half (mean |w_a - 1/2| is {deviation:.3f}, under {NOT_LEARNED}): it "
+                "has not been learned; raise --meta-lr or --meta-steps"
+            )
+            return 1
         return 0
 
-    def chosen(self) -> "Recipe":
-        """The recipe with the flags' replacements."""
-        from tectum.protocols import resolve
-        from tectum.training import recipes
-
-        if self.recipe.endswith(".json"):
-            if not Path(self.recipe).is_file():
-                raise FileNotFoundError(f"a recipe must be a file, and {self.recipe} is none; check the path")
-            recipe = recipes.read(Path(self.recipe))
-        else:
-            make = resolve(recipes.RECIPES, self.recipe, noun="recipe")
-            recipe = make()
-            if not isinstance(recipe, recipes.Recipe):
-                raise UserError(
-                    f"'{self.recipe}' must be a function that returns a Recipe, got {type(recipe).__name__}"
-                )
+    def make_recipe(self) -> Recipe:
+        """Returns the recipe with the values of the flags."""
+        recipe = _find_recipe(self.recipe)
         if self.data is not None and recipe.data == "street":
             raise UserError(f"recipe '{recipe.name}' renders its own scenes; leave out --data")
-        names = {field.name for field in fields(recipe.schedule)} & {field.name for field in fields(self)}
-        given = {name: getattr(self, name) for name in names}
-        changes = {name: value for name, value in given.items() if value is not None and value is not False}
-        recipe = replace(recipe, schedule=replace(recipe.schedule, **changes))
-        if self.variant is not None:
-            recipe = replace(recipe, options=recipe.options | {"variant": self.variant})
-        for name in ("loss", "kind", "objective"):
-            if (value := getattr(self, name)) is not None:
-                recipe = replace(recipe, **{name: value})
+        changes: dict[str, Any] = {}
+        if self.variant not in (None, "repaired"):
+            changes["system"] = f"{recipe.system}-{self.variant}"
         if self.alpha is not None:
             if not (math.isfinite(self.alpha) and self.alpha >= 0):
                 raise UserError(f"--alpha must be 0 or greater and finite, got {self.alpha}")
-            recipe = replace(recipe, options=recipe.options | {"alpha": self.alpha})
-        if self.balance is not None:
-            recipe = replace(recipe, balance=self.balance)
-        if self.task is not None:
-            recipe = replace(recipe, task=self.task, task_options={})
+            changes["options"] = recipe.options | {"alpha": self.alpha}
+        flags = {f.name: getattr(self, f.name) for f in fields(_Changes)}
+        changes |= {name: value for name, value in flags.items() if value is not None and value is not False}
+        if "task" in changes:
+            changes["task_options"] = {}
         if self.task_weights is not None:
-            if recipe.task is None:
+            if (changes.get("task") or recipe.task) is None:
                 raise UserError(f"recipe '{recipe.name}' has no task to give weights to; leave out --task-weights")
-            options = recipe.task_options | {"weights": self.task_weights}
-            recipe = replace(recipe, task_options=options, schedule=replace(recipe.schedule, task_first=0))
-        return recipe if self.ablation is None else recipes.ablation(recipe, self.ablation)
+            options = changes.get("task_options", recipe.task_options) | {"weights": self.task_weights}
+            changes = {"task_first": 0} | changes | {"task_options": options}
+        recipe = recipe.change(**changes)
+        return recipe if self.ablation is None else recipe.ablate(self.ablation)
 
 
 NOT_LEARNED = 0.02
-"""A loss whose weights stay this near one half on average has learned nothing."""
+"""A loss whose weights stay this near one half on average has not learned anything."""
 
 
-def refuse_another(recipe: "Recipe", run: Path) -> None:
-    """A run goes on as it began; `fit` looks after the schedule."""
-    from tectum.training import recipes
+def _find_recipe(name: str) -> Recipe:
+    """A recipe by its name, from a file, or from the user's own code: a value, or a function that makes one."""
+    from tectum.protocols import resolve
 
-    known = recipes.read(run / "recipe.json")
-    names = (field.name for field in fields(recipe) if field.name not in ("name", "schedule"))
-    if changed := [name for name in names if getattr(known, name) != getattr(recipe, name)]:
+    if name.endswith(".json"):
+        return recipes.read(Path(name))
+    table: dict[str, Any] = dict(RECIPES)
+    recipe = resolve(table, name, noun="recipe")
+    recipe = recipe() if callable(recipe) else recipe
+    if not isinstance(recipe, Recipe):
+        raise UserError(f"'{name}' must be a Recipe or a function that returns one, got {type(recipe).__name__}")
+    return recipe
+
+
+def _check_same_recipe(recipe: Recipe, run: Path) -> None:
+    """Refuse to continue a run with another recipe; `fit` checks the schedule."""
+    before = recipes.read(run / "recipe.json")
+    names = (f.name for f in fields(recipe) if f.name not in ("name", "schedule"))
+    if changed := [name for name in names if getattr(before, name) != getattr(recipe, name)]:
         raise UserError(
             f"{run} holds a run with another {', '.join(changed)}; repeat its settings, or choose a new folder"
         )
 
 
-def told(line: dict[str, Any]) -> str:
-    """The validation scores of a log line, in words."""
-    names = [name for name in line if name.startswith("valid_") and name != "valid_score"]
-    words = [f"{name[6:]} {line[name]:.4f}" for name in names]
-    return "validation " + ", ".join(words + ([f"|w - 1/2| {line['away']:.3f}"] if "away" in line else []))
+def _validation_text(line: dict[str, Any]) -> str:
+    """The validation scores of a log line, for people."""
+    scores = [f"{name[6:]} {x:.4f}" for name, x in line.items() if name.startswith("valid_") and name != "valid_score"]
+    deviation = [f"|w - 1/2| {line['weight_deviation']:.3f}"] if "weight_deviation" in line else []
+    return "validation " + ", ".join(scores + deviation)
 
 
-class Progress:
-    """A bar with the loss of each step, and TensorBoard beside the log where it is installed."""
+class _Report:
+    """Shows a progress bar with the loss of each step, and writes the log for TensorBoard where that is installed."""
 
-    def __init__(self, run: Path, schedule: "Schedule", *, quiet: bool, writes: bool = True) -> None:
+    def __init__(self, run: Path, schedule: Schedule, *, quiet: bool, writes: bool) -> None:
         total = schedule.task_first + schedule.steps + schedule.meta_due(schedule.steps - 1)
-        self.bar = progress_bar(total, "step", quiet=quiet)
-        self.begun = False
-        self.writer: Any = None
+        self._bar = progress_bar(total, "step", quiet=quiet)
+        self._started = False
+        self._writer: Any = None
         with contextlib.suppress(ImportError):
             from torch.utils.tensorboard import SummaryWriter
 
-            self.writer = SummaryWriter(str(run / "tensorboard")) if writes else None
+            self._writer = SummaryWriter(str(run / "tensorboard")) if writes else None
 
-    def __enter__(self) -> "Progress":
+    def __enter__(self) -> "_Report":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.bar.close()
-        if self.writer is not None:
-            self.writer.close()
+        self._bar.close()
+        if self._writer is not None:
+            self._writer.close()
 
     def __call__(self, line: dict[str, Any]) -> None:
-        if "valid_loss" not in line:
-            done = line["first"] + line["step"] + line["meta"]
-            if not self.begun:  # what an earlier process did says nothing about the time that is left
-                self.bar.initial, self.bar.n, self.begun = done - 1, done - 1, True
-            self.bar.update(done - self.bar.n)
-            phase = "meta" if "lesson" in line else "fit" if line["step"] else "task"
-            self.bar.set_description(phase, refresh=False)
-            self.bar.set_postfix(loss=f"{line['loss']:.4f}", refresh=False)
+        if "valid_loss" in line:
+            if not self._bar.disable:
+                self._bar.write(f"step {line['step']}: {_validation_text(line)}", file=sys.stderr)
+            if self._writer is not None:
+                for name, value in line.items():
+                    self._writer.add_scalar(name, value, line["step"])
             return
-        if not self.bar.disable:
-            self.bar.write(f"step {line['step']}: {told(line)}", file=sys.stderr)
-        if self.writer is not None:
-            for name, value in line.items():
-                self.writer.add_scalar(name, value, line["step"])
+        done = line["first"] + line["step"] + line["meta"]
+        if not self._started:  # the speed of an earlier process says nothing about the time that is left
+            self._bar.initial, self._bar.n, self._started = done - 1, done - 1, True
+        self._bar.update(done - self._bar.n)
+        phase = "meta" if "outer_loss" in line else "fit" if line["step"] else "task"
+        self._bar.set_description(phase, refresh=False)
+        self._bar.set_postfix(loss=f"{line['loss']:.4f}", refresh=False)

@@ -1,7 +1,7 @@
-"""One run on several devices: every process takes its part of each batch, and what they find is averaged.
+"""Distributed training: every process takes its part of each batch, and gradients are averaged.
 
-    Ranks()                                 one process
-    Ranks(devices=2)                        this command starts a second process (or `torchrun` has started them)
+    World()                                 one process
+    World(devices=2)                        this command starts a second process (or `torchrun` has started them)
 
 Losses are means over a batch, so the mean of the processes' gradients is the gradient of the whole batch: the same
 command gives the same result on one device and on many, up to rounding. Exceptions: networks with batch normalisation,
@@ -21,31 +21,32 @@ from torch import Tensor, nn
 
 from tectum.errors import UserError
 
-PRECISIONS = ("32-true", "bf16-mixed")
+_PRECISIONS = ("32-true", "bf16-mixed")
 
 
-class Ranks:
-    """The processes of a run, as seen from one of them.
+class World:
+    """The processes of a distributed run, as seen from one of them: `size` processes, this one has number `rank`.
 
     Args:
-        devices: how many; `torchrun` overrides it.
+        devices: number of devices on each machine; `torchrun` overrides it.
+        nodes: number of machines.
         accelerator: "cpu", "cuda", "mps" or "auto".
         precision: of the forward passes: "32-true", or "bf16-mixed" on a GPU.
 
     Raises:
-        ValueError: Lightning Fabric is needed and not installed, or there are not so many devices.
+        UserError: Lightning Fabric is needed and not installed, or there are not so many devices.
     """
 
     def __init__(
         self, devices: int = 1, *, nodes: int = 1, accelerator: str = "cpu", precision: str = "32-true"
     ) -> None:
-        if precision not in PRECISIONS:
-            raise UserError(f"precision must be {' or '.join(PRECISIONS)}, got {precision!r}")
+        if precision not in _PRECISIONS:
+            raise UserError(f"precision must be {' or '.join(_PRECISIONS)}, got {precision!r}")
         if devices < 1 or nodes < 1:
             raise UserError(f"devices must be 1 or more, got {min(devices, nodes)}; leave it out for one")
         if accelerator == "cuda" and devices > torch.cuda.device_count():
             raise UserError(f"there are {torch.cuda.device_count()} GPUs here, got --devices {devices}; ask for fewer")
-        self.world, self.rank, self.fabric = 1, 0, None
+        self.size, self.rank, self._fabric = 1, 0, None
         started = int(os.environ.get("WORLD_SIZE", "1"))  # by torchrun
         if started > 1:
             devices = int(os.environ.get("LOCAL_WORLD_SIZE", started))
@@ -65,75 +66,75 @@ class Ranks:
                 precision=precision,  # type: ignore[arg-type]
             )
             fabric.launch()
-            atexit.register(end_group)
-            self.fabric, self.world, self.rank = fabric, fabric.world_size, fabric.global_rank
+            atexit.register(_end_process_group)
+            self._fabric, self.size, self.rank = fabric, fabric.world_size, fabric.global_rank
 
     @property
-    def first(self) -> bool:
-        """Whether this process writes the files."""
+    def is_main(self) -> bool:
+        """True for the process that writes the files."""
         return self.rank == 0
 
     @property
     def device(self) -> str | None:
-        """The device of this process, or None for the one that was asked for."""
-        return None if self.fabric is None else str(self.fabric.device)
+        """The device of this process; None for one process without Fabric."""
+        return None if self._fabric is None else str(self._fabric.device)
 
-    def share(self, batch: int) -> slice:
-        """This process's part of a batch.
+    def local_part(self, batch: int) -> slice:
+        """Returns this process's part of a batch of that size.
 
         Raises:
-            ValueError: the batch does not divide evenly.
+            UserError: the batch does not divide evenly.
         """
-        if batch % self.world:
+        if batch % self.size:
             raise UserError(
-                f"a batch must divide evenly over the processes, got {batch} for {self.world}; change --batch or "
+                f"a batch must divide evenly over the processes, got {batch} for {self.size}; change --batch or "
                 "--task-batch"
             )
-        part = batch // self.world
+        part = batch // self.size
         return slice(self.rank * part, (self.rank + 1) * part)
 
-    def mean(self, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The mean over the processes, in one transfer."""
-        if self.fabric is None or self.world == 1 or not found:
-            return dict(found)
-        flat = torch.cat([x.detach().reshape(-1) for x in found.values()])
-        flat = self.fabric.all_reduce(flat, reduce_op="mean")
-        parts = flat.split([x.numel() for x in found.values()])
-        return {name: part.view_as(x) for (name, x), part in zip(found.items(), parts, strict=True)}
+    def average(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Returns the mean of tensors by name over the processes, in one transfer."""
+        if self._fabric is None or self.size == 1 or not tensors:
+            return dict(tensors)
+        flat = torch.cat([x.detach().reshape(-1) for x in tensors.values()])
+        flat = self._fabric.all_reduce(flat, reduce_op="mean")
+        parts = flat.split([x.numel() for x in tensors.values()])
+        return {name: part.view_as(x) for (name, x), part in zip(tensors.items(), parts, strict=True)}
 
-    def mean_numbers(self, found: Mapping[str, float]) -> dict[str, float]:
-        """The same of plain numbers."""
-        if self.world == 1:
-            return dict(found)
-        tensors = {name: torch.tensor(x, dtype=torch.float64, device=self.device) for name, x in found.items()}
-        return {name: float(x) for name, x in self.mean(tensors).items()}
+    def average_numbers(self, numbers: Mapping[str, float]) -> dict[str, float]:
+        """Returns the mean of numbers by name over the processes."""
+        if self.size == 1:
+            return dict(numbers)
+        tensors = {name: torch.tensor(x, dtype=torch.float64, device=self.device) for name, x in numbers.items()}
+        return {name: float(x) for name, x in self.average(tensors).items()}
 
-    def mean_gradients(self, module: nn.Module) -> None:
-        """Average the gradients of a module in place."""
-        if self.world > 1:
-            own = {name: p for name, p in module.named_parameters() if p.requires_grad}
-            found = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in own.items()}
-            for name, grad in self.mean(found).items():
-                own[name].grad = grad
+    def average_gradients(self, module: nn.Module) -> None:
+        """Average the gradients of a module over the processes, in place."""
+        if self.size > 1:
+            parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
+            gradients = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in parameters.items()}
+            for name, gradient in self.average(gradients).items():
+                parameters[name].grad = gradient
 
-    def same(self, module: nn.Module) -> None:
-        """Give every process the first one's parameters and buffers."""
-        if self.fabric is not None and self.world > 1:
+    def broadcast(self, module: nn.Module) -> None:
+        """Give the first process's parameters and buffers of a module to all."""
+        if self._fabric is not None and self.size > 1:
             with torch.no_grad():
                 for x in module.state_dict().values():
-                    x.copy_(self.fabric.broadcast(x, src=0))
+                    x.copy_(self._fabric.broadcast(x, src=0))
 
-    def wait(self) -> None:
-        """Until all processes are here."""
-        if self.fabric is not None:
-            self.fabric.barrier()
+    def barrier(self) -> None:
+        """Wait until all processes are here."""
+        if self._fabric is not None:
+            self._fabric.barrier()
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """The precision of forward passes."""
-        return nullcontext() if self.fabric is None else self.fabric.autocast()
+        """A context with the precision of forward passes."""
+        return nullcontext() if self._fabric is None else self._fabric.autocast()
 
 
-def end_group() -> None:
+def _end_process_group() -> None:
     """Join the group's threads while Python still runs: one that frees a tensor later aborts the whole process."""
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()

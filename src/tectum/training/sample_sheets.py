@@ -1,4 +1,4 @@
-"""Pictures of a run in progress: what went in, what came out, what the loss asks for and what the task sees."""
+"""Sample sheets of a run: rows of pictures (sources, fused image, weight maps, answer, label) as one PNG."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,31 +12,31 @@ from tectum.io.files import write_whole
 from tectum.report.painting import paint
 
 
-def sheet(rows: Sequence[Sequence[Tensor]], path: Path) -> None:
+def write_sheet(rows: Sequence[Sequence[Tensor]], path: Path) -> None:
     """Write rows of pictures, each (H,W) in [0,1] or (3,H,W) uint8, as one PNG; shorter rows are padded with black."""
     from PIL import Image
 
-    drawn = [torch.cat([colour(picture) for picture in row], dim=2) for row in rows]
-    width = max(row.shape[2] for row in drawn)
-    whole = torch.cat([F.pad(row, (0, width - row.shape[2])) for row in drawn], dim=1)
-    image = Image.fromarray(whole.permute(1, 2, 0).numpy())
+    strips = [torch.cat([_rgb(picture) for picture in row], dim=2) for row in rows]
+    width = max(strip.shape[2] for strip in strips)
+    sheet = torch.cat([F.pad(strip, (0, width - strip.shape[2])) for strip in strips], dim=1)
+    image = Image.fromarray(sheet.permute(1, 2, 0).numpy())
     write_whole(path, lambda file: image.save(file, format="PNG"))
 
 
-def colour(picture: Tensor) -> Tensor:
+def centre_on_grey(picture: Tensor) -> Tensor:
+    """Returns a signed picture in [0,1]: brighter than 1/2 where positive, scaled to its largest absolute value."""
+    return 0.5 + 0.5 * picture / picture.abs().max().clamp_min(1e-30)
+
+
+def paint_target(target: Any, fused: Tensor) -> Tensor:
+    """Returns a mask (h,w) on black, or boxes on the fused image (H,W) in [0,1], as (3,H,W) uint8."""
+    picture = torch.zeros_like(fused) if isinstance(target, Tensor) else fused
+    return torch.from_numpy(paint(_rgb(picture).permute(1, 2, 0).numpy(), target, opacity=1.0)).permute(2, 0, 1)
+
+
+def _rgb(picture: Tensor) -> Tensor:
     """(3,H,W) uint8 of a grey picture in [0,1]; a coloured one stays."""
     picture = picture.detach().cpu()
     if picture.dtype == torch.uint8:
         return picture
     return (picture.float() * 255 + 0.5).clamp(0, 255).byte().expand(3, *picture.shape)
-
-
-def signed(picture: Tensor) -> Tensor:
-    """Around grey: brighter where positive; the largest size is at the end of the range."""
-    return 0.5 + 0.5 * picture / picture.abs().max().clamp_min(1e-30)
-
-
-def painted(target: Any, under: Tensor) -> Tensor:
-    """A mask (h,w) on black, or boxes on the picture `under` (H,W) in [0,1]: (3,H,W) uint8."""
-    picture = torch.zeros_like(under) if isinstance(target, Tensor) else under
-    return torch.from_numpy(paint(colour(picture).permute(1, 2, 0).numpy(), target, opacity=1.0)).permute(2, 0, 1)

@@ -1,4 +1,4 @@
-"""What a run is worth so far: the objective, the task's score and pictures, on pairs that are not trained on."""
+"""Validation: mean loss terms, the task's scores and sample images, on pairs that are not trained on."""
 
 from pathlib import Path
 from typing import Any
@@ -8,99 +8,94 @@ from torch import Tensor
 
 from tectum.data.transforms import centre_crop, is_boxes, resize
 from tectum.pair import Pair, Pairs
-from tectum.training.sample_sheets import painted, sheet, signed
-from tectum.training.steps import Learners, fused_image
+from tectum.training.sample_sheets import centre_on_grey, paint_target, write_sheet
+from tectum.training.trainer import Trainer, fuse_without_gradient
 
 VALIDATION_PX, SAMPLE_PX = 256, 640
 
 
 @torch.no_grad()
-def validate(learners: Learners, pairs: Pairs, sample: Path, device: str) -> dict[str, float]:
-    """Mean terms of the objective, the task's scores, how far the loss is from a fixed one; and a sheet of pictures.
+def validate(trainer: Trainer, pairs: Pairs, sheet: Path, device: str) -> dict[str, float]:
+    """Measure the networks on validation pairs and write a sheet of samples.
 
     Without a task the objective is taken over the middle 256x256 pixels of each image; with one, both see whole images
-    at the task's size. `valid_score` is the task's first score; `away` the mean of |w_a - 1/2| where the objective has
-    such weights.
+    at the task's size.
+
+    Returns:
+        "valid_NAME" for each term of the objective, for the task's loss and scores; "valid_loss", the sum of the terms;
+        "valid_score", the task's first score; "weight_deviation", the mean of |w_a - 1/2|, where the objective has such
+        weights.
     """
-    for module in learners.modules().values():
-        module.eval()
-    means: dict[str, float] = {}
-    metric = None if learners.task is None else learners.task.metric()
+    trainer.eval()
+    sums: dict[str, float] = {}
+    metric = None if trainer.task is None else trainer.task.metric()
     for index in range(len(pairs)):
         pair = pairs[index].to(device)
-        seen = centre_crop(pair, VALIDATION_PX) if metric is None else resize(pair, learners.schedule.task_px)
-        found = judged(learners, seen, metric)
-        for name, value in found.items():
-            means[name] = means.get(name, 0.0) + value / len(pairs)
-    terms = {name: value for name, value in means.items() if name not in ("away", "task")}
-    line = {f"valid_{name}": value for name, value in means.items() if name != "away"}
-    line["valid_loss"] = sum(terms.values())
+        pair = centre_crop(pair, VALIDATION_PX) if metric is None else resize(pair, trainer.schedule.task_px)
+        for name, value in _measure(trainer, pair, metric).items():
+            sums[name] = sums.get(name, 0.0) + value / len(pairs)
+    deviation = {name: sums.pop(name) for name in ("weight_deviation",) if name in sums}
+    line = {f"valid_{name}": value for name, value in sums.items()}
+    line["valid_loss"] = sum(value for name, value in sums.items() if name != "task")
     if metric is not None:
-        numbers = metric.numbers()
-        line |= {f"valid_{name}": value for name, value in numbers.items()}
-        line["valid_score"] = next(iter(numbers.values()))
-    if "away" in means:
-        line["away"] = means["away"]
-    shown = sorted({0, len(pairs) - 1})
-    sheet([row(learners, pairs[index].to(device), pairs[shown[-1] - index].to(device)) for index in shown], sample)
-    return line
+        scores = metric.numbers()
+        line |= {f"valid_{name}": value for name, value in scores.items()}
+        line["valid_score"] = next(iter(scores.values()))
+    first, last = pairs[0].to(device), pairs[len(pairs) - 1].to(device)
+    two = [(first, last), (last, first)] if len(pairs) > 1 else [(first, first)]
+    write_sheet([_sample_row(trainer, *pair) for pair in two], sheet)
+    return line | deviation
 
 
-def judged(learners: Learners, pair: Pair, metric: Any) -> dict[str, float]:
-    """Terms of the objective on one image, the task's loss and its answer, given to `metric`."""
-    fused = learners.fuser(pair.a, pair.b)
-    found = {name: float(term) for name, term in learners.objective(fused, pair.a, pair.b).items()}
-    w = weights(learners, pair)
+def _measure(trainer: Trainer, pair: Pair, metric: Any) -> dict[str, float]:
+    """Terms of the objective on one image, and the task's loss; its answer goes to `metric`."""
+    fused = trainer.fuser(pair.a, pair.b)
+    numbers = {name: float(term) for name, term in trainer.objective(fused, pair.a, pair.b).items()}
+    w = _weight_maps(trainer, pair)
     if w is not None:
-        found["away"] = float((w[:, :1] - 0.5).abs().mean())
+        numbers["weight_deviation"] = float((w[:, :1] - 0.5).abs().mean())
     if metric is not None:
-        found["task"] = float(learners.task.loss(fused, pair.target))
-        metric.update(learners.task.predict(fused, label_size(pair)), pair.target)
-    return found
+        numbers["task"] = float(trainer.task.loss(fused, pair.target))
+        is_mask = isinstance(pair.target, Tensor) and pair.target.dim() == 3
+        size = (int(pair.target.shape[1]), int(pair.target.shape[2])) if is_mask else None
+        metric.update(trainer.task.predict(fused, size), pair.target)
+    return numbers
 
 
-def weights(learners: Learners, pair: Pair) -> Tensor | None:
+def _weight_maps(trainer: Trainer, pair: Pair) -> Tensor | None:
     """w_a and w_b (B,2,H,W) of a learned objective that has such maps."""
-    if not list(learners.objective.parameters()):
+    if not list(trainer.objective.parameters()):
         return None
-    maps = getattr(learners.objective, "weights", None)
-    return None if maps is None else maps(pair.a, pair.b)
+    weights = getattr(trainer.objective, "weights", None)
+    return None if weights is None else weights(pair.a, pair.b)
 
 
-def label_size(pair: Pair) -> tuple[int, int] | None:
-    """Height and width of the target where it is a mask."""
-    if isinstance(pair.target, Tensor) and pair.target.dim() == 3:
-        return int(pair.target.shape[1]), int(pair.target.shape[2])
-    return None
+def _sample_row(trainer: Trainer, pair: Pair, other: Pair) -> list[Tensor]:
+    """Visible, infrared, fused; weights and image gradient of a learned loss; the task's answer and the label.
 
-
-def row(learners: Learners, pair: Pair, other: Pair) -> list[Tensor]:
-    """Visible, infrared, fused; the weights of a learned loss and the pull u; the task's answer and the label.
-
-    The pull is how the task, judging `other`, would have this fused image change: brighter where it is light.
+    The image gradient shows how the task, by its loss on `other`, would change this fused image: light is brighter.
     """
-    if learners.task is None:
+    if trainer.task is None:
         pair = centre_crop(pair, SAMPLE_PX)
-        return [pair.a[0, 0], pair.b[0, 0], learners.fuser(pair.a, pair.b)[0, 0]]
-    pair, other = resize(pair, learners.schedule.task_px), resize(other, learners.schedule.task_px)
-    fused = fused_image(learners.fuser, pair)
-    found = [pair.a[0, 0], pair.b[0, 0], fused[0, 0]]
-    w = weights(learners, pair)
+        return [pair.a[0, 0], pair.b[0, 0], trainer.fuser(pair.a, pair.b)[0, 0]]
+    pair, other = resize(pair, trainer.schedule.task_px), resize(other, trainer.schedule.task_px)
+    fused = fuse_without_gradient(trainer.fuser, pair)
+    row = [pair.a[0, 0], pair.b[0, 0], fused[0, 0]]
+    w = _weight_maps(trainer, pair)
     if w is not None:
-        found += [w[0, 0], w[0, 1]]
-    if learners.learned:
-        found.append(signed(pull(learners, pair, other)[0, 0]))
-    size = (int(fused.shape[2]), int(fused.shape[3]))
-    answer = learners.task.predict(fused, size)[0]
+        row += [w[0, 0], w[0, 1]]
+    if trainer.learned:
+        row.append(centre_on_grey(_image_gradient(trainer, pair, other)[0, 0]))
+    answer = trainer.task.predict(fused, (int(fused.shape[2]), int(fused.shape[3])))[0]
     target = pair.target[0]
     is_mask = isinstance(target, Tensor) and target.dim() == 2 and not target.is_floating_point()
     if is_mask or is_boxes(pair.target):
-        found += [painted(answer, fused[0, 0]), painted(target, fused[0, 0])]
-    return found
+        row += [paint_target(answer, fused[0, 0]), paint_target(target, fused[0, 0])]
+    return row
 
 
-def pull(learners: Learners, pair: Pair, other: Pair) -> Tensor:
+def _image_gradient(trainer: Trainer, pair: Pair, other: Pair) -> Tensor:
     with torch.enable_grad():
-        learners.objective.requires_grad_(True)
-        found = learners.lesson(pair, other, 0, alone=True).pull
-    return torch.zeros_like(pair.a) if found is None else found
+        trainer.objective.requires_grad_(True)
+        gradient = trainer.hypergradient(pair, other, 0, local=True).image_gradient
+    return torch.zeros_like(pair.a) if gradient is None else gradient

@@ -1,6 +1,7 @@
-"""What a recipe is: its file, the published constants, and what may be left out of it."""
+"""The recipe of a training run: a frozen value, its JSON file, and the ablations of a learned one."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -8,49 +9,53 @@ from typing import Any, Literal
 from tectum.errors import UserError
 from tectum.io.files import write_whole
 from tectum.kinds import KINDS
+from tectum.training.old_names import use_new_names
 from tectum.training.schedule import Schedule
 
 Target = Literal["masks", "boxes"]
 BALANCES = ("none", "frozen", "moving")
+ABLATIONS = ("I", "II", "III", "IV", "V")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that decides the result of a training run, except the data's pixels."""
+    """All settings that decide the result of a training run, except the pixels of the data."""
 
     name: str
-    """What it is called."""
+    """Name of the recipe, for messages."""
     system: str
-    """Which fuser and objective."""
+    """System (fuser and objective): a key of `tectum.systems.SYSTEMS` or module:Attribute."""
     data: str
-    """A known set, "folder" (pairs of a folder given by the user) or "street" (synthetic scenes, rendered here)."""
+    """A known set, "folder" (pairs in a folder of the user) or "street" (synthetic scenes, rendered here)."""
     every: int = 1
-    """Take one in so many of the set's sorted pairs."""
+    """Take every n-th of the set's sorted pairs."""
     validation: str | None = None
-    """Packaged list of the pairs kept for validation, where the data has them; None takes every sixth pair."""
+    """Packaged list of the validation pairs, where the data has them; None: every sixth pair."""
     task: str | None = None
-    """What the loss is learned from; None trains on the fixed objective."""
+    """Task that the loss is learned from: segformer-b0, yolov8n, dfine-n, module:Class. None: no task."""
     task_options: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of the task, e.g. class_weights."""
     target: Target | None = None
-    """Which labels the task is trained on."""
+    """Type of the labels that the task is trained on."""
     learned: bool = False
     """Whether the objective is learned."""
     loss: str | None = None
-    """Packaged weights whose learned loss is taken as it is, for any fuser and without labels; None takes the system's
+    """Packaged weights whose learned loss is taken as it is, e.g. tdfusion-msrs; needs no labels. None: the system's
     own objective."""
     options: dict[str, Any] = field(default_factory=dict)
-    """Keyword arguments of the objective, e.g. variant="published"."""
+    """Keyword arguments of the objective, e.g. alpha."""
     balance: str = "none"
-    """The system's balance: moving (other weights of the loss in each epoch), frozen (as it begins) or none."""
+    """Weights of the loss from epoch to epoch, for systems that have a balance: moving, frozen (as at the start) or
+    none."""
     start: str | None = None
-    """Packaged weights the fuser begins with; None begins at random."""
+    """Packaged weights the fuser starts from; None: random weights."""
     schedule: Schedule = field(default_factory=Schedule)
-    """Steps, rates, crops, seed."""
+    """Steps, rates, batches, seed."""
     kind: str = "infrared"
-    """What the pairs are: infrared, exposure, focus or medical; picks the objective where none is learned."""
+    """Kind of the pairs: infrared, exposure, focus or medical; selects the objective where none is learned."""
     objective: str | None = None
-    """A fixed objective as module:Class in place of the kind's or system's own; one that takes `kind` is told it."""
+    """A fixed objective of your own as module:Class, in place of the recipe's; it is called with `kind` if it takes
+    that argument."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "kind", KINDS[self.kind].name)
@@ -63,72 +68,50 @@ class Recipe:
         if self.loss is not None and self.learned:
             raise UserError(f"recipe '{self.name}' learns its own loss; leave out --loss, or take a fixed recipe")
 
+    def change(self, **changes: Any) -> "Recipe":
+        """Returns a copy with other values of fields, those of its schedule included.
 
-def published(num_pairs: int, task_px: tuple[int, int]) -> Schedule:
-    """The released constants: 40 epochs, 200 meta steps each, one pair and its swap, 256-pixel crops, plain inner
-    and largest-entry outer steps at the fuser's own rate, 1e-4 and a tenth of it every ten epochs."""
-    return Schedule(
-        steps=40 * num_pairs,
-        batch=1,
-        crop_px=256,
-        swap=True,
-        lr=1e-4,
-        decay="step",
-        warmup=0,
-        clip=0,
-        validate_every=num_pairs,
-        meta_steps=200,
-        inner="sgd",
-        outer="max",
-        meta_lr=1e-4,
-        task_px=task_px,
-        task_batch=1,
-        task_lr=1e-4,
-    )
+        >>> recipe = Recipe("mine", "tdfusion", "folder").change(name="longer", steps=5000)
+        >>> recipe.name, recipe.schedule.steps
+        ('longer', 5000)
+        """
+        own = {f.name for f in fields(Recipe)}
+        schedule = replace(
+            changes.pop("schedule", self.schedule), **{name: x for name, x in changes.items() if name not in own}
+        )
+        return replace(self, **{name: x for name, x in changes.items() if name in own}, schedule=schedule)
 
+    def ablate(self, part: str) -> "Recipe":
+        """Returns a learned recipe without one of its parts, as in Table 3 of the TDFusion paper.
 
-ABLATIONS = ("I", "II", "III", "IV", "V")
+        Args:
+            part: I: w = 1/2, also of a recipe with a packaged loss. II: no gradient term. III: the task's loss reaches
+                the fuser too, at weight 1 in place of a balance. IV: no fusion phase, one meta step before each fit
+                step. V: the weights of TDFusion's loss generation module make the image; it is trained by the task's
+                loss and the gradient term (our reading: the paper says no more than the formula).
 
-
-def ablation(recipe: Recipe, which: str) -> Recipe:
-    """A learned recipe without one of its parts, as in the paper's Table 3.
-
-    I: w = 1/2, also of a recipe with a packaged loss. II: no gradient term. III: the task's loss reaches the fuser
-    too, at weight 1 in place of a balance. IV: no fusion phase, the fuser moves in the meta phase. V: the weights of
-    TDFusion's loss generation module make the image; it is trained by the task's loss and the gradient term (our
-    reading: the paper says no more than the formula).
-
-    Raises:
-        ValueError: unknown, or a recipe whose loss is not learned.
-    """
-    if which not in ABLATIONS:
-        raise UserError(f"ablation must be one of {', '.join(ABLATIONS)}, got {which!r}")
-    if which == "I" and recipe.loss is not None:
-        return replace(recipe, name=f"{recipe.name}-I", loss=None)
-    if not recipe.learned:
-        raise UserError(f"an ablation needs a recipe whose loss is learned, '{recipe.name}' has a fixed one")
-    recipe, schedule = replace(recipe, name=f"{recipe.name}-{which}"), recipe.schedule
-    fixed = replace(schedule, meta_steps=0)
-    kept = {
-        name: value for name, value in recipe.options.items() if name != "centred"
-    }  # the generator's, which is gone
-    if which == "I":
-        return replace(recipe, learned=False, options=kept, schedule=fixed)
-    if which == "II":
-        return replace(recipe, options=recipe.options | {"alpha": 0.0})
-    if which == "III":
-        return replace(recipe, balance="none", schedule=replace(schedule, task_weight=1.0))
-    if which == "IV":
-        return replace(recipe, schedule=replace(schedule, interleaved=True))
-    return replace(
-        recipe,
-        system="tectum.systems.tdfusion:WEIGHTED_SUM",
-        learned=False,
-        balance="none",
-        start=None,
-        options=kept | {"beta": 0.0},
-        schedule=replace(fixed, task_weight=1.0),
-    )
+        Raises:
+            UserError: an unknown part, or a recipe whose loss is not learned.
+        """
+        if part not in ABLATIONS:
+            raise UserError(f"ablation must be one of {', '.join(ABLATIONS)}, got {part!r}")
+        name = f"{self.name}-{part}"
+        if part == "I" and self.loss is not None:
+            return self.change(name=name, loss=None)
+        if not self.learned:
+            raise UserError(f"an ablation needs a recipe whose loss is learned, '{self.name}' has a fixed one")
+        fixed = {key: value for key, value in self.options.items() if key != "centred"}  # centred: the generator's
+        if part == "I":
+            return self.change(name=name, learned=False, options=fixed, meta_steps=0)
+        if part == "II":
+            return self.change(name=name, options=self.options | {"alpha": 0.0})
+        if part == "III":
+            return self.change(name=name, balance="none", task_weight=1.0)
+        if part == "IV":
+            return self.change(name=name, interleaved=True)
+        weighted_sum = {"system": "tectum.systems.tdfusion:WEIGHTED_SUM", "start": None, "balance": "none"}
+        changes = weighted_sum | {"learned": False, "options": fixed | {"beta": 0.0}}
+        return self.change(name=name, meta_steps=0, task_weight=1.0, **changes)
 
 
 def save(recipe: Recipe, path: Path) -> None:
@@ -138,15 +121,17 @@ def save(recipe: Recipe, path: Path) -> None:
 
 
 def read(path: Path) -> Recipe:
-    """A recipe from `recipe.json`.
+    """Returns the recipe in a file such as RUN/recipe.json.
 
     Raises:
-        ValueError: not a recipe.
+        FileNotFoundError: there is no such file.
+        UserError: the file does not hold a recipe.
     """
+    if not path.is_file():
+        raise FileNotFoundError(f"a recipe must be a file, and {path} is none; check the path")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        schedule = Schedule(**content.pop("schedule"))
-        return Recipe(schedule=schedule, **content)
+        content: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return Recipe(**{**content, "schedule": Schedule(**use_new_names(content["schedule"]))})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         names = ", ".join(f.name for f in fields(Recipe))
         raise UserError(f"{path} must hold a recipe ({names}), but {error}; take one from a run folder") from error

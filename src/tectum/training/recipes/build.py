@@ -1,0 +1,163 @@
+"""Networks and data of a recipe."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from tectum.color import rgb_to_ycbcr
+from tectum.data.datasets import open_set
+from tectum.data.folders import PairFolder, split_names, without
+from tectum.data.synthetic import CLASSES, Scene, render
+from tectum.errors import UserError
+from tectum.kinds import KINDS
+from tectum.pair import Pair, Pairs
+from tectum.protocols import Balance, System, resolve
+from tectum.systems import SYSTEMS
+from tectum.tasks import TASKS
+from tectum.training.recipes.recipe import BALANCES, Recipe, Target
+from tectum.weights import loading as weights
+
+NUM_SCENES, SCENE_PX = 36, (240, 320)
+
+
+@dataclass(frozen=True)
+class Built:
+    """Networks and data of a run, in the order of `fit`; task and balance are None where there is none."""
+
+    fuser: nn.Module
+    objective: nn.Module
+    task: Any
+    pairs: Pairs
+    validation: Pairs
+    balance: Balance | None = None
+
+
+def build(recipe: Recipe, data: Path | None) -> Built:
+    """Make the networks of a recipe, initialised by its seed, and open its data.
+
+    Args:
+        recipe: a value of `tectum.training.recipes.RECIPES`, or one of your own.
+        data: folder of the pairs; None for recipes on synthetic scenes.
+
+    Raises:
+        UserError: the recipe needs a folder and got none, or the system cannot be trained in this way.
+        FileNotFoundError: the folder does not hold the pairs.
+    """
+    system = resolve(SYSTEMS, recipe.system, noun="system")
+    make_objective = _objective_class(recipe, system)
+    balance = _balance(recipe, system)
+    pairs, validation, classes = _scenes(recipe.target) if recipe.data == "street" else _open_data(recipe, data)
+    torch.manual_seed(recipe.schedule.seed)
+    fuser = system.fuser()
+    objective = make_objective(**recipe.options)
+    task = None if recipe.task is None else resolve(TASKS, recipe.task, noun="task")(classes, **recipe.task_options)
+    label_type = getattr(task, "kind", recipe.target)
+    if task is not None and label_type != recipe.target:
+        raise UserError(
+            f"task '{recipe.task}' learns from {label_type}, recipe '{recipe.name}' has {recipe.target}; choose "
+            "another task"
+        )
+    if recipe.start is not None:
+        fuser.load_state_dict(weights.load(recipe.system, recipe.start).state_dict())
+    return Built(fuser, objective, task, pairs, validation, balance)
+
+
+def scene_pair(scene: Scene, name: str, target: Target | None = None) -> Pair:
+    """Returns a synthetic scene as a pair (1,1,H,W) with labels: masks have the background as class 0, boxes none."""
+    labels: Any = None
+    if target == "masks":
+        labels = scene.mask[None]
+    elif target == "boxes":
+        height, width = scene.mask.shape
+        relative = scene.boxes / torch.tensor([width, height, width, height])
+        labels = [{"boxes": relative, "labels": scene.labels - 1}]
+    return Pair(rgb_to_ycbcr(scene.visible)[0][None], scene.infrared[None], labels, (name,))
+
+
+def _objective_class(recipe: Recipe, system: System) -> Callable[..., nn.Module]:
+    """The constructor of the objective: a packaged loss, the learned one, the recipe's, the kind's, the system's."""
+    if recipe.loss is not None:
+        return _packaged_loss(recipe)
+    make = system.learned if recipe.learned else system.objective
+    if make is None:
+        needed = "a loss that can be learned" if recipe.learned else "an objective"
+        raise UserError(f"system '{recipe.system}' has nothing to train; choose one with {needed}")
+    name = None if recipe.learned else recipe.objective or KINDS[recipe.kind].objective
+    if name is not None:
+        table: dict[str, Callable[..., nn.Module]] = {}
+        make = resolve(table, name, noun="objective")
+    elif not recipe.learned and recipe.kind != "infrared" and "kind" not in inspect.signature(make).parameters:
+        raise UserError(
+            f"recipe '{recipe.name}' trains {recipe.kind} pairs and the objective of '{recipe.system}' is for infrared "
+            "ones; name another with --objective module:Class"
+        )
+    parameters = inspect.signature(make).parameters
+    unknown = sorted(recipe.options.keys() - parameters.keys())
+    if unknown and not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        raise UserError(
+            f"the objective of recipe '{recipe.name}' takes {', '.join(sorted(parameters)) or 'no options'}, got "
+            f"{unknown[0]}; leave out --{unknown[0]}"
+        )
+    return lambda **options: make(**({"kind": recipe.kind} if "kind" in parameters else {}) | options)
+
+
+def _packaged_loss(recipe: Recipe) -> Callable[..., nn.Module]:
+    name = str(recipe.loss)
+    kind = weights.cards().get(name, {}).get("kind", "infrared")
+    if kind != recipe.kind:
+        raise UserError(
+            f"the loss of '{name}' was taught on {kind} pairs, got --kind {recipe.kind}; leave out --loss, or take a "
+            "recipe on a fixed objective"
+        )
+    return lambda **options: weights.load_objective(name, **options)
+
+
+def _balance(recipe: Recipe, system: System) -> Balance | None:
+    if recipe.balance not in BALANCES:
+        raise UserError(f"balance must be one of {', '.join(BALANCES)}, got {recipe.balance!r}")
+    if recipe.balance == "none":
+        return None
+    if system.balance is None:
+        raise UserError(f"system '{recipe.system}' has no balance; choose none, got {recipe.balance!r}")
+    return system.balance(frozen=recipe.balance == "frozen")
+
+
+def _open_data(recipe: Recipe, folder: Path | None) -> tuple[Pairs, Pairs, tuple[str, ...]]:
+    """Training pairs, validation pairs and class names."""
+    if folder is None:
+        sides = KINDS[recipe.kind].sides[0]
+        raise UserError(
+            f"recipe '{recipe.name}' needs a folder of pairs ({' and '.join(sides)} inside); give it with --data"
+        )
+    if recipe.kind == "infrared" and recipe.target is None:
+        names = PairFolder(folder).names
+        validation = _validation_names(recipe, names, folder)
+        return PairFolder(folder, without(names, validation)), PairFolder(folder, validation), ()
+    kind = None if recipe.kind == "infrared" else recipe.kind
+    dataset = open_set(recipe.data, folder, target=recipe.target, every=recipe.every, kind=kind)
+    validation = _validation_names(recipe, dataset.names, folder)
+    pairs = dataset.subset(without(dataset.names, validation))
+    return pairs, dataset.subset(validation), tuple(dataset.classes)
+
+
+def _validation_names(recipe: Recipe, names: list[str], folder: Path) -> list[str]:
+    """The recipe's list; every sixth pair where there is none, or where the data is another part of its set."""
+    if len(names) < 2:
+        raise UserError(f"training needs at least two pairs, one of them for validation, got {len(names)} in {folder}")
+    packaged = recipe.validation is not None and recipe.kind == "infrared"  # such lists are of infrared sets
+    listed = split_names(str(recipe.validation)) if packaged else []
+    if recipe.data != "folder" and not set(listed) & set(names):
+        listed = []
+    return listed or names[::6]
+
+
+def _scenes(target: Target | None) -> tuple[Pairs, Pairs, tuple[str, ...]]:
+    """Synthetic night scenes to train on, every sixth for validation, and their class names."""
+    pairs = [scene_pair(render(seed, SCENE_PX), f"street-{seed}", target) for seed in range(NUM_SCENES)]
+    classes = CLASSES if target == "masks" else CLASSES[1:]
+    return [pair for i, pair in enumerate(pairs) if i % 6], pairs[::6], tuple(classes)
