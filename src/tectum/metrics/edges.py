@@ -127,7 +127,7 @@ def _find_edges(
     down = x[:, :-2].add(x[:, 1:-1], alpha=2).add_(x[:, 2:])
     across = x[..., :-2].add(x[..., 1:-1], alpha=2).add_(x[..., 2:])
     s_x, s_y = down[..., 2:] - down[..., :-2], across[:, :-2] - across[:, 2:]
-    strength = root(s_x.square().addcmul_(s_y, s_y))
+    strength = root(s_x.square().addcmul_(s_y, s_y), overwrite=True)
     # atan(s_y / s_x), pi/2 where s_x = 0: by factors of 0 or 1, torch.where is many times slower
     upright = s_x.detach().abs().le_(_EQUAL)
     tangent = torch.div(s_y, torch.add(s_x, upright, out=reuse(s_x)), out=reuse(s_y))

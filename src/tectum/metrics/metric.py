@@ -85,15 +85,15 @@ class Metric(nn.Module, ABC):
         Raises:
             ValueError: shapes that do not fit, or values outside [0,1].
         """
-        images = fused, a, b
+        images, on_mps = (fused, a, b), fused.device.type == "mps"  # which has no float64
         _check_images(*images)
         gradients = self.is_differentiable and torch.is_grad_enabled() and any(x.requires_grad for x in images)
-        if not gradients:
-            images = fused.detach(), a.detach(), b.detach()
-        with torch.set_grad_enabled(gradients), _one_thread():
-            if fused.device.type == "mps":  # has no float64
-                return self.score(*(x.cpu() for x in images)).float().to(fused.device)
-            return self.score(*images)
+        with torch.inference_mode(not gradients), _one_thread():
+            if not gradients:
+                images = fused.detach(), a.detach(), b.detach()
+            values = self.score(*(x.cpu() for x in images)) if on_mps else self.score(*images)
+        values = values if gradients else values.clone()  # a tensor of inference mode could not stand in a loss
+        return values.float().to(fused.device) if on_mps else values
 
     @abstractmethod
     def score(self, fused: Tensor, a: Tensor, b: Tensor) -> Tensor:

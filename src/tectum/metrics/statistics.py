@@ -90,7 +90,8 @@ class AG(Metric):
             top, bottom = max(0, rows.start - 1), min(height, rows.stop + 1)
             along, down = _central_differences(fused[:, 0, top:bottom] * 255)
             inner = slice(rows.start - top, rows.stop - top)
-            sums += root((along[:, inner].square() + down[:, inner].square()).div_(2)).sum((1, 2)).double()
+            squares = (along[:, inner].square() + down[:, inner].square()).div_(2)
+            sums += root(squares, overwrite=True).sum((1, 2)).double()
         return sums / (height * width)
 
 

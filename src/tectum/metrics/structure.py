@@ -123,7 +123,7 @@ class VIF(SourceMetric):
                 images = [window.downsample(x, workspace) for x in images]
             window = GaussianWindow(size, size / 5, device=fused.device)
             for m in iterate_local_statistics(images[0], images[1], images[2], window, workspace):
-                var_s = F.threshold(m.var_sources, _FLAT, 0.0)
+                var_s = F.threshold(m.var_sources, _FLAT, 0.0, inplace=workspace.reuses)
                 cov = m.cov.clamp_(min=0)
                 gain = torch.div(cov, var_s + _FLAT, out=workspace("gain", cov.shape))
                 # s_V^2 = s_F^2 - g s_FS

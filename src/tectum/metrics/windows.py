@@ -207,19 +207,23 @@ def pad_border(x: Tensor, margin: int) -> Tensor:
 def divide(numerator: Tensor, denominator: Tensor) -> Tensor:
     """The quotient, and 0 where the denominator is not positive."""
     positive = denominator > 0
+    if not (numerator.requires_grad or denominator.requires_grad):
+        return torch.where(positive, numerator / denominator, 0.0)
     return torch.where(positive, numerator / torch.where(positive, denominator, 1.0), 0.0)
 
 
 def power(x: Tensor, exponent: float) -> Tensor:
     """max(x, 0) ** exponent."""
+    if not x.requires_grad:
+        return x.clamp_min(0) ** exponent
     zero = x <= 0
     return x.masked_fill(zero, 1.0).pow(exponent).masked_fill(zero, 0.0**exponent)
 
 
-def root(x: Tensor) -> Tensor:
-    """Square root."""
+def root(x: Tensor, *, overwrite: bool = False) -> Tensor:
+    """Square root, in the memory of x if it may be overwritten."""
     if not x.requires_grad:
-        return x.sqrt()
+        return x.sqrt_() if overwrite else x.sqrt()
     zero = x == 0
     return x.masked_fill(zero, 1.0).sqrt().masked_fill(zero, 0.0)
 
