@@ -24,14 +24,14 @@ ROOT = Path(__file__).parents[1]
 def random_images(height: int, width: int, *, batch: int = 1, seed: int = 0, count: int = 2) -> tuple[Tensor, ...]:
     """Images (batch,1,height,width) in [0,1] with structure at all scales and both ends of the range."""
     generator = torch.Generator().manual_seed(seed)
-    found = []
+    images = []
     for _ in range(count):
         image = torch.zeros(batch, 1, height, width)
         for step in (1, 4, 16):
             coarse = torch.randn(batch, 1, -(-height // step), -(-width // step), generator=generator)
             image += coarse.repeat_interleave(step, 2).repeat_interleave(step, 3)[:, :, :height, :width]
-        found.append((0.5 + 0.3 * image).clamp(0, 1))
-    return tuple(found)
+        images.append((0.5 + 0.3 * image).clamp(0, 1))
+    return tuple(images)
 
 
 def perturb_weights(module: nn.Module, seed: int = 0) -> nn.Module:

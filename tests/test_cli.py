@@ -81,12 +81,12 @@ def test_fuse_by_subprocess(folder: Path) -> None:
 
 def test_help_names_every_verb_and_flag_and_imports_nothing_heavy(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == main([]) == 0
-    told = capsys.readouterr().out
-    assert all(told.count(f"\n  {name} ") == 2 for name in COMMANDS)
+    text = capsys.readouterr().out
+    assert all(text.count(f"\n  {name} ") == 2 for name in COMMANDS)
     assert main(["fuse", "--help"]) == 0
-    told, paths = capsys.readouterr().out, ("visible", "infrared", "more")
-    assert all("--" + field.name.replace("_", "-") in told for field in fields(Fuse) if field.name not in paths)
-    assert "(default: None)" not in told and "(default: False)" not in told
+    text, paths = capsys.readouterr().out, ("visible", "infrared", "more")
+    assert all("--" + field.name.replace("_", "-") in text for field in fields(Fuse) if field.name not in paths)
+    assert "(default: None)" not in text and "(default: False)" not in text
     code = (
         "import sys; from tectum.cli import main\n"
         "for argv in ['--help'], ['--version'], ['fuse', '--help'], ['fuse', 'no', 'no', '-o', 'no']: main(argv)\n"
@@ -116,13 +116,13 @@ def test_the_flags_the_options_and_the_call_agree() -> None:
 def test_python_and_command_line_give_the_same_pixels(folder: Path, output: str) -> None:
     visible, infrared = load(folder / "vi.png"), load(folder / "ir.png")
     expected = run(folder, "--output", output)
-    kinds = {
+    types = {
         "paths": (folder / "vi.png", str(folder / "ir.png")),
         "arrays": (visible, infrared),
         "PIL": (Image.fromarray(visible), Image.fromarray(infrared)),
     }
-    for kind, sources in kinds.items():
-        assert np.array_equal(fuse(*sources, system="average", output=output), expected), kind
+    for name, sources in types.items():
+        assert np.array_equal(fuse(*sources, system="average", output=output), expected), name
     (folder / "many_vi").mkdir(), (folder / "many_ir").mkdir()
     (folder / "vi.png").rename(folder / "many_vi" / "a.png"), (folder / "ir.png").rename(folder / "many_ir" / "a.png")
     run(folder, "--output", output, visible="many_vi", infrared="many_ir", out="many/")
@@ -171,7 +171,8 @@ def test_grey_sources_give_grey_and_colour_in_the_infrared_place_is_kept_with_a_
     capsys.readouterr()
     straight, swapped = run(folder), run(folder, visible="ir.png", infrared="vi.png", out="swapped.png")
     assert np.array_equal(straight, swapped)
-    assert "swapped?" in (told := capsys.readouterr().err) and told.count("\n") == 1
+    warning = capsys.readouterr().err
+    assert "swapped?" in warning and warning.count("\n") == 1
     with pytest.warns(UserWarning, match=r"swapped\?"):
         fuse(folder / "ir.png", folder / "vi.png", system="average")
     with warnings.catch_warnings():
@@ -292,9 +293,9 @@ def test_a_rig_found_by_subprocess_serves_every_frame_without_flicker(
     beside: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rig = str(tmp_path / "rig.json")
-    found = tectum_in_a_process("align", str(beside / "vi"), str(beside / "ir16"), "-o", rig, "--model", "translation")
-    assert found.returncode == 0, found.stderr
-    assert "of 5 pairs agree" in found.stdout and "infrared range 7" in found.stdout
+    align = tectum_in_a_process("align", str(beside / "vi"), str(beside / "ir16"), "-o", rig, "--model", "translation")
+    assert align.returncode == 0, align.stderr
+    assert "of 5 pairs agree" in align.stdout and "infrared range 7" in align.stdout
     assert main(["align", str(beside / "vi"), str(beside / "ir16"), "-o", rig]) == 2
     assert "exists already" in capsys.readouterr().err
 

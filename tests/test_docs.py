@@ -27,23 +27,23 @@ class Block:
 
     page: Path
     line: int
-    kind: str
+    language: str
     text: str
 
 
 def blocks(page: Path) -> Iterator[Block]:
-    kind: str | None = None
+    language: str | None = None
     start, text = 0, ""
     for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), 1):
         if line.startswith("```"):
-            if kind is None:
-                kind, start, text = line.removeprefix("```").strip(), number, ""
+            if language is None:
+                language, start, text = line.removeprefix("```").strip(), number, ""
             else:
-                yield Block(page, start, kind, text)
-                kind = None
-        elif kind is not None:
+                yield Block(page, start, language, text)
+                language = None
+        elif language is not None:
             text += line + "\n"
-    assert kind is None, f"{page.name}: the block that starts in line {start} never ends"
+    assert language is None, f"{page.name}: the block that starts in line {start} never ends"
 
 
 def commands(block: Block) -> Iterator[list[str]]:
@@ -69,8 +69,8 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run_python(block: Block, names: dict[str, object]) -> None:
-    if found := re.match(r"# (\w+\.py)\n", block.text):
-        Path(found[1]).write_text(block.text, encoding="utf-8")
+    if name := re.match(r"# (\w+\.py)\n", block.text):
+        Path(name[1]).write_text(block.text, encoding="utf-8")
     tree = ast.parse(block.text)
     ast.increment_lineno(tree, block.line)
     exec(compile(tree, str(block.page), "exec"), names)
@@ -80,14 +80,14 @@ def run_python(block: Block, names: dict[str, object]) -> None:
 def test_python_runs(page: Path, desk: Path) -> None:
     names: dict[str, object] = {"__name__": "page"}
     for block in blocks(page):
-        if block.kind == "python":
+        if block.language == "python":
             run_python(block, names)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
 def test_commands_parse(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for block in blocks(page):
-        for words in commands(block) if block.kind == "sh" else ():
+        for words in commands(block) if block.language.startswith("sh") else ():
             where = f"{page.name}, block in line {block.line}: tectum {shlex.join(words)}"
             if words in ([], ["--help"], ["--version"]) or words[-1] == "--help":
                 assert cli.main(words) == 0, where
@@ -98,11 +98,20 @@ def test_commands_parse(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
                 pytest.fail(f"{where}: {error}")
 
 
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_make_targets_and_scripts_are_there(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    assert set(re.findall(r"(?:`|^)make ([a-z-]+)", text, re.MULTILINE)) <= targets
+    for script in re.findall(r"python ((?:benchmarks|examples)/\S+?\.py)", text):
+        assert (ROOT / script).is_file(), script
+
+
 def test_the_guides_have_something_to_check() -> None:
-    found = {name: [b.kind for b in blocks(ROOT / "docs" / name)] for name in GUIDES}
-    for name, kinds in found.items():
-        assert kinds.count("python") >= 2 and kinds.count("sh") >= 2, name
-    assert {kind for kinds in found.values() for kind in kinds} <= {"python", "sh"}
+    languages_of = {name: [b.language for b in blocks(ROOT / "docs" / name)] for name in GUIDES}
+    for name, languages in languages_of.items():
+        assert languages.count("python") >= 2 and languages.count("sh") >= 2, name
+    assert {language for languages in languages_of.values() for language in languages} <= {"python", "sh"}
 
 
 @pytest.mark.slow
@@ -116,9 +125,9 @@ def test_the_guides_can_be_followed(name: str, desk: Path, capsys: pytest.Captur
             save(render(seed, (120, 160)), desk, f"street-{seed}")
     names: dict[str, object] = {"__name__": "page"}
     for block in blocks(ROOT / "docs" / name):
-        if block.kind == "python":
+        if block.language == "python":
             run_python(block, names)
-        for words in commands(block) if block.kind == "sh" else ():
+        for words in commands(block) if block.language == "sh" else ():
             if words[0] == "train":
                 words = [*words, "--steps", "2"] if "--steps" not in words else words
             assert cli.main(words) == 0, f"line {block.line}: tectum {shlex.join(words)}: {capsys.readouterr().err}"

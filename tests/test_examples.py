@@ -21,8 +21,8 @@ def run(name: str, *arguments: str, cwd: Path) -> str:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_learned_loss_beats_the_fixed_one_on_the_task(tmp_path: Path) -> None:
-    said = run("learn_a_loss.py", str(tmp_path), cwd=tmp_path)
-    scores = {line.split()[0]: float(line.split()[2]) for line in said.splitlines() if " mIoU " in line}
+    output = run("learn_a_loss.py", str(tmp_path), cwd=tmp_path)
+    scores = {line.split()[0]: float(line.split()[2]) for line in output.splitlines() if " mIoU " in line}
     assert scores["learned"] > scores["fixed"]
     assert (tmp_path / "learned.png").stat().st_size > 10_000
 
@@ -31,6 +31,6 @@ def test_a_learned_loss_beats_the_fixed_one_on_the_task(tmp_path: Path) -> None:
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", ["own_fuser.py", "own_task.py"])
 def test_a_network_or_a_task_of_ones_own_trains(name: str, tmp_path: Path) -> None:
-    said = run(name, str(tmp_path / "run"), cwd=tmp_path)
-    assert "away" in said
+    output = run(name, str(tmp_path / "run"), cwd=tmp_path)
+    assert "away" in output
     assert (tmp_path / "run" / "best.safetensors").exists()

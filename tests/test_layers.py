@@ -19,7 +19,7 @@ diagram = load_benchmark("imports")
 MODULES: dict[str, Path] = diagram.MODULES
 room = diagram.find_room
 ALL = diagram.find_imports()
-WITHIN = [found for found in ALL if found.imported.split(".")[0] == "tectum"]
+WITHIN = [x for x in ALL if x.imported.split(".")[0] == "tectum"]
 TABLE = re.findall(r"^\| (`.*?) \|", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
 LEVEL = {name: level for level, row in enumerate(TABLE) for name in re.findall(r"`(\w+)`", row)}
 """Rows of the table of rooms in CONTRIBUTING.md: a room may import its own row and those above."""
@@ -28,17 +28,17 @@ LEVEL = {name: level for level, row in enumerate(TABLE) for name in re.findall(r
 def test_the_table_of_rooms_names_each_room_and_nothing_else() -> None:
     assert len(MODULES) > 20 and len(WITHIN) > 40
     assert LEVEL.keys() == {room(module) for module in MODULES} - {""}
-    unknown = {found.imported for found in WITHIN} - MODULES.keys()
+    unknown = {x.imported for x in WITHIN} - MODULES.keys()
     assert not unknown, f"imported, but not there: {unknown}"
 
 
 def test_imports_point_down() -> None:
     up = {
-        (found.importer, found.imported, found.when)
-        for found in WITHIN
-        if room(found.importer)
-        and room(found.imported)  # the package itself has a version and lazy verbs, no more
-        and LEVEL[room(found.importer)] < LEVEL[room(found.imported)]
+        (x.importer, x.imported, x.when)
+        for x in WITHIN
+        if room(x.importer)
+        and room(x.imported)  # the package itself has a version and lazy verbs, no more
+        and LEVEL[room(x.importer)] < LEVEL[room(x.imported)]
     }
     assert not up
 
@@ -52,14 +52,14 @@ def test_no_module_needs_itself() -> None:
 
 
 def test_no_file_uses_another_files_private_names() -> None:
-    taken = {(found.importer, found.imported, found.name) for found in WITHIN if found.name.startswith("_")}
+    private = {(x.importer, x.imported, x.name) for x in WITHIN if x.name.startswith("_")}
     for name, path in MODULES.items():
         tree = ast.parse(path.read_text())
-        aliases = {found.imported.rpartition(".")[2] for found in WITHIN if found.importer == name and not found.name}
+        aliases = {x.imported.rpartition(".")[2] for x in WITHIN if x.importer == name and not x.name}
         for node in ast.walk(tree):
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in aliases:
-                taken |= {(name, node.value.id, node.attr)} if node.attr.startswith("_") else set()
-    assert {found for found in taken if found[2] != "__version__"} == set()
+                private |= {(name, node.value.id, node.attr)} if node.attr.startswith("_") else set()
+    assert {use for use in private if use[2] != "__version__"} == set()
 
 
 def test_the_diagram_of_imports_is_of_this_source() -> None:
@@ -86,7 +86,7 @@ def test_the_engine_knows_no_system_task_or_dataset() -> None:
 
 @pytest.mark.parametrize("heavy", ["cv2", "matplotlib", "tensorboard", "tyro"])
 def test_heavy_packages_are_imported_where_they_are_used(heavy: str) -> None:
-    top = {found.importer for found in ALL if found.imported.split(".")[0] == heavy and found.when == "top"}
+    top = {x.importer for x in ALL if x.imported.split(".")[0] == heavy and x.when == "top"}
     assert {n for n in top if n.split(".")[-1] not in ("cli", "command", "console")} <= set()
 
 
@@ -147,10 +147,10 @@ def test_no_path_of_one_machine() -> None:
     roots = ("home", "work", "root", "Users", "mnt", "tmp")
     absolute = re.compile(rf"(?<![\w.)}}*:/-])/(?:{'|'.join(roots)})/\w")
     assert absolute.search("see /" + "home/me/data") and not absolute.search("runs/home/x, https://x.org/home/y")
-    found = [
+    places = [
         f"{path.relative_to(ROOT)}:{number}"
         for path in [*files("src", "tests", "docs", "benchmarks", "examples"), *ROOT.glob("*.md"), *ROOT.glob("*.toml")]
         for number, line in enumerate(path.read_text().splitlines(), 1)
         if absolute.search(line)
     ]
-    assert not found
+    assert not places

@@ -133,7 +133,7 @@ def _refusal(name: str, event: refusals.ParseErrorEvent, words: Sequence[str]) -
             return f"{arg.display_name()} must be one of {str(choices).strip('()')}, got '{value}'"
         case refusals.BadValue(argument=arg):
             return f"{arg.display_name()} needs a value"
-        case refusals.InstantiationFailure(argument=None):
+        case refusals.InstantiationFailure(argument=arg) if arg is None or _is_ours(sys.exception()):
             return event.message
         case refusals.InstantiationFailure(argument=arg) if arg is not None:
             split = [part for word in words for part in word.split("=", 1)]
