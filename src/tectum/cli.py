@@ -111,6 +111,10 @@ def parse(argv: Sequence[str]) -> Command:
             raise UserError(f"unknown option {option}; {hint}see tectum {name} --help")
 
     def refuse(event: refusals.ParseErrorEvent) -> None:
+        error = sys.exception() if isinstance(event, refusals.InstantiationFailure) else None
+        for mistake in (error, error and error.__context__):
+            if isinstance(mistake, UserError):  # a value's own parser, or the command's own check
+                raise mistake
         if sentence := _refusal(name, event, words):  # of anything else tyro says what it is; the exit code is 2 too
             raise UserError(f"{sentence}; see tectum {name} --help")
 
@@ -133,8 +137,6 @@ def _refusal(name: str, event: refusals.ParseErrorEvent, words: Sequence[str]) -
             return f"{arg.display_name()} must be one of {str(choices).strip('()')}, got '{value}'"
         case refusals.BadValue(argument=arg):
             return f"{arg.display_name()} needs a value"
-        case refusals.InstantiationFailure(argument=arg) if arg is None or _is_ours(sys.exception()):
-            return event.message
         case refusals.InstantiationFailure(argument=arg) if arg is not None:
             split = [part for word in words for part in word.split("=", 1)]
             value = next((b for a, b in pairwise(split) if a in arg.lowered.name_or_flags), "that")
