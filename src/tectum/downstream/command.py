@@ -30,10 +30,10 @@ class Downstream(Budget, Data):
     package.module:Class) and folders of fused images of any method, named like the pairs (DIR, or DIR/train and
     DIR/test); NAME=... gives a row another name. Systems are fused here, once.
 
-    RUN receives table.md, table.csv, summary.json, report.html, and a folder for each cell (input and seed). A cell
-    that is finished is never done again; the same command goes on where it was cut short, also with more inputs or
-    seeds, and several such processes share a run. Exit code: 0 all cells finished, 1 not all, 2 a mistake found before
-    the start, 130 Ctrl-C.
+    RUN receives table.md, table.csv, summary.json, report.html, and a folder for each cell (input and seed). The same
+    command continues where it stopped, also with more inputs or seeds; a finished cell is never run again, and several
+    processes can share a run. Exit code: 0 all cells finished, 1 not all, 2 a mistake found before the start, 130
+    Ctrl-C.
     """
 
     task: Annotated[Positional[str], arg(metavar="TASK")]
@@ -75,7 +75,7 @@ class Downstream(Budget, Data):
     """Only the tables."""
 
     quiet: Flag = False
-    """No progress; problems are still told."""
+    """No progress and no tables; problems are still printed."""
 
     def run(self) -> int:
         """Execute the command and return the exit code."""
@@ -96,7 +96,7 @@ class Downstream(Budget, Data):
         try:
             cells = comparison.run(quiet=self.quiet)
         except KeyboardInterrupt:
-            say(f"interrupted; finished cells are kept in {self.out}, the same command goes on")
+            say(f"interrupted; finished cells are kept in {self.out}, the same command continues")
             return 130
         title = f"{self.task} on {self.set_name()}, {self.split} pairs"
         summary = summarise(comparison, cells, classes, title=title, reference=self.reference, without=self.without)
