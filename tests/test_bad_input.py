@@ -227,10 +227,7 @@ def test_flags_that_make_no_sense(refused: Refused, flags: list[str], words: str
         (["fuse", "a.png", "b.png", "-q"], "unknown option -q"),
         (["align", ".", ".", ".", "-o", "x"], "align does not take .; quote patterns"),
         (["train", "x", "-o", "x", "--steps=1.5"], "--steps cannot be '1.5'"),
-        (
-            ["downstream", "x", "-o", "x", "--data", ".", "--size", "9"],
-            "--size must be WIDTHxHEIGHT",
-        ),
+        (["downstream", "x", "-o", "x", "--data=.", "--images=x", "--size", "9"], "--size must be WIDTHxHEIGHT"),
         (["weights"], "weights list, weights convert"),
         (["data", "chek"], "did you mean 'data check'?"),
         (["weights", "list", "--jsn"], "did you mean --json?"),
