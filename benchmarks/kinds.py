@@ -153,7 +153,7 @@ def evenly(names: Sequence[str], count: int = 3) -> list[str]:
 
 def draw(evaluator: Evaluator, names: Sequence[str], file: Path, height: int = 360) -> None:
     """A row for each pair: the sources, then every method and the Laplacian pyramid."""
-    methods = [method.name for method in evaluator.methods if not method.baseline] + ["laplacian"]
+    methods = [method.name for method in evaluator.methods if not method.is_baseline] + ["laplacian"]
     rows = []
     for name in names:
         row = []

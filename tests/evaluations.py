@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from tectum.evaluation.evaluate import Evaluation, with_metrics
+from tectum.evaluation.evaluate import Evaluation
 from tectum.evaluation.statistics import Scores, summarise
 from tectum.metrics import METRICS
-from tectum.metrics.conventions import CONVENTIONS
+from tectum.metrics.conventions import CONVENTIONS, with_metrics
 
 
 def make_evaluation(
@@ -33,7 +33,7 @@ def make_evaluation(
         higher_is_better=higher,
         units={metric: METRICS[metric].unit for metric in metrics},
         failures={},
-        notes=(),
+        warnings=(),
         data="demo set",
         command="tectum eval --data demo",
         date="2026-11-20",

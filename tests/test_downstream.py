@@ -25,7 +25,7 @@ from tectum.downstream.frames import Frames, class_weights, draw_batch, view_win
 from tectum.downstream.options import Budget
 from tectum.downstream.run import Cell, Comparison, Input, lock_folder
 from tectum.downstream.statistics import confusion_scorer, detection_scorer, seed_difference
-from tectum.evaluation.methods import Folder, Made, baseline
+from tectum.evaluation.methods import FolderMethod, FuserMethod, make_baseline
 from tectum.io.image import Picture, write_image
 from tectum.metrics.task import DetectionScore, SegmentationScore
 from tectum.pair import Pair
@@ -74,7 +74,7 @@ PAIRS = {"train": [street(seed) for seed in range(6)], "test": [street(seed) for
 
 def comparison(out: Path, names: Sequence[str] = ("visible", "infrared"), **changes: Any) -> Comparison:
     budget = Budget(epochs=2, size=SIZE, batch=2, lr=1e-2)
-    inputs = [Input(name, baseline(name), baseline(name)) for name in names]
+    inputs = [Input(name, make_baseline(name), make_baseline(name)) for name in names]
     settings = {
         "make_task": lambda frames: Painter(),
         "inputs": inputs,
@@ -173,7 +173,7 @@ def test_a_mask_is_made_small_by_the_pixel_at_each_centre() -> None:
 
 def test_inputs_of_a_seed_are_paired(tmp_path: Path) -> None:
     """The same images under two names give the same bits; seeds differ."""
-    twins = [Input(name, baseline("average"), baseline("average")) for name in ("one", "two")]
+    twins = [Input(name, make_baseline("average"), make_baseline("average")) for name in ("one", "two")]
     cells = comparison(tmp_path, inputs=twins).run()
     rows = {(cell.input, cell.seed): cell.result for cell in cells}
     for seed in (0, 1):
@@ -237,7 +237,7 @@ def test_a_run_begun_otherwise_is_refused(tmp_path: Path) -> None:
         comparison(tmp_path, budget=Budget(epochs=3, size=SIZE, batch=2, lr=1e-2)).prepare()
     with pytest.raises(ValueError, match="test labels"):
         comparison(tmp_path, pairs={**PAIRS, "test": PAIRS["test"][:3]}).prepare()
-    changed = [Input("visible", baseline("visible"), baseline("infrared"))]
+    changed = [Input("visible", make_baseline("visible"), make_baseline("infrared"))]
     with pytest.raises(ValueError, match="the images of visible have changed"):
         comparison(tmp_path, inputs=changed).prepare()
 
@@ -308,7 +308,7 @@ def test_images_made_here_are_kept_until_their_sources_change(tmp_path: Path) ->
         made.append(float(visible.y.mean()))
         return torch.maximum(visible.y, infrared.y)
 
-    method = Made("ours", brighter, settings={"system": "ours"}, baseline=False)
+    method = FuserMethod("ours", brighter, settings={"system": "ours"})
 
     def prepared(pairs: dict[str, list[Pair]]) -> Comparison:
         made.clear()
@@ -348,7 +348,7 @@ def test_an_input_that_lacks_images_is_told_before_the_start(tmp_path: Path) -> 
     (tmp_path / "fused").mkdir()
     for pair in PAIRS["train"]:
         write_image(tmp_path / "fused" / f"{pair.name[0]}.png", np.full((48, 60), 90, np.uint8))
-    fused = Folder("ours", str(tmp_path / "fused"))
+    fused = FolderMethod("ours", str(tmp_path / "fused"))
     run = comparison(tmp_path / "run", inputs=[Input("ours", fused, fused)])
     run.pairs = {part: Named(pairs) for part, pairs in PAIRS.items()}
     with pytest.raises(FileNotFoundError, match=r"every training and test pair, .* has none for street-6, street-7"):

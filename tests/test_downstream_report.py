@@ -23,8 +23,7 @@ from tectum.downstream.instances import BoxInstances, MaskInstances, count_insta
 from tectum.downstream.options import Budget
 from tectum.downstream.page import draw_predictions, featured_input, rank_by_gain, write_page
 from tectum.downstream.run import Cell, Comparison, Input
-from tectum.evaluation.methods import Folder, baseline
-from tectum.io.folders import PairFiles
+from tectum.evaluation.methods import FolderMethod, make_baseline
 from tectum.io.image import Picture, write_image
 from tectum.pair import Pair
 from tectum.report.painting import FALSE, FOUND, MISSED, PALETTE, add_legend, frame_objects, paint
@@ -94,7 +93,7 @@ def run_of(out: Path, said: dict[str, dict[str, torch.Tensor]], num_seeds: int =
 
     grey = torch.full((1, 1, *SIZE), 0.3)
     pairs = [Pair(grey, grey, target[None].long(), (name,)) for name, target in TARGETS.items()]
-    inputs = [Input(name, baseline("visible"), baseline("visible")) for name in said]
+    inputs = [Input(name, make_baseline("visible"), make_baseline("visible")) for name in said]
     run = Comparison(
         lambda frames: None, inputs, {"train": pairs, "test": pairs}, out, Budget(size=(40, 48)), num_seeds
     )  # type: ignore[arg-type, return-value]
@@ -380,28 +379,24 @@ def test_names_of_inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         (tmp_path / part).mkdir(parents=True)
         write_image(tmp_path / part / "a.png", np.zeros((8, 8), np.uint8))
     assert parse_named("my.module:Fuser", "--images") == ("Fuser", "my.module:Fuser")
-    assert not isinstance(make_input("average", "average", "cpu", scored="test").test, Folder)  # the baseline
-    assert isinstance(make_input("average", "./average", "cpu", scored="test").test, Folder)
+    assert not isinstance(make_input("average", "average", "cpu", scored="test").test, FolderMethod)  # the baseline
+    assert isinstance(make_input("average", "./average", "cpu", scored="test").test, FolderMethod)
     ours = make_input("ours", "ours", "cpu", scored="test")
-    assert isinstance(ours.train, Folder) and isinstance(ours.test, Folder)
-    assert (Path(ours.train.where).name, Path(ours.test.where).name) == ("train", "test")
+    assert isinstance(ours.train, FolderMethod) and isinstance(ours.test, FolderMethod)
+    assert (Path(ours.train.path).name, Path(ours.test.path).name) == ("train", "test")
     both = make_input("ours", "ours", "cpu", scored="train")
-    assert isinstance(both.test, Folder) and Path(both.test.where).name == "train"
+    assert isinstance(both.test, FolderMethod) and Path(both.test.path).name == "train"
 
 
 def test_systems_are_named_by_variant_and_by_packaged_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(SYSTEMS, "tomiff-published", SYSTEMS["maximum"])  # a network without weights
     pair = Picture(torch.rand(1, 8, 8)), Picture(torch.rand(1, 8, 8))
     for spec, variant in (("tomiff", "published"), ("tomiff-published", None)):
-        fused = make_input("theirs", spec, "cpu", variant=variant).test.luminance(
-            PairFiles("a", Path("a"), Path("a")), *pair
-        )
+        fused = make_input("theirs", spec, "cpu", variant=variant).test.luminance("a", *pair)
         assert (fused - torch.maximum(pair[0].y, pair[1].y)).abs().max() <= 1 / 255
     with pytest.raises(ValueError, match="system 'sfofusion' has no variant 'publishd'"):
         make_input("theirs", "sfofusion", "cpu", variant="publishd")
-    assert make_input("ours", "tdfusion-msrs", "cpu").test.luminance(
-        PairFiles("a", Path("a"), Path("a")), *pair
-    ).shape == (1, 8, 8)
+    assert make_input("ours", "tdfusion-msrs", "cpu").test.luminance("a", *pair).shape == (1, 8, 8)
 
 
 def test_the_label_type_is_known_without_building_a_network() -> None:

@@ -1,5 +1,6 @@
 """An evaluation: the numbers of the metrics themselves, resumed to the same table, nothing lost to one bad image."""
 
+import inspect
 import json
 import os
 import re
@@ -17,7 +18,7 @@ import tectum
 from tectum.cli import main
 from tectum.data.datasets import DATASETS, find_set
 from tectum.evaluation.evaluate import Evaluation, Evaluator
-from tectum.evaluation.methods import BASELINES
+from tectum.evaluation.options import BASELINES
 from tectum.io.image import write_image
 from tectum.metrics import METRICS
 from tectum.metrics.conventions import CONVENTIONS
@@ -83,7 +84,7 @@ def test_values_are_those_of_the_metrics_on_the_files(folder: Path, convention: 
 
 
 def test_one_worker_or_three_one_table(folder: Path) -> None:
-    one, three = (quick(folder).run(workers=n, quiet=True) for n in (1, 3))
+    one, three = (quick(folder, workers=n).run(quiet=True) for n in (1, 3))
     assert table(one) == table(three) and one.scores.images == tuple("01234")
     assert torch.get_num_threads() == 1
 
@@ -142,6 +143,19 @@ def test_python_verb(folder: Path) -> None:
     assert found.higher_is_better == {"EN": True, "MSE": False, "SSIM": True} and not found.failures
 
 
+def test_a_text_that_is_a_folder_is_a_folder(folder: Path) -> None:
+    as_text = tectum.evaluate({"ours": str(folder / "ours")}, folder / "vi", folder / "ir", metrics=QUICK)
+    as_path = tectum.evaluate({"ours": folder / "ours"}, folder / "vi", folder / "ir", metrics=QUICK)
+    assert table(as_text) == table(as_path)
+
+
+def test_help_shows_the_options_of_the_verb() -> None:
+    parameters = inspect.signature(tectum.evaluate).parameters
+    assert parameters["convention"].default == "tectum" and "workers" in parameters
+    with pytest.raises(TypeError, match="metric"):
+        tectum.evaluate({"ours": "average"}, "vi", "ir", metric="EN")
+
+
 def test_names_choose_pairs_and_all_takes_every_metric(folder: Path) -> None:
     found = quick(folder, names=["3", "1"], metrics=("all",)).run(quiet=True)
     assert found.scores.images == ("3", "1") and set(found.scores.metrics) == METRICS.keys()
@@ -172,13 +186,13 @@ def test_interrupted_and_resumed_equals_uninterrupted(folder: Path, monkeypatch:
     with monkeypatch.context() as patch:
         seen = count_scored(patch, stop_after=2)
         with pytest.raises(KeyboardInterrupt):
-            quick(folder, out=folder / "out").run(workers=1, quiet=True)
+            quick(folder, out=folder / "out", workers=1).run(quiet=True)
         assert len(seen) == 2
     scored = (folder / "out" / "scores.jsonl").read_text()
     (folder / "out" / "scores.jsonl").write_text(scored[:-25])  # the last line was cut off by a crash
     with monkeypatch.context() as patch:
         seen = count_scored(patch)
-        assert table(quick(folder, out=folder / "out").run(workers=1, quiet=True)) == whole
+        assert table(quick(folder, out=folder / "out", workers=1).run(quiet=True)) == whole
         assert len(seen) == NUM - 1  # one pair was whole, of the other one method is missing
     with monkeypatch.context() as patch:
         seen = count_scored(patch)
@@ -264,7 +278,7 @@ class Keeps(nn.Module):
 
 def test_a_fuser_of_ones_own_is_not_entered_twice_and_left_as_it_was(folder: Path) -> None:
     fuser = Keeps().train()
-    one, four = (quick(folder, {"mine": fuser}).run(workers=n, quiet=True) for n in (1, 4))
+    one, four = (quick(folder, {"mine": fuser}, workers=n).run(quiet=True) for n in (1, 4))
     assert table(one) == table(four)
     assert fuser.training and fuser.norm.training and float(fuser.norm.running_mean) == 0.0
 
@@ -331,7 +345,7 @@ def test_missing_images_leave_the_common_ones_and_are_told(folder: Path) -> None
     (folder / "ir" / "4.png").unlink()
     found = quick(folder).run(quiet=True)
     assert found.scores.images == ("0", "1", "3") and not found.failures
-    notes = " | ".join(found.notes)
+    notes = " | ".join(found.warnings)
     assert "theirs lacks 1 of 4 images: 2" in notes and "3 images that they have in common" in notes
     assert "1 visible images have no partner" in notes
 
@@ -408,7 +422,6 @@ def test_methods_that_cannot_be_scored(folder: Path) -> None:
         ({"ours": "tdfuson"}, "unknown system 'tdfuson'; did you mean 'tdfusion'?"),
         ({"visible": folder / "ours"}, "'visible' is the name of a source"),
         ({"../ours": folder / "ours"}, "must do for a folder"),
-        ({"ours": str(folder / "ours")}, "must be given as a Path"),
         ({}, "nothing to score"),
     ):
         with pytest.raises((ValueError, FileNotFoundError)) as caught:

@@ -240,7 +240,7 @@ def test_missing_values_are_counted_in_plain_sight(tmp_path: Path) -> None:
     reasons = {f"x{i}": "its file is empty" for i in range(12)} | {"y": "sizes differ"}
     root = page(
         tmp_path,
-        make_evaluation(values, baselines=["visible"], failures=reasons, notes=("b lacks 2 of 5 images: p, q",)),
+        make_evaluation(values, baselines=["visible"], failures=reasons, warnings=("b lacks 2 of 5 images: p, q",)),
         costs=[cost("a"), cost("b")],
     )
     table = cells(root, "scores")
@@ -327,7 +327,7 @@ def test_names_cannot_break_the_page(tmp_path: Path) -> None:
         found,
         data=HOSTILE,
         command=HOSTILE,
-        notes=(HOSTILE,),
+        warnings=(HOSTILE,),
         failures={HOSTILE: HOSTILE},
         date="<i>",
         units={"EN": "<u>", "SD": "", "SF": ""},

@@ -82,7 +82,7 @@ class Data:
 
     def _split_validation(self, train: "LabelledPairs") -> "dict[str, Pairs]":
         from tectum.data.folders import packaged_splits, without
-        from tectum.evaluation.command import read_names
+        from tectum.evaluation.sources import read_names
 
         own_list = f"{self.set_name()}-validation"
         if self.validation is not None:
@@ -130,24 +130,22 @@ def make_input(name: str, spec: str, device: str, *, scored: str = "test", varia
     Raises:
         UserError, FileNotFoundError: there is no such input.
     """
-    from tectum.color import to_levels
     from tectum.downstream.run import Input
-    from tectum.evaluation.methods import BASELINES, Folder, baseline, system
+    from tectum.evaluation.methods import FolderMethod, make_baseline, make_system
+    from tectum.evaluation.options import BASELINES
     from tectum.systems import SYSTEMS
-    from tectum.weights.loading import cards, select_system
+    from tectum.weights.loading import cards
 
     if spec in BASELINES:
-        return Input(name, baseline(spec), baseline(spec))
+        return Input(name, make_baseline(spec), make_baseline(spec))
     folder = Path(spec)
     if folder.is_dir():
         parts = [part if part.is_dir() else folder for part in (folder / "train", folder / scored)]
-        return Input(name, *(Folder(name, str(part)) for part in parts))
-    key, at, weights = spec.partition("@")
+        return Input(name, *(FolderMethod(name, part) for part in parts))
+    key = spec.partition("@")[0]
     if key not in {*SYSTEMS, *cards()} and ":" not in key:
         if "/" in spec:
             check_path_exists("fused", spec)
         raise UserError(f"{unknown(key, {*BASELINES, *SYSTEMS}, noun='input')}, or a folder of fused images")
-    if key not in cards():
-        key, _ = select_system(key, variant)
-    method = system(name, f"{key}{at}{weights}", saved=("levels", to_levels), reading={}, device=device)
+    method = make_system(name, spec, variant=variant, device=device)
     return Input(name, method, method)

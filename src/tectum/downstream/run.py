@@ -25,16 +25,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from tectum.color import to_levels
 from tectum.console import progress_bar
 from tectum.downstream.cell import predict, read_json, save_predictions, score, train
 from tectum.downstream.frames import Frames, fingerprint, shrink
 from tectum.downstream.options import Budget
 from tectum.errors import UserError, abbreviate
-from tectum.evaluation.methods import Folder, Made, Method
+from tectum.evaluation.methods import CachedMethod, FolderMethod, FuserMethod, Method
 from tectum.io.files import write_json, write_tensors
-from tectum.io.folders import PairFiles, ResultFolder
-from tectum.io.image import Array, Picture, read_image, to_array, write_image
+from tectum.io.image import Array, Picture, to_array
 from tectum.nn.memory import keep_memory
 from tectum.pair import Pair, Pairs
 from tectum.protocols import Task
@@ -110,7 +108,7 @@ class Comparison:
     def __post_init__(self) -> None:
         if self.num_seeds < 1:
             raise UserError(f"--seeds must be at least 1, got {self.num_seeds}")
-        self._fused: dict[tuple[str, str], _FusedFolder] = {}
+        self._cached: dict[tuple[str, str], Method] = {}
 
     @property
     def test_frames(self) -> Frames:
@@ -157,15 +155,16 @@ class Comparison:
             for part in _PARTS:
                 method = i.method(part)
                 missing = [name for name in names[part] if not method.has(name)]
-                if missing and isinstance(method, Folder):
+                if missing and isinstance(method, FolderMethod):
                     raise FileNotFoundError(
-                        f"{i.name} must hold an image of every training and test pair, but {method.where} (which has "
-                        f"{abbreviate(method.found)}) has none for {abbreviate(missing)}; fuse them too, or give a "
+                        f"{i.name} must hold an image of every training and test pair, but {method.path} (which has "
+                        f"{abbreviate(method.files)}) has none for {abbreviate(missing)}; fuse them too, or give a "
                         "folder with train and test inside"
                     )
-            if in_both and isinstance(i.train, Folder) and isinstance(i.test, Folder) and i.train.where == i.test.where:
+            paths = [method.path for method in (i.train, i.test) if isinstance(method, FolderMethod)]
+            if in_both and len(paths) == 2 and paths[0] == paths[1]:
                 raise UserError(
-                    f"training and test pairs of one folder must have different names, but {i.test.where} has one "
+                    f"training and test pairs of one folder must have different names, but {paths[0]} has one "
                     f"image for both of {abbreviate(in_both)}; give a folder with train and test inside"
                 )
 
@@ -175,8 +174,8 @@ class Comparison:
         images: dict[str, list[Tensor]] = {i.name: [] for i in self.inputs}
         for i in self.inputs:
             method = i.method(part)
-            if isinstance(method, Made) and not method.baseline:  # it takes its time
-                self._fused[i.name, part] = _FusedFolder(self.out / "fused" / i.name / part, method)
+            if isinstance(method, FuserMethod) and not method.is_baseline:  # it takes its time
+                self._cached[i.name, part] = CachedMethod(method, self.out / "fused" / i.name / part)
         pairs = self.pairs[part]
         with progress_bar(len(pairs), "pair", quiet=quiet, label=f"reading {part} images", leave=False) as bar:
             for k in range(len(pairs)):
@@ -195,9 +194,8 @@ class Comparison:
 
     def _luminance(self, i: Input, part: str, pair: Pair) -> Tensor:
         """An input's image of a pair, (1,H,W) on 8-bit levels in [0,1]."""
-        sources = pair.name[0], Picture(pair.a[0]), Picture(pair.b[0])
-        folder = self._fused.get((i.name, part))
-        return _fuse(i.method(part), *sources) if folder is None else folder.image(*sources)
+        method = self._cached.get((i.name, part), i.method(part))
+        return method.luminance(pair.name[0], Picture(pair.a[0]), Picture(pair.b[0]))
 
     def picture(self, name: str, index: int) -> Array:
         """Returns an input's image of a test pair at its full size, uint8 (H,W)."""
@@ -294,43 +292,6 @@ class Comparison:
             scores = ", ".join(f"{k} {100 * v:.2f}" for k, v in result["scores"].items() if v is not None)
             seconds = f"{result['seconds']:.0f} s, {result['seconds a step']:.3f} s a step"
             print(f"{label}: {scores} ({seconds})", file=sys.stderr, flush=True)
-
-
-class _FusedFolder:
-    """Images that were fused here, as files; an image whose sources have changed is fused again.
-
-    `sources.jsonl` beside them holds the fingerprint of each image's sources: a line an image, the last one of a name
-    counts.
-
-    Raises:
-        UserError: the folder holds images made with other settings.
-    """
-
-    def __init__(self, folder: Path, method: Made) -> None:
-        self.method, self.results, self.list = method, ResultFolder(folder), folder / "sources.jsonl"
-        self.results.prepare(method.settings, ())
-        self.fingerprints: dict[str, str] = {}
-        for line in self.list.read_text(encoding="utf-8").splitlines() if self.list.exists() else ():
-            try:
-                self.fingerprints |= json.loads(line)
-            except ValueError:  # cut short: that image is made again
-                continue
-
-    def image(self, name: str, visible: Picture, infrared: Picture) -> Tensor:
-        """The image of a pair, from its file or fused."""
-        file, sources = self.results.files(name)["colour"], fingerprint(visible.y, infrared.y)
-        if file.exists() and self.fingerprints.get(name) == sources:
-            return read_image(file, value_range="full").y
-        y = _fuse(self.method, name, visible, infrared)
-        write_image(file, to_array(y))
-        self.fingerprints[name] = sources
-        with self.list.open("a", encoding="utf-8") as lines:
-            lines.write(json.dumps({name: sources}) + "\n")
-        return y
-
-
-def _fuse(method: Method, name: str, visible: Picture, infrared: Picture) -> Tensor:
-    return to_levels(method.luminance(PairFiles(name, Path(name), Path(name)), visible, infrared)[None])[0].float()
 
 
 @contextmanager

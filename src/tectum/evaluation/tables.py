@@ -201,7 +201,7 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
         ),
         "ranks": {metric: [list(names) for names in ranks] for metric, ranks in summary.ranks.items()},
         "beaten_by": {metric: list(names) for metric, names in summary.beaten_by.items() if names},
-        "notes": list(evaluation.notes),
+        "notes": list(evaluation.warnings),
         "failures": dict(evaluation.failures),
         "scores": dict(zip(scores.images, map(by_method, scores.values.tolist()), strict=True)),
     }

@@ -1,0 +1,93 @@
+"""The sources of an evaluation: which pairs are scored, and how a pair is read."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tectum.errors import UserError, abbreviate
+from tectum.io.codecs import EXTENSIONS
+from tectum.io.folders import PairFiles
+from tectum.io.image import Modality, Picture, px, read_image
+from tectum.kinds import KINDS
+
+
+def read_pair(
+    pair: PairFiles,
+    *,
+    visible_range: str = "auto",
+    infrared_range: str = "auto",
+    both_colour: bool = False,
+    kind: str = "infrared",
+) -> tuple[Picture, Picture]:
+    """Read the sources of a pair, as a metric may see them.
+
+    Raises:
+        UserError, OSError: they cannot be read or compared.
+    """
+    words = KINDS[kind].words
+    flags = ("--visible-range", "--infrared-range")
+    ranges, files = (visible_range, infrared_range), (pair.visible, pair.infrared)
+    pictures = []
+    for i, thermal in enumerate(KINDS[kind].thermal):
+        modality: Modality = "infrared" if thermal else "visible"
+        picture = read_image(files[i], modality=modality, value_range=ranges[i], noun=words[i], flag=flags[i])
+        pictures.append(picture)
+    size, other = (picture.y.shape[1:] for picture in pictures)
+    if size != other:
+        raise UserError(
+            f"{words[0]} and {words[1]} must share one size, got {px(size)} and {px(other)}; score against the resized "
+            "or registered sources that were fused"
+        )
+    for picture, value_range, file, flag in zip(pictures, ranges, files, flags, strict=True):
+        if picture.bits != 8 and value_range == "auto":
+            raise UserError(
+                f"metrics compare 8-bit levels, but {file} has {picture.bits} bits a pixel; say which of its values "
+                f"became black and white with {flag} LOW,HIGH (or full)"
+            )
+    if pictures[1].has_colour and not both_colour:
+        raise UserError(
+            f"an {words[1]} image must be grey, {pair.infrared} is in colour (false colours, or the two folders are "
+            "exchanged?); export it in grey, exchange the two"
+            + (", or add --both-colour for two exposures or foci" if kind == "infrared" else "")
+        )
+    return pictures[0], pictures[1]
+
+
+def read_names(source: str) -> list[str]:
+    """Returns the names of pairs in a text file, one a line, or in a packaged list ("msrs-test").
+
+    Lines that start with # are comments; the extension of an image may follow a name.
+
+    Raises:
+        UserError, OSError: the file is no text, or cannot be read.
+    """
+    from tectum.data.folders import packaged_splits, split_names
+
+    if not Path(source).exists() and source in packaged_splits():
+        return split_names(source)
+    try:
+        lines = Path(source).read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise UserError(f"--names must be a text file in UTF-8, {source} is not; name one pair a line") from None
+    names = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    return [Path(name).stem if Path(name).suffix.lower() in EXTENSIONS else name for name in names]
+
+
+def select_pairs(
+    pairs: Mapping[str, PairFiles], names: Sequence[str] | None, failures: Mapping[str, str]
+) -> list[PairFiles]:
+    """Returns the pairs of a list of names, or all; those that failed already are left out.
+
+    Raises:
+        UserError: the list is empty.
+        FileNotFoundError: there is no pair of one of the names.
+    """
+    if names is None:
+        return list(pairs.values())
+    if not names:
+        raise UserError("the list of pairs is empty; name some, or leave it out to take all")
+    missing = [name for name in names if name not in pairs and name not in failures]
+    if missing:
+        raise FileNotFoundError(
+            f"the sources must hold every pair of the list, but lack {abbreviate(missing)}; check the list"
+        )
+    return [pairs[name] for name in dict.fromkeys(names) if name in pairs]
