@@ -69,7 +69,7 @@ class _Arguments:
     III the task's silence (its loss reaches the fuser), IV the fusion phase, V the fusion network."""
 
     variant: Annotated[str | None, optional("NAME")] = None
-    """published trains the system as released, fuser and loss: NAME-published."""
+    """published trains the system as its authors released it, fuser and loss: SYSTEM-published."""
 
     alpha: Annotated[float | None, optional("WEIGHT")] = None
     """Weight of the gradient term; 1 as published, less gives more effect to the weights of the intensities."""
@@ -157,8 +157,10 @@ class Train(_Changes, _Arguments):  # type: ignore[misc]
         if self.data is not None and recipe.data == "street":
             raise UserError(f"recipe '{recipe.name}' renders its own scenes; leave out --data")
         changes: dict[str, Any] = {}
-        if self.variant not in (None, "repaired"):
-            changes["system"] = f"{recipe.system}-{self.variant}"
+        if self.variant is not None:
+            from tectum.weights.loading import select_system
+
+            changes["system"], _ = select_system(recipe.system, self.variant)
         if self.alpha is not None:
             if not (math.isfinite(self.alpha) and self.alpha >= 0):
                 raise UserError(f"--alpha must be 0 or greater and finite, got {self.alpha}")

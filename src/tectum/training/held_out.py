@@ -28,7 +28,7 @@ def split_held_out(pairs: Pairs, part: float, seed: int) -> tuple[Pairs, Pairs]:
         return pairs, ()
     num = min(max(_FEWEST, math.ceil(part * len(pairs))), len(pairs) // 4)
     if num == 0:
-        raise UserError(f"a balance that keeps pairs aside needs at least 4, got {len(pairs)}; give more pairs")
+        raise UserError(f"a balance that holds out pairs needs at least 4, got {len(pairs)}; give more pairs")
     order = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(seed * 7_919 + 3_000_000_019)).tolist()
     train, held_out = sorted(order[num:]), sorted(order[:num])
     return Subset(pairs, train), Subset(pairs, held_out)  # type: ignore[arg-type]

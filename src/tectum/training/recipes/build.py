@@ -17,7 +17,6 @@ from tectum.errors import UserError
 from tectum.kinds import KINDS
 from tectum.pair import Pair, Pairs
 from tectum.protocols import Balance, System, resolve
-from tectum.systems import SYSTEMS
 from tectum.tasks import TASKS
 from tectum.training.recipes.recipe import BALANCES, Recipe, Target
 from tectum.weights import loading as weights
@@ -48,7 +47,9 @@ def build(recipe: Recipe, data: Path | None) -> Built:
         UserError: the recipe needs a folder and got none, or the system cannot be trained in this way.
         FileNotFoundError: the folder does not hold the pairs.
     """
-    system = resolve(SYSTEMS, recipe.system, noun="system")
+    name, system = weights.select_system(recipe.system)
+    if not isinstance(system, System):
+        raise UserError(f"system '{name}' must be a tectum.protocols.System to be trained, got {system!r}")
     make_objective = _objective_class(recipe, system)
     balance = _balance(recipe, system)
     pairs, validation, classes = _scenes(recipe.target) if recipe.data == "street" else _open_data(recipe, data)
@@ -63,7 +64,7 @@ def build(recipe: Recipe, data: Path | None) -> Built:
             "another task"
         )
     if recipe.start is not None:
-        fuser.load_state_dict(weights.load(recipe.system, recipe.start).state_dict())
+        fuser.load_state_dict(weights.load(recipe.system, recipe.start, device="cpu").state_dict())
     return Built(fuser, objective, task, pairs, validation, balance)
 
 
