@@ -18,9 +18,8 @@ import pytest
 from PIL import Image, ImageFile
 
 from measures import is_one_sentence
-from tectum.io import codecs
-from tectum.io.codecs import read_pixels, write_pixels
-from tectum.io.image import read_image
+from tectum.io import image as images
+from tectum.io.image import read_image, read_pixels, write_image
 
 RNG = np.random.default_rng(0)
 GREY8 = RNG.integers(0, 256, (5, 7), dtype=np.uint8)
@@ -302,7 +301,7 @@ def test_png_with_a_flipped_bit_is_refused(tmp_path: Path) -> None:
 def test_random_damage_is_read_or_refused_in_one_sentence(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(codecs, "MAX_PIXELS", 10**5)  # damaged sizes: no time for gigapixels
+    monkeypatch.setattr(images, "MAX_PIXELS", 10**5)  # damaged sizes: no time for gigapixels
     data, generator = CUT[kind](), np.random.default_rng(1)
     for trial in range(40):
         broken = bytearray(data)
@@ -340,7 +339,7 @@ def test_size_limit_is_ours_and_pillows_is_not_in_the_way(tmp_path: Path, monkey
     np.testing.assert_array_equal(read(tiff(RGB8, orientation=6), tmp_path), UPRIGHT[6](RGB8))
     with pytest.raises(ValueError, match="too large for a WebP file"):
         read(saved(Image.fromarray(RGB8), "WEBP"), tmp_path)
-    monkeypatch.setattr(codecs, "MAX_PIXELS", 34)
+    monkeypatch.setattr(images, "MAX_PIXELS", 34)
     for data in (png(RGB8, 2), png(GREY16, 0), tiff(RGB8), tiff(GREY16), saved(Image.fromarray(RGB8), "JPEG")):
         with pytest.raises(ValueError, match="has 7 x 5 pixels, the limit is 34 pixels"):
             read(data, tmp_path)
@@ -394,7 +393,7 @@ def test_odd_metadata_warns_nobody(tmp_path: Path) -> None:
 @pytest.mark.parametrize("pixels", [GREY8, RGB8, RGBA8, GREY16, RGB16, RGBA16])
 @pytest.mark.parametrize("extension", [".png", ".PNG", ".tif", ".tiff"])
 def test_png_and_tiff_return_every_code(pixels: Any, extension: str, tmp_path: Path) -> None:
-    write_pixels(tmp_path / f"a{extension}", pixels)
+    write_image(tmp_path / f"a{extension}", pixels)
     np.testing.assert_array_equal(read_pixels(tmp_path / f"a{extension}"), pixels)
     if pixels.dtype == np.uint8:  # and for other people's readers
         np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / f"a{extension}")), pixels)
@@ -403,9 +402,9 @@ def test_png_and_tiff_return_every_code(pixels: Any, extension: str, tmp_path: P
 def test_red_stays_red_in_every_format(tmp_path: Path) -> None:
     red = np.zeros((16, 16, 4), np.uint8)
     red[...] = (220, 30, 10, 128)
-    for extension in codecs.EXTENSIONS:
+    for extension in images.EXTENSIONS:
         path = tmp_path / f"a{extension}"
-        write_pixels(path, red)
+        write_image(path, red)
         image = Image.open(path)
         assert image.format == {".tif": "TIFF", ".tiff": "TIFF", ".jpg": "JPEG", ".jpeg": "JPEG"}.get(
             extension, extension[1:].upper()
@@ -418,7 +417,7 @@ def test_jpeg_keeps_fine_colour(tmp_path: Path) -> None:
     """Quality 95 without colour subsampling: one-pixel stripes of two colours survive."""
     stripes = np.zeros((32, 32, 3), np.uint8)
     stripes[:, ::2], stripes[:, 1::2] = (200, 60, 60), (60, 60, 200)
-    write_pixels(tmp_path / "a.jpg", stripes)
+    write_image(tmp_path / "a.jpg", stripes)
     assert np.abs(np.asarray(Image.open(tmp_path / "a.jpg")).astype(int) - stripes).mean() < 6
 
 
@@ -443,7 +442,7 @@ def test_failed_write_leaves_the_old_file_and_nothing_else(
     where: str, error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "a.png"
-    write_pixels(path, GREY8)
+    write_image(path, GREY8)
     before = path.read_bytes()
 
     def fail(*_: Any) -> None:
@@ -456,7 +455,7 @@ def test_failed_write_leaves_the_old_file_and_nothing_else(
     else:
         monkeypatch.setattr(Path, "replace", fail)
     with pytest.raises(type(error)) as caught:
-        write_pixels(path, RGB8)
+        write_image(path, RGB8)
     monkeypatch.undo()
     if isinstance(error, OSError):
         assert "a.png cannot be written: " in str(caught.value) and is_one_sentence(caught.value)
@@ -469,7 +468,7 @@ def test_file_mode_respects_the_umask(tmp_path: Path) -> None:
     for mask, mode in ((0o022, 0o644), (0o077, 0o600), (0o002, 0o664)):
         old = os.umask(mask)
         try:
-            write_pixels(tmp_path / f"{mask}.png", GREY8)
+            write_image(tmp_path / f"{mask}.png", GREY8)
         finally:
             os.umask(old)
         assert (tmp_path / f"{mask}.png").stat().st_mode & 0o777 == mode
@@ -477,7 +476,7 @@ def test_file_mode_respects_the_umask(tmp_path: Path) -> None:
 
 def test_names_of_any_length_and_script(tmp_path: Path) -> None:
     for stem in ("n" * 250, "ночь 夜 é", ".hidden"):
-        write_pixels(tmp_path / f"{stem}.png", GREY8)
+        write_image(tmp_path / f"{stem}.png", GREY8)
         np.testing.assert_array_equal(read_pixels(tmp_path / f"{stem}.png"), GREY8)
 
 

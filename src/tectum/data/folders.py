@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from tectum.color import rgb_to_ycbcr
 from tectum.errors import UserError
-from tectum.io.codecs import EXTENSIONS, read_pixels
+from tectum.io.image import EXTENSIONS, read_pixels
 from tectum.kinds import KINDS
 from tectum.pair import Pair
 

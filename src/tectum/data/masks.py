@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tectum.data.transforms import IGNORED
 from tectum.errors import UserError
-from tectum.io.codecs import Array, read_pixels
+from tectum.io.image import Array, read_pixels
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from PIL import Image
 
 from tectum.data.folders import images, luminance, read_8bit
 from tectum.errors import UserError
-from tectum.io.codecs import EXTENSIONS
+from tectum.io.image import EXTENSIONS
 
 ENDS = ("<first>", "<last>")
 

@@ -26,9 +26,8 @@ from tectum.color import choose_chroma, to_levels
 from tectum.errors import UserError
 from tectum.evaluation.options import BASELINES
 from tectum.fusion.pipeline import FuseOptions, FusePipeline
-from tectum.io.codecs import read_pixels
 from tectum.io.folders import ResultFolder, find_images, group_by_name, group_by_star
-from tectum.io.image import Array, Picture, picture_from_array, px, read_image, to_array, write_image
+from tectum.io.image import Array, Picture, picture_from_array, px, read_image, read_pixels, to_array, write_image
 from tectum.kinds import KINDS, Kind
 from tectum.metrics.conventions import Convention
 from tectum.systems import SYSTEMS

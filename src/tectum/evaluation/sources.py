@@ -4,9 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tectum.errors import UserError, abbreviate
-from tectum.io.codecs import EXTENSIONS
 from tectum.io.folders import PairFiles
-from tectum.io.image import Modality, Picture, px, read_image
+from tectum.io.image import EXTENSIONS, Modality, Picture, px, read_image
 from tectum.kinds import KINDS
 
 
