@@ -133,23 +133,17 @@ def literal():  # type: ignore[no-untyped-def]
 
 def two_networks(system: str):  # type: ignore[no-untyped-def]
     """A system's literal network, the same as tectum runs it, and the repaired one."""
-    from tectum.systems.adasffuse import AdaSFFuse
-    from tectum.systems.sfofusion import SFOFusion
-    from tectum.systems.tomiff import TOMIFF
+    from tectum.systems import SYSTEMS
 
     sys.path.insert(0, str(Path(__file__).parent))
     from literal_adasffuse import LiteralAdaSFFuse
     from literal_sfofusion import LiteralSFOFusion
     from literal_tomiff import LiteralTOMIFF
 
-    Literal, Fuser = {
-        "adasffuse": (LiteralAdaSFFuse, AdaSFFuse),
-        "sfofusion": (LiteralSFOFusion, SFOFusion),
-        "tomiff": (LiteralTOMIFF, TOMIFF),
-    }[system]
-    literal, published = Literal().eval(), Fuser(variant="published").eval()
-    getattr(published, "published", published).load_state_dict(literal.state_dict())
-    return literal, published, Fuser().eval()
+    literal = {"adasffuse": LiteralAdaSFFuse, "sfofusion": LiteralSFOFusion, "tomiff": LiteralTOMIFF}[system]().eval()
+    published, repaired = SYSTEMS[f"{system}-published"].fuser().eval(), SYSTEMS[system].fuser().eval()
+    published.load_state_dict(literal.state_dict())
+    return literal, published, repaired
 
 
 def limits() -> dict[str, float]:

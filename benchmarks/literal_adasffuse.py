@@ -1,9 +1,9 @@
 """AdaSFFuse's network written literally from its published description: the reference for speed and exactness.
 
 Nothing is shared between steps, nothing folded: the wavelet by strided convolutions, the filter by the transform of all
-channels, the scan as its recurrence (`sequential`) or in chunks, all at once. `AdaSFFuse(variant="published")` must
-equal it (parameter names are the same) and both variants are timed against it. The output is linear, odd sizes come
-back even.
+channels, the scan as its recurrence (`sequential`) or in chunks, all at once. `PublishedAdaSFFuse()` must
+equal it (parameter names are the same) and both systems are timed against it. The output is linear, odd sizes come back
+even.
 """
 
 import torch

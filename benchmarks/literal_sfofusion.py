@@ -1,8 +1,8 @@
 """SFOFusion's fusion network written literally from a description of the release: the reference for speed, exactness.
 
 One module per box, a Python loop over the batch for the generated kernels, every transform in full, nothing folded,
-nothing reordered. `tectum.systems.sfofusion` with variant="published" must equal it with the same weights (the names
-are the same), and the repaired network is timed against it. Inputs: visible, infrared.
+nothing reordered. `PublishedSFOFusion()` must equal it with the same weights (parameter names are the same), and the
+repaired network is timed against it. Inputs: visible, infrared.
 """
 
 import math

@@ -2,8 +2,8 @@
 
 One module per box of the figure, five branches that each take their own wavelet step with both filters, one Gabor
 kernel made and applied after the other, tokens cut into windows and back by copies, nothing folded, nothing shared.
-`TOMIFF(variant="published")` must equal it (parameter names are the same) and `TOMIFF()` is timed against it. Inputs in
-tectum's order: visible, infrared.
+`PublishedTOMIFF()` must equal it (parameter names are the same) and `TOMIFF()` is timed against it. Inputs: visible,
+infrared.
 """
 
 import math

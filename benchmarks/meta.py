@@ -58,7 +58,7 @@ def make(variant: str):  # type: ignore[no-untyped-def]
     import torch
 
     from tectum.nn.memory import keep_memory
-    from tectum.systems.tdfusion import LossGenerator, TDFusion, TDFusionLoss
+    from tectum.systems.tdfusion import LossGenerator, PublishedTDFusionLoss, TDFusion
     from tectum.tasks import TASKS
     from tectum.training.recipes import RECIPES
     from tectum.training.trainer import Trainer
@@ -78,7 +78,7 @@ def make(variant: str):  # type: ignore[no-untyped-def]
         schedule = replace(schedule, method="reverse")
     else:
         keep_memory()  # as `tectum train` does
-    return Trainer(fuser, TDFusionLoss(generator, variant="published"), task, schedule)
+    return Trainer(fuser, PublishedTDFusionLoss(generator), task, schedule)
 
 
 def renamed(ours, literal, names: dict[str, str]):  # type: ignore[no-untyped-def]

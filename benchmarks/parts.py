@@ -41,9 +41,12 @@ BUDGET = Schedule(steps=400, batch=4, crop_px=64, lr=2e-3, warmup=20, validate_e
 
 
 class FinestBase(nn.Module):
-    """The finest means alone, no other level and nothing learned: (B,1,H,W) -> (B,1,H/2,W/2)."""
+    """The finest means alone, no other level and nothing learned."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def coarse(self, x: Tensor) -> Tensor:
+        return F.avg_pool2d(x, 4)
+
+    def fine(self, x: Tensor, coarse: Tensor) -> Tensor:
         return F.avg_pool2d(x, 2)
 
 
@@ -67,41 +70,36 @@ class PlainBank(nn.Module):
 
 
 class PlainDetail(nn.Module):
-    """What is left of an image without its means over 5x5: no bank, no attention."""
+    """An image without its means over 5x5: no bank, no attention."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return x - F.avg_pool2d(F.pad(x, (2, 2, 2, 2), mode="replicate"), 5, 1)
+    def bank(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x, x - F.avg_pool2d(F.pad(x, (2, 2, 2, 2), mode="replicate"), 5, 1)
 
-
-class Whole(TOMIFF):
-    """Not cut into pieces, which know its parts."""
-
-    @property
-    def stages(self) -> Any:
-        raise AttributeError
+    def attend(self, even: Tensor, odd: Tensor, *, at_once: int | None = None) -> Tensor:
+        return odd
 
 
 def no_wavelet() -> nn.Module:
-    net = Whole()
-    net.base = FinestBase()
+    net = TOMIFF()
+    net.base = FinestBase()  # type: ignore[assignment]
     return net
 
 
 def no_gabor() -> nn.Module:
-    net = Whole()
+    net = TOMIFF()
     net.detail.bank = PlainBank()  # type: ignore[assignment]
     return net
 
 
 def no_attention() -> nn.Module:
-    net = Whole()
+    net = TOMIFF()
     net.detail = PlainDetail()  # type: ignore[assignment]
     return net
 
 
 def no_gate() -> nn.Module:
-    net = Whole()
-    net.gate = EvenGate()
+    net = TOMIFF()
+    net.gate = EvenGate()  # type: ignore[assignment]
     return net
 
 
@@ -223,17 +221,17 @@ def deaf() -> TDFusionLoss:
 
 LOSSES: dict[str, tuple[Callable[[], TDFusionLoss], Callable[[], Any], bool]] = {
     "w = 1/2, the task does not reach the fuser": (half, lambda: None, False),
-    "TOMIFF": (four_scalars, balance.Pace, True),
-    "TOMIFF: weights of the epochs frozen": (four_scalars, lambda: balance.Pace(frozen=True), True),
+    "TOMIFF": (four_scalars, balance.DynamicWeightAverage, True),
+    "TOMIFF: weights of the epochs frozen": (four_scalars, lambda: balance.DynamicWeightAverage(frozen=True), True),
     "TOMIFF: no task term, no weights of the epochs": (four_scalars, lambda: None, True),
-    "TOMIFF: the four scalars stay as they begin": (four_scalars, balance.Pace, False),
-    "TOMIFF: w = 1/2": (half, balance.Pace, False),
-    "TOMIFF: a network in place of the four scalars": (generated, balance.Pace, True),
-    "SFOFusion": (lgl, balance.Tradeoff, True),
-    "SFOFusion: third loop frozen": (lgl, lambda: balance.Tradeoff(frozen=True), True),
+    "TOMIFF: the four scalars stay as they begin": (four_scalars, balance.DynamicWeightAverage, False),
+    "TOMIFF: w = 1/2": (half, balance.DynamicWeightAverage, False),
+    "TOMIFF: a network in place of the four scalars": (generated, balance.DynamicWeightAverage, True),
+    "SFOFusion": (lgl, balance.TaskFusionBalance, True),
+    "SFOFusion: third loop frozen": (lgl, lambda: balance.TaskFusionBalance(frozen=True), True),
     "SFOFusion: no third loop, no task term": (lgl, lambda: None, True),
-    "SFOFusion: deaf to the task's gradient": (deaf, balance.Tradeoff, True),
-    "SFOFusion: w = 1/2": (half, balance.Tradeoff, False),
+    "SFOFusion: deaf to the task's gradient": (deaf, balance.TaskFusionBalance, True),
+    "SFOFusion: w = 1/2": (half, balance.TaskFusionBalance, False),
 }
 
 

@@ -1,9 +1,9 @@
 """Cost of AdaSFFuse against pixels: seconds and peak memory from 0.1 to 8 megapixels, a process for every size.
 
-    python benchmarks/scan.py [--variant repaired|published] [--threads 2] [--megapixels 0.1 0.3 1 2 4 8] [--step]
+    python benchmarks/scan.py [--system adasffuse-published] [--threads 2] [--megapixels 0.1 0.3 1 2 4 8] [--step]
 
 Of a fuser that is linear in the pixels the last two columns do not change. `--step` also times a training step of both
-variants (batch 2, crop 128, objective, forward and backward, one thread), one after the other.
+systems (batch 2, crop 128, objective, forward and backward, one thread), one after the other.
 """
 
 import argparse
@@ -13,19 +13,20 @@ import subprocess
 import sys
 import time
 
+NAMES = ("adasffuse", "adasffuse-published")
 SIZES = (0.1, 0.3, 1.0, 2.0, 4.0, 8.0)
 
 
-def fuse(variant: str, megapixels: float, threads: int) -> dict[str, float]:
+def fuse(system: str, megapixels: float, threads: int) -> dict[str, float]:
     """One image of 4:3, after a small one that loads what torch loads on demand."""
     import torch
 
     from tectum.nn.stages import fuse_tensors
-    from tectum.systems.adasffuse import AdaSFFuse
+    from tectum.systems import SYSTEMS
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    fuser = AdaSFFuse(variant=variant).eval()  # type: ignore[arg-type]
+    fuser = SYSTEMS[system].fuser().eval()
     height = round((megapixels * 0.75e6) ** 0.5)
     a, b = torch.rand(2, 1, 1, height, round(height / 0.75))
     fuse_tensors(fuser, a[..., :64, :64], b[..., :64, :64])
@@ -37,23 +38,22 @@ def fuse(variant: str, megapixels: float, threads: int) -> dict[str, float]:
 
 
 def step(rounds: int = 3) -> dict[str, float]:
-    """CPU-seconds of a training step, the fastest of a few after the first, of both variants in turns."""
+    """CPU-seconds of a training step, the fastest of a few after the first, of both systems in turns."""
     import torch
 
-    from tectum.systems.adasffuse import AdaSFFuse, AdaSFFuseLoss
+    from tectum.systems import SYSTEMS
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
     a, b = torch.rand(2, 2, 1, 128, 128)
-    names = ("published", "repaired")
-    parts = {name: (AdaSFFuse(name), AdaSFFuseLoss(variant=name)) for name in names}
-    times: dict[str, list[float]] = {name: [] for name in names}
+    parts = {name: (SYSTEMS[name].fuser(), SYSTEMS[name].objective()) for name in NAMES}
+    times: dict[str, list[float]] = {name: [] for name in NAMES}
     for _ in range(rounds + 1):
         for name, (fuser, objective) in parts.items():
             start = time.process_time()
             sum(objective(fuser(a, b), a, b).values()).backward()
             times[name].append(time.process_time() - start)
-    return {name: min(found[1:]) for name, found in times.items()}
+    return {name: min(runs[1:]) for name, runs in times.items()}
 
 
 def peak() -> float:
@@ -62,20 +62,20 @@ def peak() -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--variant", choices=["repaired", "published"], default="repaired")
+    parser.add_argument("--system", choices=NAMES, default=NAMES[0])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--megapixels", type=float, nargs="+", default=SIZES)
     parser.add_argument("--step", action="store_true")
     parser.add_argument("--child", type=float)
     arguments = parser.parse_args()
     if arguments.child:
-        print(json.dumps(fuse(arguments.variant, arguments.child, arguments.threads)))
+        print(json.dumps(fuse(arguments.system, arguments.child, arguments.threads)))
         return
-    print(f"AdaSFFuse, {arguments.variant}, {arguments.threads} threads\n")
+    print(f"{arguments.system}, {arguments.threads} threads\n")
     print("| megapixels | seconds | CPU-seconds | peak, MiB | CPU-seconds a megapixel | bytes a pixel |")
     print("|--:|--:|--:|--:|--:|--:|")
     for megapixels in arguments.megapixels:
-        command = [sys.executable, __file__, "--child", str(megapixels), "--variant", arguments.variant]
+        command = [sys.executable, __file__, "--child", str(megapixels), "--system", arguments.system]
         output = subprocess.run(
             [*command, "--threads", str(arguments.threads)], check=True, stdout=subprocess.PIPE
         ).stdout
@@ -86,9 +86,9 @@ def main() -> None:
         )
     if arguments.step:
         times = step()
-        ratio = times["published"] / times["repaired"]
-        found = ", ".join(f"{name} {seconds:.2f}" for name, seconds in times.items())
-        print(f"\ntraining step, CPU-seconds: {found} ({ratio:.1f}x)")
+        ratio = times["adasffuse-published"] / times["adasffuse"]
+        measured = ", ".join(f"{name} {seconds:.2f}" for name, seconds in times.items())
+        print(f"\ntraining step, CPU-seconds: {measured} ({ratio:.1f}x)")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """AdaSFFuse: as published it is the published network with its defects, and repaired it keeps its abstract's word."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -15,9 +16,10 @@ from tectum.losses import ssim_map
 from tectum.nn.filters import sobel
 from tectum.nn.pyramid import blend
 from tectum.nn.stages import fuse_tensors
-from tectum.systems import SYSTEMS, adasffuse, adasffuse_published
+from tectum.nn.wavelet import rotate_back
+from tectum.systems import SYSTEMS, adasffuse_published
 from tectum.systems.adasffuse import BANDS, AdaSFFuse, AdaSFFuseLoss, octaves
-from tectum.systems.adasffuse_published import Mixer, hilbert
+from tectum.systems.adasffuse_published import Mixer, PublishedAdaSFFuse, PublishedAdaSFFuseLoss, hilbert
 
 Images = Callable[..., tuple[Tensor, ...]]
 Perturb = Callable[..., nn.Module]
@@ -31,10 +33,10 @@ def repaired(perturb: Perturb) -> Any:
 @pytest.fixture
 def published(perturb: Perturb) -> Any:
     """With weights so small that little is cut off at 0 and 1."""
-    fuser = perturb(AdaSFFuse("published"))
+    fuser = perturb(PublishedAdaSFFuse())
     with torch.no_grad():
-        fuser.published.output3.weight.mul_(0.05)
-        fuser.published.output3.bias.fill_(0.5)
+        fuser.output3.weight.mul_(0.05)
+        fuser.output3.bias.fill_(0.5)
     return fuser
 
 
@@ -47,7 +49,7 @@ def literal(benchmark_module: Callable[[str], ModuleType]) -> ModuleType:
 
 
 def test_parameters_of_the_published_network() -> None:
-    net: Any = AdaSFFuse("published").published
+    net: Any = PublishedAdaSFFuse()
     sizes = {"embed": 640, "wavelet": 8, "enhance_high": 5_376, "enhance_low": 640}
     sizes |= {"high": 953_508, "low": 122_764, "whole": 245_528}
     sizes |= {"output1": 18_464, "output2": 4_624, "output3": 145, "unused": 128}
@@ -69,14 +71,11 @@ def test_the_repaired_network_is_an_eighth() -> None:
 
 def test_operations() -> None:
     """Published: 163.6 GMACs of layers, and the scan; the filter's other product is ours."""
-    assert 2 * 163.6 < 25 * gflops(AdaSFFuse("published"), 96, 128) < 2 * 250  # a 25th of 640x480
-    assert 25 * gflops(AdaSFFuse("repaired"), 96, 128) < 25
+    assert 2 * 163.6 < 25 * gflops(PublishedAdaSFFuse(), 96, 128) < 2 * 250  # a 25th of 640x480
+    assert 25 * gflops(AdaSFFuse(), 96, 128) < 25
 
 
-def test_an_unknown_variant_or_kind_is_refused() -> None:
-    for make in (AdaSFFuse, AdaSFFuseLoss):
-        with pytest.raises(ValueError, match="variant must be 'repaired' or 'published', got 'better'"):
-            make(variant="better")
+def test_an_unknown_kind_is_refused() -> None:
     with pytest.raises(ValueError, match="kind must be one of infrared, exposure, focus, medical, got 'ivf'"):
         AdaSFFuseLoss("ivf")  # type: ignore[arg-type]
 
@@ -91,7 +90,7 @@ def test_the_published_variant_is_the_published_network(
     """Against the scan as its recurrence, in stripes of two rows and all at once."""
     monkeypatch.setattr(adasffuse_published, "STRIPE_NUMBERS", 4 * size[1] * 64)
     net = literal.LiteralAdaSFFuse(sequential=True).eval()
-    net.load_state_dict(published.published.state_dict())
+    net.load_state_dict(published.state_dict())
     a, b = images(*size, batch=2)
     with torch.no_grad():
         expected = net(a, b)[:, :, : size[0], : size[1]].clamp(0, 1)
@@ -134,24 +133,22 @@ def test_the_published_filter_is_a_gain_and_a_hilbert_transform(length: int) -> 
 
 def test_published_parameters_that_lead_nowhere(published: Any, images: Images) -> None:
     a, b = images(12, 12, batch=2)
-    sum(AdaSFFuseLoss(variant="published")(published.train()(a, b), a, b).values()).backward()
+    sum(PublishedAdaSFFuseLoss()(published.train()(a, b), a, b).values()).backward()
     dead = {name for name, p in published.named_parameters() if p.grad is None or not p.grad.any()}
-    assert dead == {"published.unused.weight", "published.unused.bias"}
+    assert dead == {"unused.weight", "unused.bias"}
 
 
-def test_published_wavelets_are_one_and_stop_inverting(published: Any) -> None:
-    assert float(AdaSFFuse("published").penalties()["wavelet"].detach()) < 1e-12
-    loss = published.penalties()["wavelet"]
-    assert float(loss.detach()) > 0.1
-    loss.backward()
-    assert all(p.grad.abs().max() > 0 for p in published.published.wavelet.parameters())
-    assert not AdaSFFuse().penalties()
+def test_published_wavelets_stop_inverting(published: Any, images: Images) -> None:
+    x = torch.cat(images(8, 6), 1)
+    for fuser, inverts in ((PublishedAdaSFFuse(), True), (published, False)):
+        back = fuser.wavelet.inverse(fuser.wavelet(x), (8, 6)).detach()
+        assert ((back - x).abs().max() < 1e-6) == inverts
 
 
 def test_published_groups_take_three_channels_of_one_band(published: Any) -> None:
     """What channel 0 of band LH becomes hangs on channels 1 and 2 of LH, and not on its own HL and HH."""
     x = torch.zeros(1, 192, 3, 3, requires_grad=True)
-    published.published.enhance_high(x)[0, 0].sum().backward()
+    published.enhance_high(x)[0, 0].sum().backward()
     assert x.grad is not None and x.grad.abs().sum((0, 2, 3)).nonzero().flatten().tolist() == [0, 1, 2]
     for group in (21, 42):
         assert {channel // 64 for channel in range(3 * group, 3 * group + 3)} == {group // 21 - 1, group // 21}
@@ -191,7 +188,7 @@ def test_wavelet_tilts_answer_to_the_image(repaired: Any, images: Images) -> Non
     for of_a, of_b in zip(tilts_a, tilts_b, strict=True):
         assert (of_a - of_b).abs().max() > 0.05 and of_a.std() > 0.01
     (features, bands, tilts), _ = repaired.encoder(a, b)
-    torch.testing.assert_close(adasffuse.rotate_back(bands, *tilts), features, rtol=0, atol=1e-5)
+    torch.testing.assert_close(rotate_back(bands, *tilts), features, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(("waves", "band"), [(16, 0), (8, 1), (4, 2), (1, 3)])
@@ -240,15 +237,15 @@ def test_it_can_choose_a_source_pixel_by_pixel(images: Images, choice: int) -> N
         torch.testing.assert_close(fuser(a, b), expected, rtol=0, atol=1e-3)
 
 
-def test_stripes_are_exact_and_need_their_halo(repaired: Any, images: Images, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("thin", [0, 2])
+def test_every_halo_is_needed(repaired: Any, images: Images, thin: int, monkeypatch: pytest.MonkeyPatch) -> None:
     a, b = images(60, 38)
     expected = repaired(a, b).detach()
-    monkeypatch.setattr(adasffuse, "STRIPE_PX", 8 * 38)
-    with torch.no_grad():
-        assert len(list(adasffuse.stripes(a))) == 8
-        torch.testing.assert_close(repaired(a, b), expected, rtol=0, atol=1e-5)
-        monkeypatch.setattr(adasffuse, "HALO_PX", 0)
-        assert (repaired(a, b) - expected).abs().max() > 1e-3
+    stages = [replace(stage, stripe_px=1) for stage in repaired.stages()]
+    monkeypatch.setattr(repaired, "stages", lambda: stages)
+    torch.testing.assert_close(fuse_tensors(repaired, a, b), expected, rtol=0, atol=1e-5)
+    stages[thin] = replace(stages[thin], halo=0)
+    assert (fuse_tensors(repaired, a, b) - expected).abs().max() > 1e-4
 
 
 def test_forward_mode_equals_finite_differences(repaired: Any, derivatives: Images) -> None:
@@ -303,7 +300,7 @@ def ssim_by_hand(x: Tensor, y: Tensor) -> float:
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_published_objective(kind: Any, images: Images) -> None:
     fused, a, b = (x.double() for x in images(6, 7, batch=2, count=3))
-    found = AdaSFFuseLoss(kind, variant="published")(fused, a, b)
+    found = PublishedAdaSFFuseLoss(kind)(fused, a, b)
     steep_f, steep_a, steep_b = (sobel(x, padding="zeros").abs().sum(1) for x in (fused, a, b))
     target = torch.maximum(a, b) if kind in ("infrared", "medical") else (a + b) / 2
     alpha = 0.5 if kind in ("exposure", "medical") else float(steep_a.mean() / (steep_a.mean() + steep_b.mean()))
@@ -331,8 +328,8 @@ def test_the_objective_has_no_parameters_and_knows_no_batch_mates(images: Images
     assert SYSTEMS["adasffuse"].objective is AdaSFFuseLoss
 
 
-def loss(kind: Any, variant: Any, fused: Tensor, a: Tensor, b: Tensor) -> float:
-    return float(sum(AdaSFFuseLoss(kind, variant=variant)(fused, a, b).values()))
+def loss(kind: str, fused: Tensor, a: Tensor, b: Tensor) -> float:
+    return float(sum(AdaSFFuseLoss(kind)(fused, a, b).values()))
 
 
 def test_of_two_foci_the_sharp_image_is_wanted(images: Images) -> None:
@@ -341,10 +338,10 @@ def test_of_two_foci_the_sharp_image_is_wanted(images: Images) -> None:
     blurred, left = F.avg_pool2d(F.pad(x, (3, 3, 3, 3), mode="replicate"), 7, 1), torch.arange(48) < 24
     a, b = torch.where(left, x, blurred), torch.where(left, blurred, x)
     average = (a + b) / 2
-    assert loss("focus", "repaired", x, a, b) < 0.4 * loss("focus", "repaired", average, a, b)
+    assert loss("focus", x, a, b) < 0.4 * loss("focus", average, a, b)
     objective = AdaSFFuseLoss("focus")
     assert objective(x, a, b)["intensity"] < 0.3 * objective(average, a, b)["intensity"]
-    assert AdaSFFuseLoss("focus", variant="published")(average, a, b)["intensity"] == 0
+    assert PublishedAdaSFFuseLoss("focus")(average, a, b)["intensity"] == 0
 
 
 def test_of_two_exposures_the_better_exposed_is_wanted(images: Images) -> None:
@@ -358,7 +355,7 @@ def test_of_two_exposures_the_better_exposed_is_wanted(images: Images) -> None:
     torch.testing.assert_close(target, objective.target(b, a, objective.detail_share(b, a)))
     wrong = [(y - x).abs()[..., (torch.arange(512) - 256).abs() > 128].mean() for y in (target, (a + b) / 2)]
     assert wrong[0] < 0.15 * wrong[1]
-    assert loss("exposure", "repaired", target, a, b) < 0.7 * loss("exposure", "repaired", (a + b) / 2, a, b)
+    assert loss("exposure", target, a, b) < 0.7 * loss("exposure", (a + b) / 2, a, b)
 
 
 def test_a_blend_has_the_stronger_details_and_no_halo(images: Images) -> None:
@@ -378,7 +375,7 @@ def test_a_blend_has_the_stronger_details_and_no_halo(images: Images) -> None:
 def test_an_inverted_edge_is_not_the_same(images: Images) -> None:
     (x,) = images(24, 24, count=1)
     for kind in ("infrared", "exposure", "medical", "focus"):
-        terms = [AdaSFFuseLoss(kind, variant=v)(1 - x, x, x)["gradient"] for v in ("published", "repaired")]  # type: ignore
+        terms = [make(kind)(1 - x, x, x)["gradient"] for make in (PublishedAdaSFFuseLoss, AdaSFFuseLoss)]
         assert terms[0] < 0.5 * terms[1]
 
 

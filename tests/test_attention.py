@@ -66,7 +66,7 @@ def test_attention_is_the_formula_written_out(perturb: Perturb, channels: int, h
     attention = perturb(ChannelAttention(channels, heads)).double()
     assert attention.temperature.unique().numel() == heads
     x = features(channels, 4, 3, batch=2)
-    results = attention.answer(*attention.ask(x))
+    results = attention.apply_attention(*attention.accumulate(x))
     for image, result in zip(x, results, strict=True):
         z = depthwise_by_hand(conv1x1_by_hand(image.tolist(), attention.qkv.weight), attention.qkv_dwconv.weight)
         q, k, v = z[:channels], z[channels : 2 * channels], z[2 * channels :]
@@ -76,7 +76,7 @@ def test_attention_is_the_formula_written_out(perturb: Perturb, channels: int, h
 
 
 def test_queries_come_from_the_other_stream(perturb: Perturb) -> None:
-    """The crossed attention of the fusion module: stream 1 is asked by q2, stream 2 by q1."""
+    """The crossed attention of the fusion module: queries q2 on stream 1, q1 on stream 2."""
     fusion = perturb(AdaptiveFusion(8)).double()
     x1, x2 = features(8, 4, 3), features(8, 4, 3, seed=1)
     streams = ((fusion.infrared, x1), (fusion.visible, x2))
@@ -90,7 +90,8 @@ def test_queries_come_from_the_other_stream(perturb: Perturb) -> None:
     expected = both
     for (stream, _), gate, y in zip(streams, gates, attended, strict=True):
         expected = expected + stream.project_out(F.gelu(gate) * stream.expand_dwconv(stream.expand(y)))
-    torch.testing.assert_close(fusion(x1, x2), expected, rtol=0, atol=1e-11)
+    fused = fusion.apply_attention(x1, x2, *fusion.accumulate(x1, x2))
+    torch.testing.assert_close(fused, expected, rtol=0, atol=1e-11)
 
 
 def test_norm_is_over_the_channels_of_each_pixel(perturb: Perturb) -> None:
@@ -125,16 +126,16 @@ def test_products_add_up() -> None:
     assert products(q.bfloat16(), k.bfloat16()).dtype == torch.float32, "many pixels need more than bfloat16's 8 bits"
 
 
-def test_moments_of_stripes_add_up(perturb: Perturb) -> None:
+def test_statistics_of_stripes_add_up(perturb: Perturb) -> None:
     """Each stripe sees one row more on either side, and counts only its own."""
     block = perturb(RestormerBlock(8)).double()
     x = features(8, 10, 5)
-    v, whole = block.ask(x)
-    top_v, top = block.ask(x[:, :, :5], (slice(0, 4), slice(None)))
-    bottom_v, bottom = block.ask(x[:, :, 3:], (slice(1, None), slice(None)))
+    v, whole = block.accumulate(x)
+    top_v, top = block.accumulate(x[:, :, :5], (slice(0, 4), slice(None)))
+    bottom_v, bottom = block.accumulate(x[:, :, 3:], (slice(1, None), slice(None)))
     torch.testing.assert_close(top + bottom, whole, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(torch.cat([top_v[:, :, :4], bottom_v[:, :, 1:]], dim=2), v, rtol=1e-12, atol=1e-12)
-    _, without_halo = block.ask(x[:, :, :4])
+    _, without_halo = block.accumulate(x[:, :, :4])
     assert (without_halo + bottom - whole).abs().max() > 1e-3
 
 
@@ -143,7 +144,7 @@ def test_zeros_are_safe(perturb: Perturb, dtype: torch.dtype) -> None:
     """Black images: norms are zero, nothing is divided by them, and no gradient is infinite."""
     attention = perturb(ChannelAttention(16)).to(dtype)
     x = torch.zeros(1, 16, 4, 4, dtype=dtype, requires_grad=True)
-    out = attention.answer(*attention.ask(x))
+    out = attention.apply_attention(*attention.accumulate(x))
     assert out.abs().max() == 0
     for gradient in torch.autograd.grad(out.sum() + out.square().sum(), [x, *attention.parameters()]):
         assert gradient.isfinite().all()
@@ -154,6 +155,6 @@ def test_one_dead_channel_is_safe(perturb: Perturb) -> None:
     with torch.no_grad():
         attention.qkv.weight[3] = 0
     x = features(16, 4, 4).float().requires_grad_()
-    out = attention.answer(*attention.ask(x))
+    out = attention.apply_attention(*attention.accumulate(x))
     assert out.isfinite().all()
     assert all(g.isfinite().all() for g in torch.autograd.grad(out.square().sum(), [x, *attention.parameters()]))

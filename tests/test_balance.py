@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tectum.balance import Constant, Pace, Tradeoff
+from tectum.balance import Constant, DynamicWeightAverage, TaskFusionBalance
 from tectum.pair import Pair
 from tectum.protocols import Balance
 from tectum.systems.tdfusion import TDFusionLoss
@@ -27,20 +27,22 @@ Images = Callable[..., tuple[Tensor, ...]]
 TERMS = ("intensity", "gradient", "task")
 
 
-def told(*epochs: Mapping[str, float], **options: Any) -> Pace:
-    pace = Pace(**options)
+def averaged(*epochs: Mapping[str, float], **options: Any) -> DynamicWeightAverage:
+    average = DynamicWeightAverage(**options)
     for means in epochs:
-        pace.update(means, {})
-    return pace
+        average.update(means, {})
+    return average
 
 
-def traded(*epochs: tuple[float, float], scale: float = 1.0, fusion: float = 1.0, **options: Any) -> Tradeoff:
+def balanced(
+    *epochs: tuple[float, float], scale: float = 1.0, fusion: float = 1.0, **options: Any
+) -> TaskFusionBalance:
     """Of epochs (q, t); `scale` multiplies the task's loss, `fusion` the fusion loss."""
-    tradeoff = Tradeoff(**options)
+    balance = TaskFusionBalance(**options)
     for q, t in epochs:
         means = {"intensity": 0.4 * fusion, "gradient": 0.6 * fusion, "task": 9.0}
-        tradeoff.update(means, {"fusion": q * fusion, "task": t * scale})
-    return tradeoff
+        balance.update(means, {"fusion": q * fusion, "task": t * scale})
+    return balance
 
 
 # ---- what they find --------------------------------------------------------------------------------------------------
@@ -56,66 +58,68 @@ def test_a_constant_stays() -> None:
 def test_dynamic_weight_averaging_is_what_its_paper_says() -> None:
     """lambda_k = K softmax_k(r_k / T), T = 2, K = 3."""
     before, last = {"intensity": 4.0, "gradient": 2.0, "task": 1.0}, {"intensity": 3.0, "gradient": 2.2, "task": 0.5}
-    pace = told({name: 77.0 for name in TERMS}, before, last)
+    average = averaged({name: 77.0 for name in TERMS}, before, last)
     up = {name: math.exp(last[name] / before[name] / 2) for name in TERMS}
     for name in TERMS:
         c = 0.1 if name == "task" else 1.0
-        assert pace.weight(name) == pytest.approx(c * 3 * up[name] / sum(up.values()), rel=1e-12)
-    assert pace.weight("gradient") > 1 > pace.weight("intensity"), "what falls slower weighs more"
-    assert sum(pace.share(name) for name in TERMS) == pytest.approx(3)
+        assert average.weight(name) == pytest.approx(c * 3 * up[name] / sum(up.values()), rel=1e-12)
+    assert average.weight("gradient") > 1 > average.weight("intensity"), "what falls slower weighs more"
+    assert average.weight("intensity") + average.weight("gradient") + 10 * average.weight("task") == pytest.approx(3)
 
 
-def test_for_two_epochs_the_pace_is_unknown() -> None:
+def test_in_two_epochs_no_ratio_is_known() -> None:
     means = {"intensity": 4.0, "gradient": 2.0, "task": 1.0}
-    for pace in (told(), told(means)):
-        assert [pace.weight(name) for name in TERMS] == [1.0, 1.0, 0.1]
-    assert told(means, means | {"task": 3.0}).weight("task") > 0.1
+    for average in (averaged(), averaged(means)):
+        assert [average.weight(name) for name in TERMS] == [1.0, 1.0, 0.1]
+    assert averaged(means, means | {"task": 3.0}).weight("task") > 0.1
 
 
-def test_the_pace_is_free_of_scale() -> None:
+def test_the_average_is_free_of_scale() -> None:
     epochs = [{"intensity": 4.0, "gradient": 2.0, "task": 1.0}, {"intensity": 3.0, "gradient": 2.2, "task": 0.5}]
     scaled = [{name: 1000 * x if name == "task" else x for name, x in means.items()} for means in epochs]
     for name in TERMS:
-        assert told(*scaled).weight(name) == pytest.approx(told(*epochs).weight(name), rel=1e-12)
+        assert averaged(*scaled).weight(name) == pytest.approx(averaged(*epochs).weight(name), rel=1e-12)
 
 
 def test_terms_that_are_nothing_or_explode_leave_finite_weights() -> None:
-    nothing = told({"intensity": 1.0, "gradient": 0.0, "task": 1.0}, {"intensity": 1.0, "gradient": 0.0, "task": 1.0})
+    nothing = averaged(
+        {"intensity": 1.0, "gradient": 0.0, "task": 1.0}, {"intensity": 1.0, "gradient": 0.0, "task": 1.0}
+    )
     assert [nothing.weight(name) for name in TERMS] == pytest.approx([1.0, 1.0, 0.1])
-    exploded = told({"intensity": 1e-9, "task": 1.0}, {"intensity": 1e9, "task": 1.0})
+    exploded = averaged({"intensity": 1e-9, "task": 1.0}, {"intensity": 1e9, "task": 1.0})
     assert (exploded.weight("intensity"), exploded.weight("task")) == pytest.approx((2.0, 0.0))
     for epochs in ([(1.0, 1.0), (1e308, 1e-300)], [(1.0, 0.0), (0.0, 0.0), (1.0, 1.0)]):
-        tradeoff = traded(*epochs)
-        assert tradeoff.b + 1e-12 >= 0.05 and tradeoff.b <= 0.5 + 1e-12
-        assert all(math.isfinite(tradeoff.weight(name)) for name in TERMS)
+        balance = balanced(*epochs)
+        assert balance.b + 1e-12 >= 0.05 and balance.b <= 0.5 + 1e-12
+        assert all(math.isfinite(balance.weight(name)) for name in TERMS)
 
 
-def test_the_tradeoff_moves_toward_the_one_that_lags() -> None:
-    assert traded((1.0, 1.0), (1.0, 1.0)).b == pytest.approx(0.2), "neither lags"
-    assert traded((1.0, 1.0), (0.8, 1.0)).b > 0.2, "the task lags behind the fusion"
-    assert traded((1.0, 1.0), (1.0, 0.8)).b < 0.2
-    b = traded((1.0, 1.0), (1.0, 1.5)).b
+def test_the_balance_moves_toward_the_one_that_lags() -> None:
+    assert balanced((1.0, 1.0), (1.0, 1.0)).b == pytest.approx(0.2), "neither lags"
+    assert balanced((1.0, 1.0), (0.8, 1.0)).b > 0.2, "the task lags behind the fusion"
+    assert balanced((1.0, 1.0), (1.0, 0.8)).b < 0.2
+    b = balanced((1.0, 1.0), (1.0, 1.5)).b
     assert math.log(b / (1 - b)) == pytest.approx(math.log(0.2 / 0.8) + math.log(1.5)), "kappa is 1"
 
 
 def test_the_reference_is_the_running_mean_of_past_epochs() -> None:
     """After (1, 1) and (1, 3) the task's is 2, so that 2 again is no lag."""
-    assert traded((1.0, 1.0), (1.0, 3.0), (1.0, 2.0)).b == pytest.approx(traded((1.0, 1.0), (1.0, 3.0)).b)
+    assert balanced((1.0, 1.0), (1.0, 3.0), (1.0, 2.0)).b == pytest.approx(balanced((1.0, 1.0), (1.0, 3.0)).b)
 
 
-def test_the_tradeoff_keeps_its_bounds() -> None:
-    lagging = traded(*[(1.0, 2.0**epoch) for epoch in range(30)])
-    leading = traded(*[(1.0, 2.0**-epoch) for epoch in range(30)])
+def test_the_balance_keeps_its_bounds() -> None:
+    lagging = balanced(*[(1.0, 2.0**epoch) for epoch in range(30)])
+    leading = balanced(*[(1.0, 2.0**-epoch) for epoch in range(30)])
     assert (lagging.b, leading.b) == (pytest.approx(0.5), pytest.approx(0.05))
     lagging.update({"intensity": 1.0, "task": 1.0}, {"fusion": 1.0, "task": 1e-3})
     assert lagging.b < 0.5, "a bound is left at once"
     with pytest.raises(ValueError, match=r"between low and high, both inside \(0,1\), got 0.05 <= 0.7 <= 0.5"):
-        Tradeoff(b=0.7)
+        TaskFusionBalance(b=0.7)
 
 
-def test_the_tradeoff_is_free_of_scale() -> None:
+def test_the_balance_is_free_of_scale() -> None:
     epochs = [(1.0, 1.0), (0.9, 0.95), (0.7, 0.9)]
-    one, large, loud = traded(*epochs), traded(*epochs, scale=1000.0), traded(*epochs, fusion=50.0)
+    one, large, loud = balanced(*epochs), balanced(*epochs, scale=1000.0), balanced(*epochs, fusion=50.0)
     assert one.b == pytest.approx(large.b) == pytest.approx(loud.b) and one.b != 0.2
     assert one.weight("task") == pytest.approx(1000 * large.weight("task"))
     share = one.weight("task") * 0.9
@@ -124,16 +128,16 @@ def test_the_tradeoff_is_free_of_scale() -> None:
 
 
 def test_of_the_first_epoch_nothing_is_known() -> None:
-    assert [Tradeoff().weight(name) for name in TERMS] == [0.8, 0.8, 0.0]
-    first = traded((2.0, 4.0))
+    assert [TaskFusionBalance().weight(name) for name in TERMS] == [0.8, 0.8, 0.0]
+    first = balanced((2.0, 4.0))
     assert (first.b, first.weight("task")) == (0.2, pytest.approx(0.2 * 1.0 / 4.0))
 
 
 def test_frozen_stays() -> None:
-    pace = told(*[{"intensity": 4.0 / n, "gradient": 2.0, "task": 1.0 + n} for n in range(1, 5)], frozen=True)
-    assert [pace.weight(name) for name in TERMS] == [1.0, 1.0, 0.1]
-    tradeoff = traded((1.0, 1.0), (1.0, 5.0), (1.0, 25.0), frozen=True)
-    assert tradeoff.b == 0.2 and tradeoff.held_out == Tradeoff().held_out, "the same pairs are trained on"
+    average = averaged(*[{"intensity": 4.0 / n, "gradient": 2.0, "task": 1.0 + n} for n in range(1, 5)], frozen=True)
+    assert [average.weight(name) for name in TERMS] == [1.0, 1.0, 0.1]
+    balance = balanced((1.0, 1.0), (1.0, 5.0), (1.0, 25.0), frozen=True)
+    assert balance.b == 0.2 and balance.held_out == TaskFusionBalance().held_out, "the same pairs are trained on"
 
 
 @pytest.mark.parametrize("num", range(4))
@@ -144,7 +148,7 @@ def test_state_is_numbers_and_goes_on_alike(num: int) -> None:
         ({"intensity": 2.9, "gradient": 1.5, "task": 0.6}, {"fusion": 0.7, "task": 0.9}),
         ({"intensity": 2.0, "gradient": 1.4, "task": 0.5}, {"fusion": 0.7, "task": 0.5}),
     ]
-    for make in (Pace, Tradeoff):
+    for make in (DynamicWeightAverage, TaskFusionBalance):
         straight, stopped = make(), make()
         for index, epoch in enumerate(epochs):
             if index == num:
@@ -317,7 +321,7 @@ def test_a_task_of_weight_0_is_a_run_without_a_balance(images: Images, tmp_path:
 
 
 @pytest.mark.parametrize("every_s", [30.0, -1.0])
-@pytest.mark.parametrize("make", [Pace, Tradeoff])
+@pytest.mark.parametrize("make", [DynamicWeightAverage, TaskFusionBalance])
 def test_resumed_equals_uninterrupted(
     images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[], Balance], every_s: float
 ) -> None:
@@ -333,7 +337,7 @@ def test_resumed_equals_uninterrupted(
     assert states[0]["balance"] == states[1]["balance"] != make().state_dict()
 
 
-@pytest.mark.parametrize("make", [Pace, Tradeoff])
+@pytest.mark.parametrize("make", [DynamicWeightAverage, TaskFusionBalance])
 def test_the_log_has_the_weights_of_each_epoch(images: Images, tmp_path: Path, make: Any) -> None:
     """And they are those that follow from the epochs before."""
     run(tmp_path / "run", images, make())
@@ -346,7 +350,7 @@ def test_the_log_has_the_weights_of_each_epoch(images: Images, tmp_path: Path, m
         means = {name: line[f"train_{name}"] for name in TERMS}
         if weights["task"]:
             means["task"] = line["train_task_in_fuser"] / weights["task"]
-        aside = {name: line[f"held_out_{name}"] for name in ("fusion", "task") if make is Tradeoff}
+        aside = {name: line[f"held_out_{name}"] for name in ("fusion", "task") if make is TaskFusionBalance}
         balance.update(means, aside)
     assert lines[-1]["weight_task"] != lines[-2]["weight_task"]
 
@@ -435,15 +439,19 @@ def test_what_cannot_be_balanced_is_refused(
     with pytest.raises(ValueError, match=sentence):
         fit(
             *networks, some, pairs[5:], run=tmp_path / "run", schedule=replace(SHORT, **given), task=task,
-            balance=Tradeoff(),
+            balance=TaskFusionBalance(),
         )  # fmt: skip
     assert not list(tmp_path.iterdir()), "said before anything is written"
 
 
 def test_a_run_does_not_go_on_with_another_balance(images: Images, tmp_path: Path) -> None:
     for name, first, others in (
-        ("pace", Pace(), (Tradeoff(), None, Pace(task=0.5), Pace(frozen=True))),
-        ("tradeoff", Tradeoff(), (None, Tradeoff(kappa=2.0))),
+        (
+            "average",
+            DynamicWeightAverage(),
+            (TaskFusionBalance(), None, DynamicWeightAverage(task=0.5), DynamicWeightAverage(frozen=True)),
+        ),
+        ("balance", TaskFusionBalance(), (None, TaskFusionBalance(kappa=2.0))),
     ):
         run(tmp_path / name, images, first)
         for other in others:

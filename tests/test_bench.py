@@ -99,7 +99,12 @@ def test_a_clock_leaves_out_the_first_call(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize(
     ("system", "expected"),
-    [("average", ("default",)), ("tdfusion", ("default",)), ("my_own_fusers:Blend", ("narrow", "wide"))],
+    [
+        ("average", ("default",)),
+        ("tdfusion", ("repaired",)),
+        ("tomiff-published", ("published",)),
+        ("my_own_fusers:Blend", ("narrow", "wide")),
+    ],
 )
 def test_variants(system: str, expected: tuple[str, ...]) -> None:
     assert measure.variants(system) == expected

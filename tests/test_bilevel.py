@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tectum.pair import Pair
 from tectum.systems import SYSTEMS
-from tectum.systems.tdfusion import LossGenerator, TDFusion, TDFusionLoss
+from tectum.systems.tdfusion import LossGenerator, PublishedTDFusionLoss, TDFusion, TDFusionLoss
 from tectum.tasks import TASKS
 from tectum.training.bilevel import HyperGradient, InnerOptimizer, adam_step, hypergradient, sgd_step
 from tectum.weights.conversion import TDFUSION_KEYS
@@ -57,7 +57,8 @@ def case(images: Callable[..., tuple[Tensor, ...]], perturb: Callable[..., nn.Mo
     def make(fuser: str = "tdfusion", dtype: torch.dtype = torch.float64, variant: str = "repaired") -> Case:
         torch.manual_seed(0)
         network = perturb(TDFusion(8), 1) if fuser == "tdfusion" else Unsteady()
-        objective = TDFusionLoss(perturb(LossGenerator(8), 2), variant=variant)  # type: ignore[arg-type]
+        make = PublishedTDFusionLoss if variant == "published" else TDFusionLoss
+        objective = make(perturb(LossGenerator(8), 2))
         a, b, target = (x.to(dtype) for x in images(SIZE, SIZE, batch=2, count=3, seed=3))
         pairs = Pair(a[:1], b[:1]), Pair(a[1:], b[1:], target=target[1:])
         return network.to(dtype).train(), objective.to(dtype), Likes(dtype, dropout=0.2), *pairs
@@ -139,7 +140,7 @@ def test_the_networks_as_published_have_the_same_hypergradient(
     forward, reverse = (
         hypergradient(
             fuser,
-            TDFusionLoss(g, variant="published"),
+            PublishedTDFusionLoss(g),
             Likes(torch.float64),
             *pairs,
             step=sgd_step(0.05),

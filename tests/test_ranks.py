@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from conftest import random_images
-from tectum.balance import Tradeoff
+from tectum.balance import TaskFusionBalance
 from tectum.cli import main
 from tectum.data.synthetic import render, save
 from tectum.protocols import System
@@ -51,7 +51,7 @@ class PlainTask(Segmenter):
         return F.cross_entropy(self(fused), target)
 
 
-def trained(run: Path, world: World, balance: Tradeoff | None = None) -> None:
+def trained(run: Path, world: World, balance: TaskFusionBalance | None = None) -> None:
     """Two epochs in float64, where rounding is out of the way."""
     torch.manual_seed(world.rank)  # what each process begins with must not matter
     networks = Plain().double(), TDFusionLoss(Generator()).double(), PlainTask().double()
@@ -92,7 +92,7 @@ def test_two_processes_find_what_one_finds(tmp_path: Path) -> None:
 
 def test_two_processes_have_the_same_balance(tmp_path: Path) -> None:
     """It is told the means over both; the one pair that is kept aside is measured by one of them."""
-    trained(tmp_path / "one", World(), Tradeoff())
+    trained(tmp_path / "one", World(), TaskFusionBalance())
     torchrun = "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"
     start(*torchrun, __file__, str(tmp_path / "two"), "balance")
     one, two = (torch.load(tmp_path / name / "last.pt", weights_only=True) for name in ("one", "two"))
@@ -168,4 +168,4 @@ def ended(run: Path) -> None:
 
 if __name__ == "__main__":
     atexit.register(ended, Path(sys.argv[1]))
-    trained(Path(sys.argv[1]), World(2), Tradeoff() if "balance" in sys.argv else None)
+    trained(Path(sys.argv[1]), World(2), TaskFusionBalance() if "balance" in sys.argv else None)

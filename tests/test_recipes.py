@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tectum.balance import Tradeoff
+from tectum.balance import TaskFusionBalance
 from tectum.cli import main
 from tectum.data.synthetic import render, save
 from tectum.protocols import System, resolve
@@ -380,8 +380,8 @@ def test_what_becomes_of_a_balance(pairs: Path) -> None:
     moving, frozen, none = (
         build(replace(own, balance=balance), pairs).balance for balance in ("moving", "frozen", "none")
     )
-    assert isinstance(moving, Tradeoff) and not moving.frozen
-    assert isinstance(frozen, Tradeoff) and frozen.frozen
+    assert isinstance(moving, TaskFusionBalance) and not moving.frozen
+    assert isinstance(frozen, TaskFusionBalance) and frozen.frozen
     assert none is None
 
 

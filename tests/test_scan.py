@@ -12,7 +12,7 @@ from torch.autograd import forward_ad
 from torch.func import jvp
 
 from tectum.nn import scan as module
-from tectum.nn.scan import Room, scan, scan_from
+from tectum.nn.scan import Workspace, scan, scan_from
 
 
 def recurrence(x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor | None = None) -> Tensor:
@@ -83,16 +83,16 @@ def test_a_sequence_may_come_in_parts() -> None:
 
 
 @pytest.mark.usefixtures("learned_nothing")
-def test_a_room_changes_nothing_but_where_numbers_lie() -> None:
-    """Parts of several sizes and dtypes in one room, and a result from outside it that stays."""
-    room = Room()
+def test_a_workspace_changes_nothing_but_where_numbers_lie() -> None:
+    """Parts of several sizes and dtypes in one workspace, and a result from outside it that stays."""
+    workspace = Workspace()
     for length in (64, 90, 7, 64):
         for dtype in (torch.float64, torch.float32):
             tensors = [z.to(dtype) for z in case(length)]
             expected, state = scan_from(None, *tensors)
-            found, other = scan_from(None, *tensors, room=room)
+            found, other = scan_from(None, *tensors, workspace=workspace)
             assert torch.equal(found, expected) and torch.equal(other, state)
-            assert scan_from(None, *tensors, room=room)[0].data_ptr() == found.data_ptr()
+            assert scan_from(None, *tensors, workspace=workspace)[0].data_ptr() == found.data_ptr()
             assert torch.equal(other, state), "the state is the caller's"
 
 
@@ -147,13 +147,13 @@ def test_goes_through_export_with_any_length() -> None:
 @pytest.mark.usefixtures("learned_nothing")
 def test_only_so_many_tokens_are_taken_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Temporaries do not grow with the length."""
-    seen, original = [], module.write
+    seen, original = [], module._scan_into
 
     def watched(sequences: list[Tensor], *others: Any) -> Any:
         seen.append(sequences[0].shape[1] * len(sequences[0]))
         return original(sequences, *others)
 
-    monkeypatch.setattr(module, "write", watched)
+    monkeypatch.setattr(module, "_scan_into", watched)
     scan(*case(9000, heads=1, width=1, states=1))
     assert max(seen) <= module.TOKENS_AT_ONCE and sum(seen) == 2 * 9000
 
@@ -183,16 +183,16 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Installed]:
         monkeypatch.setitem(sys.modules, name, ModuleType(name))
     monkeypatch.setitem(sys.modules, found.__name__, found)
     monkeypatch.setattr(Tensor, "is_cuda", property(lambda self: True))
-    module.kernel.cache_clear()
+    module._kernel.cache_clear()
     yield found
-    module.kernel.cache_clear()
+    module._kernel.cache_clear()
 
 
 def test_without_the_package_there_is_no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mamba_ssm", ModuleType("mamba_ssm"))  # version 1 has no such module
-    module.kernel.cache_clear()
-    assert module.kernel() is None
-    module.kernel.cache_clear()
+    module._kernel.cache_clear()
+    assert module._kernel() is None
+    module._kernel.cache_clear()
 
 
 def test_the_kernel_is_used_on_a_gpu(installed: Installed) -> None:

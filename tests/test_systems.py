@@ -17,13 +17,13 @@ from tectum.nn.stages import fuse_tensors
 from tectum.protocols import Fuser, Objective
 from tectum.systems import SYSTEMS
 from tectum.systems.baselines import LaplacianPyramid
-from tectum.systems.tdfusion import LossGenerator, TDFusion, TDFusionLoss
+from tectum.systems.tdfusion import LossGenerator, PublishedTDFusionLoss, TDFusion, TDFusionLoss
 from tectum.weights import loading as weights
 from tectum.weights.conversion import convert
 
 Images = Callable[..., tuple[Tensor, ...]]
 Perturb = Callable[..., nn.Module]
-EVERY = sorted(SYSTEMS)
+EVERY = sorted(name for name, system in SYSTEMS.items() if system.variant != "published")
 LEARNABLE = [name for name in EVERY if SYSTEMS[name].objective is not None]
 
 
@@ -114,7 +114,7 @@ def test_survives_a_file(name: str, perturb: Perturb, images: Images, tmp_path: 
     weights.save_weights(fuser.state_dict(), tmp_path / "own.safetensors")
     loaded = weights.load(name, tmp_path / "own.safetensors")
     assert not loaded.training and not any(p.requires_grad for p in loaded.parameters())
-    assert torch.equal(loaded(*images(9, 9)), fuser(*images(9, 9)))
+    assert torch.equal(loaded(*images(9, 9)), fuser.requires_grad_(False)(*images(9, 9)))
 
 
 @pytest.mark.parametrize("name", LEARNABLE)
@@ -133,6 +133,69 @@ def assert_every_weight_moves(module: nn.Module) -> None:
     for name, parameter in module.named_parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all(), name
         assert parameter.grad.abs().max() > 0, name
+
+
+# ---- the published systems -------------------------------------------------------------------------------------------
+
+CONTRACT: dict[str, Callable[..., None]] = {
+    "both matter": lambda fuser, images: test_sources_are_left_alone_and_both_matter(fuser, images),
+    "deterministic": lambda fuser, images: test_the_same_pair_gives_the_same_image(fuser, images),
+    "batch mates": lambda fuser, images: test_batch_mates_do_not_matter(fuser, images),
+    "any size": lambda fuser, images: [test_any_size_is_kept(fuser, images, size) for size in ((1, 1), (5, 7))],
+    "in range": lambda fuser, images: test_images_stay_in_range(fuser, images),
+    "sources differ": lambda fuser, images: assert_sources_differ(fuser, *images(12, 12)),
+    "tiles": lambda fuser, images: fuse_tensors(fuser, *images(40, 40), tile=32),
+}
+KNOWN_FAILURES = {
+    "adasffuse-published": {"sources differ", "tiles", "gradients"},
+    "sfofusion-published": {"batch mates", "tiles", "gradients"},
+    "tdfusion-published": set(),
+    "tomiff-published": {"batch mates", "tiles", "gradients"},
+}
+
+
+def assert_sources_differ(fuser: nn.Module, a: Tensor, b: Tensor) -> None:
+    assert not torch.equal(fuser(a, b), fuser(b, a))
+
+
+@pytest.mark.parametrize("name", sorted(KNOWN_FAILURES))
+def test_a_published_system_fails_exactly_where_it_is_known_to(name: str, perturb: Perturb, images: Images) -> None:
+    """Its defects, and nothing besides; the base of the contract is the same as for the others."""
+    system = SYSTEMS[name]
+    failures = set()
+
+    def make() -> nn.Module:
+        fuser: Any = perturb(system.fuser())
+        if name == "adasffuse-published":  # so that little is cut off at 0 and 1
+            fuser.output3.weight.data.mul_(0.01)
+            fuser.output3.bias.data.fill_(0.5)
+        return fuser
+
+    def attempt(word: str, check: Callable[..., Any], *given: Any) -> None:
+        try:
+            check(*given)
+        except (AssertionError, ValueError):
+            failures.add(word)
+
+    for word, check in CONTRACT.items():
+        attempt(word, check, make(), images)
+    attempt("gradients", test_objective_returns_terms_and_moves_every_weight, name, perturb, images)
+    assert failures == KNOWN_FAILURES[name]
+    assert system.variant == "published" and SYSTEMS[name.removesuffix("-published")].variant == "repaired"
+
+
+def test_every_published_system_is_known() -> None:
+    assert set(KNOWN_FAILURES) == {name for name, system in SYSTEMS.items() if system.variant == "published"}
+
+
+def test_a_file_of_a_published_network_of_before_it_was_a_system(images: Images, tmp_path: Path) -> None:
+    for name in ("sfofusion-published", "adasffuse-published"):
+        fuser = SYSTEMS[name].fuser().eval()
+        weights.save_weights(
+            {f"published.{key}": x for key, x in fuser.state_dict().items()}, tmp_path / "old.safetensors"
+        )
+        loaded = weights.load(name, tmp_path / "old.safetensors", device="cpu")
+        assert torch.equal(loaded(*images(9, 9)), fuser(*images(9, 9)))
 
 
 # ---- the Laplacian pyramid -------------------------------------------------------------------------------------------
@@ -385,20 +448,20 @@ def test_an_untrained_generator_is_near_one_half(images: Images) -> None:
     assert 0.35 < float(w.detach().mean()) < 0.65
 
 
-@pytest.mark.parametrize("variant", ["repaired", "published"])
-def test_the_learned_loss_moves_every_weight_of_its_generator(perturb: Perturb, images: Images, variant: Any) -> None:
-    objective = TDFusionLoss(perturb(LossGenerator()), variant=variant)
+@pytest.mark.parametrize("make", [TDFusionLoss, PublishedTDFusionLoss])
+def test_the_learned_loss_moves_every_weight_of_its_generator(perturb: Perturb, images: Images, make: Any) -> None:
+    objective = make(perturb(LossGenerator()))
     fused, a, b = images(16, 16, batch=2, count=3)
     torch.stack(list(objective(fused, a, b).values())).sum().backward()
     assert_every_weight_moves(objective)
-    assert not list(TDFusionLoss(variant=variant).parameters())
+    assert not list(make().parameters())
 
 
-@pytest.mark.parametrize(("variant", "best"), [("repaired", 0.7), ("published", 0.49 / 0.58)])
-def test_where_the_intensity_term_is_smallest(images: Images, variant: Any, best: float) -> None:
+@pytest.mark.parametrize(("make", "best"), [(TDFusionLoss, 0.7), (PublishedTDFusionLoss, 0.49 / 0.58)])
+def test_where_the_intensity_term_is_smallest(images: Images, make: Any, best: float) -> None:
     """Weights 0.7 and 0.3 should mix 0.7 of the visible; squared, as released, they mix 0.845."""
     a, b = (x.double() for x in images(8, 8))
-    objective = TDFusionLoss(Constant(0.7), variant=variant)
+    objective = make(Constant(0.7))
     fused = (best * a + (1 - best) * b).requires_grad_()
     (slope,) = torch.autograd.grad(objective(fused, a, b)["intensity"], fused)
     assert slope.abs().max() < 1e-15
@@ -408,7 +471,7 @@ def test_where_the_intensity_term_is_smallest(images: Images, variant: Any, best
 
 def test_published_weights_of_one_half_count_half(images: Images) -> None:
     fused, a, b = images(8, 8, count=3)
-    repaired, published = (TDFusionLoss(variant=v)(fused, a, b)["intensity"] for v in ("repaired", "published"))
+    repaired, published = (make()(fused, a, b)["intensity"] for make in (TDFusionLoss, PublishedTDFusionLoss))
     assert float(published) == pytest.approx(float(repaired) / 2, rel=1e-6)
 
 
@@ -418,14 +481,14 @@ def test_only_the_published_gradient_sees_an_edge_at_the_border(images: Images) 
     fused = a + difference
     assert TDFusionLoss()(fused, a, a)["gradient"] == 0
     border = 2 * ((4 * height - 2) + (4 * width - 2)) * difference / (height * width)
-    assert float(TDFusionLoss(variant="published")(fused, a, a)["gradient"]) == pytest.approx(border, rel=1e-6)
+    assert float(PublishedTDFusionLoss()(fused, a, a)["gradient"]) == pytest.approx(border, rel=1e-6)
 
     fused, a, b = images(8, 8, count=3)  # and inside, both are the same: frames of zeros move the border outwards
 
     def framed(x: Tensor) -> Tensor:
         return nn.functional.pad(x, (2, 2, 2, 2))
 
-    both = (TDFusionLoss(variant=v)(framed(fused), framed(a), framed(b)) for v in ("repaired", "published"))
+    both = (make()(framed(fused), framed(a), framed(b)) for make in (TDFusionLoss, PublishedTDFusionLoss))
     repaired, published = (float(terms["gradient"]) for terms in both)
     assert repaired == pytest.approx(published, rel=1e-6)
 
@@ -436,13 +499,3 @@ def test_alpha_weighs_the_gradient_alone(images: Images) -> None:
     assert set(one) == {"intensity", "gradient"}
     assert three["intensity"] == one["intensity"]
     assert float(three["gradient"]) == pytest.approx(3 * float(one["gradient"]), rel=1e-6)
-
-
-def test_stages_end_with_an_image_and_no_sums(perturb: Perturb, images: Images) -> None:
-    """Run over one window that is the whole image, the stages are the network."""
-    fuser = perturb(TDFusion())
-    state, moments = images(10, 12), ()
-    for stage in fuser.stages():  # type: ignore[operator]
-        state, moments = stage.run(state, moments, (slice(None), slice(None)))
-    assert moments == () and len(state) == 1
-    torch.testing.assert_close(state[0], fuser(*images(10, 12)), rtol=0, atol=1e-6)

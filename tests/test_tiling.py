@@ -1,28 +1,30 @@
-"""Stripes and tiles: exactly the whole image, whatever its size - and the test that could tell if they were not."""
+"""Stages: stripes and tiles are exactly the whole image, whatever its size - and tests that could tell otherwise."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call, jvp
 
-from tectum.nn import stages as tiling
-from tectum.nn.stages import fuse_tensors, windows
-from tectum.protocols import Stage
+from tectum.nn.stages import Stage, StagedFuser, fuse_tensors, windows
 from tectum.systems import SYSTEMS
 from tectum.systems.baselines import Average
 from tectum.systems.tdfusion import TDFusion
+from tectum.weights.loading import load
 
 Images = Callable[..., tuple[Tensor, ...]]
 Perturb = Callable[..., nn.Module]
-STAGED = sorted(name for name, system in SYSTEMS.items() if hasattr(system.fuser, "stages"))
+FUSERS = {name: system.fuser for name, system in SYSTEMS.items()}
+STAGED = sorted(n for n, make in FUSERS.items() if isinstance(make, type) and issubclass(make, StagedFuser))
 EXACT = {"rtol": 0, "atol": 1e-5}
 
 
-@pytest.fixture(params=STAGED)
-def fuser(request: pytest.FixtureRequest, perturb: Perturb) -> nn.Module:
-    return perturb(SYSTEMS[request.param].fuser())
+@pytest.fixture(params=sorted(set(STAGED) - {"tdfusion-published"}))  # the network of tdfusion
+def fuser(request: pytest.FixtureRequest, perturb: Perturb) -> Any:
+    return perturb(FUSERS[request.param]())
 
 
 @pytest.fixture
@@ -30,8 +32,36 @@ def tdfusion(perturb: Perturb) -> Any:
     return perturb(TDFusion())
 
 
-def test_something_is_tested() -> None:
-    assert "tdfusion" in STAGED
+@pytest.fixture
+def restage(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
+    """Give a fuser stages with other fields; returns how often each is run, counted from then on."""
+
+    def change(fuser: Any, which: int | None = None, **fields: Any) -> list[int]:
+        stages = fuser.stages()
+        counts = [0] * len(stages)
+
+        def count(index: int, stage: Stage) -> Stage:
+            def run(*given: Any) -> Any:
+                counts[index] += 1
+                return stage.run(*given)
+
+            return replace(stage, run=run, **(fields if which in (None, index) else {}))
+
+        monkeypatch.setattr(fuser, "stages", lambda: [count(i, stage) for i, stage in enumerate(stages)])
+        return counts
+
+    return change
+
+
+def whole_image(fuser: nn.Module, a: Tensor, b: Tensor) -> Tensor:
+    """With gradients nothing is worked in stripes."""
+    fused = fuser(a, b)
+    assert fused.requires_grad
+    return fused.detach()
+
+
+def test_all_four_systems_have_stages() -> None:
+    assert STAGED == ["adasffuse", "sfofusion", "tdfusion", "tdfusion-published", "tomiff"]
 
 
 # ---- exact -----------------------------------------------------------------------------------------------------------
@@ -40,49 +70,50 @@ def test_something_is_tested() -> None:
 @pytest.mark.parametrize("size", [(40, 61), (7, 90), (90, 7), (1, 1), (33, 1)])
 @pytest.mark.parametrize("rows", [8, 13, 1000])
 def test_stripes_equal_the_whole_image(
-    fuser: nn.Module, images: Images, size: tuple[int, int], rows: int, monkeypatch: pytest.MonkeyPatch
+    fuser: Any, images: Images, size: tuple[int, int], rows: int, restage: Callable[..., list[int]]
 ) -> None:
-    monkeypatch.setattr(tiling, "STRIPE_PX", rows * size[1])
     a, b = images(*size)
-    with torch.no_grad():
-        torch.testing.assert_close(fuse_tensors(fuser, a, b), fuser(a, b), **EXACT)
+    expected = whole_image(fuser, a, b)
+    restage(fuser, stripe_px=rows * size[1])
+    torch.testing.assert_close(fuse_tensors(fuser, a, b), expected, **EXACT)
 
 
 @pytest.mark.parametrize("num_stripes", [1, 2, 5])
-def test_the_default_is_stripes_and_exact(
-    fuser: nn.Module, images: Images, num_stripes: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rows_of_stripes(tdfusion: Any, images: Images, num_stripes: int, restage: Callable[..., list[int]]) -> None:
     """Heights at, one below and one above a whole number of stripes."""
-    monkeypatch.setattr(tiling, "STRIPE_PX", 23 * 9)
-    seen: list[int] = []
-    monkeypatch.setattr(tiling, "windows", lambda *args: [seen.append(args[2]), *windows(*args)][1:])
-    for height in (9 * num_stripes - 1, 9 * num_stripes, 9 * num_stripes + 1):
+    counts = restage(tdfusion, stripe_px=23 * 9)
+    for height, expected in ((9 * num_stripes - 1, 0), (9 * num_stripes, 0), (9 * num_stripes + 1, 1)):
         a, b = images(height, 23)
-        with torch.no_grad():
-            torch.testing.assert_close(fuse_tensors(fuser, a, b), fuser(a, b), **EXACT)
-    if tiling.common(fuser.stages()) == 1:  # type: ignore[operator]  # else images are extended, and stripes aligned
-        assert set(seen) == {9}
+        whole = whole_image(tdfusion, a, b)
+        counts[:] = [0] * 6
+        torch.testing.assert_close(fuse_tensors(tdfusion, a, b), whole, **EXACT)
+        assert counts == [num_stripes + expected] * 6
 
 
 @pytest.mark.parametrize("stripe_px", [1, 400, 30_000])
 @pytest.mark.parametrize(
-    ("size", "tile"), [((70, 45), 32), ((64, 64), 32), ((65, 33), 32), ((20, 30), 32), ((50, 50), 400), ((3, 40), 32)]
+    ("size", "tile"), [((70, 45), 32), ((64, 64), 32), ((65, 33), 37), ((20, 30), 32), ((50, 50), 400), ((3, 40), 32)]
 )
 def test_tiles_equal_the_whole_image(
-    fuser: nn.Module, images: Images, size: tuple[int, int], tile: int, stripe_px: int, monkeypatch: pytest.MonkeyPatch
+    fuser: Any, images: Images, size: tuple[int, int], tile: int, stripe_px: int, restage: Callable[..., list[int]]
 ) -> None:
     """Also where each tile is itself run in stripes."""
-    monkeypatch.setattr(tiling, "STRIPE_PX", stripe_px)
     a, b = images(*size)
-    with torch.no_grad():
-        torch.testing.assert_close(fuse_tensors(fuser, a, b, tile=tile), fuser(a, b), **EXACT)
+    expected = whole_image(fuser, a, b)
+    restage(fuser, stripe_px=stripe_px)
+    torch.testing.assert_close(fuse_tensors(fuser, a, b, tile=tile), expected, **EXACT)
 
 
-def test_each_image_of_a_batch_has_sums_of_its_own(fuser: nn.Module, images: Images) -> None:
+@pytest.mark.parametrize("kind", ["exposure", "focus", "medical"])
+def test_tiles_of_the_other_kinds(images: Images, kind: str) -> None:
+    fuser, (a, b) = load(kind=kind, device="cpu"), images(70, 45)
+    torch.testing.assert_close(fuse_tensors(fuser, a, b, tile=32), fuse_tensors(fuser, a, b), **EXACT)
+
+
+def test_each_image_of_a_batch_has_sums_of_its_own(fuser: Any, images: Images) -> None:
     a, b = images(40, 36, batch=3)
-    with torch.no_grad():
-        expected = fuser(a, b)
-    assert (expected[0] - expected[1]).abs().max() > 0.1
+    expected = whole_image(fuser, a, b)
+    assert (expected[0] - expected[1]).abs().max() > 0.05
     for tile in (None, 32):
         torch.testing.assert_close(fuse_tensors(fuser, a, b, tile=tile), expected, **EXACT)
 
@@ -101,15 +132,14 @@ def test_tiles_on_their_own_would_not_do(tdfusion: Any, images: Images) -> None:
 
 
 @pytest.mark.parametrize("thin", range(6))
-def test_every_halo_is_needed(tdfusion: Any, images: Images, thin: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_halo_is_needed(tdfusion: Any, images: Images, thin: int, restage: Callable[..., list[int]]) -> None:
     a, b = images(24, 20)
-    stages = tdfusion.stages()
+    expected, stages = whole_image(tdfusion, a, b), tdfusion.stages()
     assert len(stages) == 6
-    stages[thin] = Stage(stages[thin].run, stages[thin].halo - 1)
-    monkeypatch.setattr(tdfusion, "stages", lambda: stages)
-    monkeypatch.setattr(tiling, "STRIPE_PX", 8 * 20)
-    with torch.no_grad():
-        assert (fuse_tensors(tdfusion, a, b) - tdfusion(a, b)).abs().max() > 1e-4
+    restage(tdfusion, stripe_px=1)
+    torch.testing.assert_close(fuse_tensors(tdfusion, a, b), expected, **EXACT)
+    restage(tdfusion, thin, halo=stages[thin].halo - 1)
+    assert (fuse_tensors(tdfusion, a, b) - expected).abs().max() > 1e-4
 
 
 @pytest.mark.parametrize(("size", "window"), [((10, 7), (3, 7)), ((10, 7), (4, 2)), ((5, 5), (9, 9)), ((1, 1), (1, 1))])
@@ -124,6 +154,44 @@ def test_windows_cover_each_pixel_once(size: tuple[int, int], window: tuple[int,
             assert outer[axis].start == max(0, core[axis].start - halo)
             assert outer[axis].stop == min(size[axis], core[axis].stop + halo)
     assert covered.unique().tolist() == [1]
+
+
+# ---- when there are stripes ------------------------------------------------------------------------------------------
+
+
+def test_a_frozen_fuser_works_in_stripes_and_a_trained_one_whole(
+    fuser: Any, images: Images, restage: Callable[..., list[int]]
+) -> None:
+    """`load` gives frozen ones: called as they are, they are as lean as `fuse_tensors`."""
+    a, b = images(40, 20)
+    counts = restage(fuser, stripe_px=1)
+
+    def runs(act: Callable[[], Any]) -> int:
+        counts[:] = [0] * len(counts)
+        act()
+        return counts[-1]
+
+    def derive() -> Any:
+        theta = {name: p.detach() for name, p in fuser.named_parameters()}
+        return jvp(lambda x: functional_call(fuser, x, (a, b)), (theta,), (theta,))
+
+    assert runs(lambda: fuse_tensors(fuser, a, b)) > 1
+    assert runs(lambda: fuser(a, b)) == 1, "its parameters have gradients"
+    with torch.no_grad():
+        assert (runs(lambda: fuser(a, b)) == 1) == fuser.trains_whole
+    assert runs(derive) == 1
+    fuser.requires_grad_(False)
+    assert runs(lambda: fuser(a, b)) > 1
+    assert runs(derive) == 1
+    assert runs(lambda: fuser(a.clone().requires_grad_(), b)) == 1
+
+
+def test_training_sees_the_same_bits_with_and_without_gradients(images: Images) -> None:
+    torch.manual_seed(0)
+    fuser, (a, b) = TDFusion(), images(200, 200)
+    expected = fuser(a, b)
+    with torch.no_grad():
+        assert torch.equal(fuser(a, b), expected)
 
 
 # ---- what comes out --------------------------------------------------------------------------------------------------
@@ -151,7 +219,7 @@ def test_results_are_plain_numbers_in_range(images: Images) -> None:
         torch.testing.assert_close(fused, (2 * a - 0.5 * b).clamp(0, 1))
 
 
-def test_sources_are_left_alone(fuser: nn.Module, images: Images) -> None:
+def test_sources_are_left_alone(fuser: Any, images: Images) -> None:
     a, b = images(40, 20)
     before = a.clone(), b.clone()
     fuse_tensors(fuser, a, b)
@@ -159,25 +227,27 @@ def test_sources_are_left_alone(fuser: nn.Module, images: Images) -> None:
     assert torch.equal(a, before[0]) and torch.equal(b, before[1])
 
 
-def test_tiles_never_hold_more_than_a_tile_and_its_halo(tdfusion: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pixels given to any stage do not grow with the image."""
-    stages, seen = tdfusion.stages(), []
+def test_tiles_never_hold_more_than_a_tile_and_its_halo(fuser: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pixels given to any stage do not grow with the image, but for stages that say they need it whole."""
+    stages, pixels = fuser.stages(), []
 
-    def watched(stage: Stage) -> Stage:
-        def run(state: Any, moments: Any, window: Any) -> Any:
-            seen.append(state[0].shape[2] * state[0].shape[3])
-            return stage.run(state, moments, window)
+    def watch(stage: Stage) -> Stage:
+        def run(state: Any, statistics: Any, window: Any) -> Any:
+            pixels.append(state[0].shape[2] * state[0].shape[3])
+            return stage.run(state, statistics, window)
 
-        return Stage(run, stage.halo)
+        return stage if stage.whole else replace(stage, run=run)
 
-    monkeypatch.setattr(tdfusion, "stages", lambda: [watched(stage) for stage in stages])
+    monkeypatch.setattr(fuser, "stages", lambda: [watch(stage) for stage in stages])
     largest = []
-    for side in (80, 112):
-        seen.clear()
-        fuse_tensors(tdfusion, torch.zeros(1, 1, side, side), torch.zeros(1, 1, side, side), tile=32)
-        largest.append(max(seen))
+    for side in (224, 288):
+        pixels.clear()
+        fuse_tensors(fuser, torch.zeros(1, 1, side, side), torch.zeros(1, 1, side, side), tile=32)
+        largest.append(max(pixels))
     halo = sum(stage.halo for stage in stages)
-    assert largest == [(32 + 2 * halo) ** 2] * 2
+    assert largest[0] == largest[1] <= (32 + 2 * halo + 64) ** 2
+    if isinstance(fuser, TDFusion):
+        assert largest[0] == (32 + 2 * halo) ** 2
 
 
 # ---- errors ----------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,16 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from measures import count, gflops
-from tectum.nn import stages as tiling
 from tectum.nn.filters import box_mean, variation_gradient
 from tectum.nn.gabor import GaborBank, windows
-from tectum.nn.stages import fuse_tensors
+from tectum.nn.stages import Stage, fuse_tensors
 from tectum.pair import Pair
-from tectum.protocols import Stage
 from tectum.systems import SYSTEMS
 from tectum.systems.tdfusion import TDFusionLoss
 from tectum.systems.tomiff import TOMIFF, FourScalars, TOMIFFLoss, low_passes, stronger
-from tectum.systems.tomiff_published import one_sided, published_weight
+from tectum.systems.tomiff_published import PublishedTOMIFF, PublishedTOMIFFLoss, one_sided, published_weight
 from tectum.training.bilevel import hypergradient, sgd_step
 
 Images = Callable[..., tuple[Tensor, ...]]
@@ -43,7 +42,7 @@ def unsettled(fuser: nn.Module) -> nn.Module:
 
 @pytest.fixture
 def published(perturb: Perturb) -> Any:
-    return unsettled(perturb(TOMIFF("published")))
+    return unsettled(perturb(PublishedTOMIFF()))
 
 
 # ---- sizes -----------------------------------------------------------------------------------------------------------
@@ -51,11 +50,11 @@ def published(perturb: Perturb) -> Any:
 
 def test_parameters_of_the_published_network() -> None:
     sizes = {"base": 90_389, "gate": 4, "detail": 12_773, "merge": 1_313, "output": 19_604}
-    fuser = TOMIFF("published")
+    fuser = PublishedTOMIFF()
     assert {name: count(part) for name, part in fuser.named_children()} == sizes
     assert count(fuser) == sum(sizes.values()) == 124_083
     assert (count(fuser.base.branches[0]), count(fuser.detail.bank)) == (4_420, 36)  # type: ignore[index,arg-type]
-    assert count(TOMIFFLoss(variant="published")) == 4
+    assert count(PublishedTOMIFFLoss()) == 4
 
 
 def test_the_repaired_network_is_no_larger() -> None:
@@ -64,22 +63,17 @@ def test_the_repaired_network_is_no_larger() -> None:
 
 
 def test_operations() -> None:
-    assert gflops(TOMIFF("published")) == pytest.approx(60.68, rel=0.02)
-    assert gflops(TOMIFF("repaired")) == pytest.approx(35.49, rel=0.02)
+    assert gflops(PublishedTOMIFF()) == pytest.approx(60.68, rel=0.02)
+    assert gflops(TOMIFF()) == pytest.approx(35.49, rel=0.02)
 
 
-def test_an_unknown_variant_is_refused() -> None:
-    for make in (TOMIFF, TOMIFFLoss):
-        with pytest.raises(ValueError, match="variant must be 'repaired' or 'published', got 'better'"):
-            make(variant="better")
-
-
-def test_the_system() -> None:
-    system = SYSTEMS["tomiff"]
+@pytest.mark.parametrize("name", ["tomiff", "tomiff-published"])
+def test_the_systems(name: str) -> None:
+    system = SYSTEMS[name]
     assert system.objective is not None and system.learned is not None
     assert not list(system.objective().parameters())
-    learned = system.learned(alpha=0.25, beta=3.0, variant="published")
-    assert (learned.alpha, learned.beta, learned.variant) == (0.25, 3.0, "published")
+    learned = system.learned(alpha=0.25, beta=3.0)
+    assert (learned.alpha, learned.beta) == (0.25, 3.0)
     assert {name.rpartition(".")[2] for name, _ in learned.named_parameters()} == {"alpha", "beta", "gamma", "eta"}
 
 
@@ -112,12 +106,12 @@ def test_the_published_image_depends_on_its_batch_mates(published: Any, repaired
         assert ((fuser(a, b)[:1] - fuser(a[:1], b[:1])).abs().max() > 1e-3) == depends
     low, high = published(a, b).detach().aminmax()
     assert (float(low), float(high)) == (0, pytest.approx(1, abs=1e-4))
-    with pytest.raises(ValueError, match="TOMIFF has no stages and cannot be tiled exactly"):
+    with pytest.raises(ValueError, match="PublishedTOMIFF has no stages and cannot be tiled exactly"):
         fuse_tensors(published, a, b, tile=32)
 
 
 def test_published_orientations_fall_together() -> None:
-    degrees = torch.rad2deg(TOMIFF("published").detail.bank.angles()).tolist()  # type: ignore[union-attr,operator]
+    degrees = torch.rad2deg(PublishedTOMIFF().detail.bank.angles()).tolist()  # type: ignore[union-attr,operator]
     assert degrees == pytest.approx([0, 140.5, 174.6, 179.3, 179.9, 179.99], abs=0.05)
     lines = sorted(min(angle, 180 - angle) for angle in degrees)
     assert sum(angle < 1 for angle in lines) == 4, "0 and 180 degrees are the same line"
@@ -140,7 +134,7 @@ def test_published_details_favour_the_infrared() -> None:
 
 def test_published_scalars_that_are_dead_and_weights_that_say_nothing(images: Images) -> None:
     """The reference is the midpoint, so both errors are equal: 1/2 wherever the sources differ."""
-    objective = TOMIFFLoss(variant="published")
+    objective = PublishedTOMIFFLoss()
     fused, a, b = images(16, 16, batch=2, count=3)
     b[..., :4] = a[..., :4]
     sum(objective(fused, a, b).values()).backward()
@@ -156,7 +150,7 @@ def test_published_scalars_that_are_dead_and_weights_that_say_nothing(images: Im
 
 def test_published_weights_count_squared(images: Images) -> None:
     fused, a, b = images(12, 12, count=3)
-    objective = TOMIFFLoss(variant="published", alpha=0.5, beta=2)
+    objective = PublishedTOMIFFLoss(alpha=0.5, beta=2)
     w = objective.weights(a, b)
     expected = ((w[:, :1] * (a - fused)) ** 2 + (w[:, 1:] * (b - fused)) ** 2).mean()
     torch.testing.assert_close(objective(fused, a, b)["intensity"], 2 * expected)
@@ -239,7 +233,7 @@ def test_the_gate_moves_with_the_correlation(images: Images) -> None:
     with torch.no_grad():
         same, opposite = gate.share(x, x), gate.share(x, negative)
         assert float((opposite - same).mean()) > 0.1 and float((opposite - same).min()) > 0
-        weights = TOMIFF("published").gate.share(x, x), TOMIFF("published").gate.share(x, negative)  # type: ignore
+        weights = PublishedTOMIFF().gate.share(x, x), PublishedTOMIFF().gate.share(x, negative)  # type: ignore
     assert same.shape == x.shape and weights[0].shape == (1, 1, 1, 1)
 
 
@@ -251,7 +245,7 @@ def test_weights_of_the_loss_say_where_something_is() -> None:
     b[..., 36:] += 0.3 * torch.rand(1, 1, 32, 28, generator=generator)
     w = TOMIFFLoss().weights(a, b)[0, 0].detach()
     assert w[:, :24].mean() - w[:, 40:].mean() > 0.3
-    released = TOMIFFLoss(variant="published").weights(a, b)[0, 0].detach()
+    released = PublishedTOMIFFLoss().weights(a, b)[0, 0].detach()
     assert (released[:, :24].mean() - released[:, 40:].mean()).abs() < 0.05
 
 
@@ -337,49 +331,40 @@ def test_an_untrained_network_is_near_the_average(images: Images) -> None:
 
 @pytest.mark.parametrize("thin", [0, 1, 2, 3, 5])
 def test_every_halo_is_needed(repaired: Any, images: Images, thin: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stripes and tiles are exact, and would not be with less."""
+    """Stripes are exact, and would not be with less."""
     repaired.double()
     a, b = (x.double() for x in images(128, 36))
-    monkeypatch.setattr(tiling, "STRIPE_PX", 8 * 36)
-    pieces = repaired.pieces()
+    whole = repaired(a, b).detach()
+    stages = [replace(stage, stripe_px=8 * 36) for stage in repaired.stages()]
+    monkeypatch.setattr(repaired, "stages", lambda: stages)
     with torch.inference_mode():
-        whole, sources = repaired(a, b), (tiling.extended(a, 32), tiling.extended(b, 32))
-        assert (tiling.run_whole(pieces, sources)[..., :36] - whole).abs().max() < 1e-12
-        stage = pieces[thin]
-        pieces[thin] = Stage(stage.run, max(0, stage.halo - stage.align), stage.align, 1)
-        less = tiling.run_whole(pieces, sources)
-    assert (less[..., :36] - whole).abs().max() > 1e-9
-
-
-def test_blocks_spoil_whole_blocks() -> None:
-    pieces: Any = TOMIFF().pieces()
-    assert [tiling.reach(pieces[:n]) for n in range(1, 7)] == [32, 36, 48, 50, 56, 62]
-    assert tiling.common(pieces) == 32
+        assert (repaired(a, b) - whole).abs().max() < 1e-12
+        stages[thin] = replace(stages[thin], halo=max(0, stages[thin].halo - stages[thin].align))
+        assert (repaired(a, b) - whole).abs().max() > 1e-9
 
 
 @pytest.mark.parametrize(("size", "tile"), [((100, 70), 37), ((33, 1), 32), ((1, 1), 32)])
 def test_stripes_and_tiles_are_exact(repaired: Any, images: Images, size: tuple[int, int], tile: int) -> None:
     a, b = images(*size)
-    with torch.no_grad():
-        expected = repaired(a, b)
+    expected = repaired(a, b).detach()
     for given in (None, tile):
         torch.testing.assert_close(fuse_tensors(repaired, a, b, tile=given), expected, rtol=0, atol=1e-5)
 
 
 def test_stages_that_sum_nothing_are_tiled_once(repaired: Any, images: Images, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Four tiles: one look at each stage that has no moments, then all of them for the last."""
-    pieces, seen = repaired.pieces(), [0] * 6
+    """Four tiles: one look at each stage that has no statistics, then all of them for the last."""
+    stages, runs = repaired.stages(), [0] * 6
 
     def watched(n: int) -> Stage:
         def run(*given: Any) -> Any:
-            seen[n] += 1
-            return pieces[n].run(*given)
+            runs[n] += 1
+            return stages[n].run(*given)
 
-        return Stage(run, pieces[n].halo, pieces[n].align, pieces[n].stride)
+        return replace(stages[n], run=run)
 
-    monkeypatch.setattr(repaired, "pieces", lambda: [watched(n) for n in range(6)])
+    monkeypatch.setattr(repaired, "stages", lambda: [watched(n) for n in range(6)])
     fuse_tensors(repaired, *images(64, 64), tile=32)
-    assert seen == [9, 8, 7, 6, 5, 4]
+    assert runs == [9, 8, 7, 6, 5, 4]
 
 
 # ---- derivatives -----------------------------------------------------------------------------------------------------

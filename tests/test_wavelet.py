@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tectum.nn.wavelet import LearnedWavelet, even, rotate, rotate_back
+from tectum.nn.wavelet import LearnedWavelet, pad_to_even, rotate, rotate_back
 
 Images = Callable[..., tuple[Tensor, ...]]
 SIZES = [(1, 1), (2, 2), (5, 7), (16, 9)]
@@ -46,7 +46,6 @@ def test_a_learned_wavelet_inverts_at_the_start(images: Images, size: tuple[int,
     bands = wavelet(x)
     assert {band.shape for band in bands} == {(2, 1, -(-size[0] // 2), -(-size[1] // 2))}
     torch.testing.assert_close(wavelet.inverse(bands, size), x, rtol=0, atol=1e-6)
-    assert float(wavelet.reconstruction_loss().detach()) < 1e-12
     flat = wavelet(torch.ones(1, 1, 2, 2))
     assert [round(float(band.detach()), 5) for band in flat] == [2, 0, 0, 0], "the gain of LL is 2"
 
@@ -56,27 +55,6 @@ def test_edges_are_found_where_they_are() -> None:
     for x, found in ((rows, 1), (rows.transpose(2, 3), 2)):
         bands = [abs(float(band.detach())) > 0.5 for band in LearnedWavelet()(x)]
         assert bands == [True, found == 1, found == 2, False]
-
-
-def test_the_loss_is_what_is_lost(images: Images) -> None:
-    """Taps at random lose what the loss says they do in white noise; descent on the loss alone wins it back."""
-    torch.manual_seed(0)
-    wavelet = LearnedWavelet()
-    with torch.no_grad():
-        for parameter in wavelet.parameters():
-            parameter.add_(0.2 * torch.randn(2))
-    (x,) = images(15, 17, count=1)
-
-    def lost() -> float:
-        return float((wavelet.inverse(wavelet(x), (15, 17)) - x).abs().max().detach())
-
-    assert lost() > 0.05 and wavelet.reconstruction_loss() > 1e-3
-    optimizer = torch.optim.SGD(wavelet.parameters(), lr=0.5)
-    for _ in range(200):
-        optimizer.zero_grad()
-        wavelet.reconstruction_loss().backward()
-        optimizer.step()
-    assert lost() < 1e-4 and wavelet.reconstruction_loss() < 1e-8
 
 
 def tilts(height: int, width: int, channels: int = 3) -> tuple[Tensor, Tensor]:
@@ -89,7 +67,7 @@ def tilts(height: int, width: int, channels: int = 3) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("size", SIZES)
 def test_rotations_invert_whatever_their_tilts(size: tuple[int, int]) -> None:
     x = torch.rand(2, 3, *size, dtype=torch.float64)
-    bands = rotate(even(x), *tilts(*size))
+    bands = rotate(pad_to_even(x), *tilts(*size))
     torch.testing.assert_close(rotate_back(bands, *tilts(*size), size), x, rtol=0, atol=1e-12)
     if not (size[0] % 2 or size[1] % 2):
         power = sum(band.square().sum() for band in bands)

@@ -1,20 +1,22 @@
-"""The third loop: how much each term of a loss, and the task's own, weigh in the fuser's loss of the next epoch.
+"""Balances: weights of the loss terms and of the task's loss in the fuser's loss, new in every epoch (the third loop).
 
     L_F(e) = sum_k weight_k(e) L_k + weight_task(e) L_task
 
-`Constant` never moves: task 0 is TDFusion, whose task never reaches the fuser. `Pace` and `Tradeoff` are told the means
-of every epoch and move once in each. Their state is a few plain numbers.
+`Constant` never moves: task 0 is TDFusion, whose task never reaches the fuser. The other two get the means of every
+epoch and move once in each. Their state is a few plain numbers.
 
-    Pace        weight_k(e) = K softmax_k(r_k / 2),   r_k = mean_k(e - 1) / mean_k(e - 2);   the task's times c
-    Tradeoff    weight_k = 1 - b,  weight_task = b s,  s = running mean of the fusion loss / running mean of t
-                logit b <- logit b + kappa (ln r_t - ln r_q),  r = measure / its running mean,  b in [0.05, 0.5]
+    DynamicWeightAverage
+        weight_k(e) = K softmax_k(r_k / 2),   r_k = mean_k(e - 1) / mean_k(e - 2);   the task's times c
+    TaskFusionBalance
+        weight_k = 1 - b,   weight_task = b s,   s = running mean of the fusion loss / running mean of t
+        logit b <- logit b + kappa (ln r_t - ln r_q),   r = measure / its running mean,   b in [0.05, 0.5]
 
 where K counts the terms and the task, and q and t are measured on pairs that are not trained on: a loss with fixed
 w = 1/2, which a learned loss cannot lower by its weights, and the task's. What falls slower than the rest gains weight.
 
-Reference: `Pace` is Dynamic Weight Averaging of End-to-End Multi-Task Learning with Attention, Liu et al., CVPR 2019,
-https://arxiv.org/abs/1803.10704. TOMIFF and SFOFusion promise weights that change per epoch and publish no form of it:
-that TOMIFF takes `Pace`, and all of `Tradeoff`, is ours.
+Reference: End-to-End Multi-Task Learning with Attention, Liu et al., CVPR 2019, https://arxiv.org/abs/1803.10704, for
+dynamic weight averaging. TOMIFF and SFOFusion promise weights that change per epoch and publish no form of it: that
+TOMIFF takes `DynamicWeightAverage`, and all of `TaskFusionBalance`, is ours.
 """
 
 import math
@@ -23,13 +25,15 @@ from dataclasses import dataclass
 
 from tectum.errors import UserError
 
-SMALLEST = 1e-6
-"""Below this a ratio of losses is taken for this."""
+SMALLEST_RATIO = 1e-6
+"""Lower bound of the loss ratio."""
+FORMER_NAMES = {"Pace": "DynamicWeightAverage", "Tradeoff": "TaskFusionBalance"}
+"""Class names in old checkpoints."""
 
 
 @dataclass(frozen=True)
 class Constant:
-    """Every term weighs 1, the task the same in all epochs.
+    """Balance that does not move: every term weighs 1, the task the same in all epochs.
 
     >>> Constant().weight("intensity"), Constant(0.5).weight("task")
     (1.0, 0.5)
@@ -51,20 +55,20 @@ class Constant:
         """There is nothing to load."""
 
 
-class Pace:
-    """Dynamic Weight Averaging (TOMIFF): a term that falls slower than the others weighs more.
+class DynamicWeightAverage:
+    """Dynamic weight averaging (TOMIFF): a term that falls slower than the others weighs more.
 
-    For the first two epochs all weigh 1, the task `task`. A term that is 0 has no pace and counts as one that stays.
+    For the first two epochs all weigh 1, the task `task`. A term that is 0 gets ratio 1.
 
     Args:
-        task: c, what the task's weight is multiplied by.
+        task: c, factor of the task's weight.
         temperature: T of softmax(r / T); the larger, the nearer to 1 the weights stay.
-        frozen: they stay at 1.
+        frozen: the weights stay at 1.
 
-    >>> pace = Pace()
+    >>> balance = DynamicWeightAverage()
     >>> for means in ({"intensity": 4.0, "task": 1.0}, {"intensity": 1.0, "task": 1.0}):
-    ...     pace.update(means, {})
-    >>> round(pace.weight("intensity"), 3), round(pace.weight("task"), 4)
+    ...     balance.update(means, {})
+    >>> round(balance.weight("intensity"), 3), round(balance.weight("task"), 4)
     (0.815, 0.1185)
     """
 
@@ -75,15 +79,15 @@ class Pace:
         self.last: dict[str, float] = {}  # mean_k(e - 1)
 
     def weight(self, name: str) -> float:
-        return self.share(name) * (self.task if name == "task" else 1.0)
+        return self._share(name) * (self.task if name == "task" else 1.0)
 
-    def share(self, name: str) -> float:
-        """lambda_k; their mean is 1."""
+    def _share(self, name: str) -> float:
+        """K softmax_k(r_k / T); the mean over k is 1."""
         if self.frozen or name not in self.before:
             return 1.0
-        pace = {k: ratio(self.last[k], self.before[k]) / self.temperature for k in self.before}
-        up = {k: math.exp(x - max(pace.values())) for k, x in pace.items()}
-        return len(up) * up[name] / sum(up.values())
+        logits = {k: _ratio(self.last[k], self.before[k]) / self.temperature for k in self.before}
+        exps = {k: math.exp(x - max(logits.values())) for k, x in logits.items()}
+        return len(exps) * exps[name] / sum(exps.values())
 
     def update(self, means: Mapping[str, float], aside: Mapping[str, float]) -> None:
         self.before, self.last = self.last, dict(means)
@@ -99,8 +103,8 @@ class Pace:
         )
 
 
-class Tradeoff:
-    """One number between fusion and task (SFOFusion): the share b of the task moves to the one that lags.
+class TaskFusionBalance:
+    """Balance of fusion and task by one number b (SFOFusion), which moves to the one that lags.
 
     s makes the two losses alike in size, so b is free of their scales. In a running mean an epoch counts half as much
     as the one after it. In the first epoch, of which nothing is known, the task weighs 0.
@@ -110,13 +114,13 @@ class Tradeoff:
         low: the least b.
         high: the most.
         kappa: how far logit b moves for a lag of one e-fold.
-        held_out: part of the training pairs that q and t are measured on.
+        held_out: part of the training pairs on which q and t are measured.
         frozen: b stays; s still follows the losses.
 
-    >>> tradeoff = Tradeoff()
+    >>> balance = TaskFusionBalance()
     >>> for t in (1.0, 2.0):  # the task lags
-    ...     tradeoff.update({"intensity": 0.1, "gradient": 0.1, "task": 0.8}, {"fusion": 0.2, "task": t})
-    >>> round(tradeoff.b, 3), round(tradeoff.weight("task"), 4)
+    ...     balance.update({"intensity": 0.1, "gradient": 0.1, "task": 0.8}, {"fusion": 0.2, "task": t})
+    >>> round(balance.b, 3), round(balance.weight("task"), 4)
     (0.333, 0.0444)
     """
 
@@ -138,7 +142,7 @@ class Tradeoff:
 
     @property
     def scale(self) -> float:
-        """s, what the task's loss is multiplied by to be as large as the fusion loss; 0 where nothing is known."""
+        """Factor s that makes the task's loss as large as the fusion loss; 0 before the first epoch has ended."""
         return self.running["fusion"] / self.running["t"] if self.running.get("t", 0.0) > 0 else 0.0
 
     def weight(self, name: str) -> float:
@@ -146,13 +150,15 @@ class Tradeoff:
 
     def update(self, means: Mapping[str, float], aside: Mapping[str, float]) -> None:
         if not self.frozen and "q" in self.running:
-            lag = {name: ratio(now, self.running[name]) for name, now in (("q", aside["fusion"]), ("t", aside["task"]))}
-            moved = logit(self.b) + self.kappa * (math.log(lag["t"]) - math.log(lag["q"]))
-            moved = min(max(moved, logit(self.low)), logit(self.high))
-            self.b = 1 / (1 + math.exp(-moved))
+            lag = {
+                name: _ratio(now, self.running[name]) for name, now in (("q", aside["fusion"]), ("t", aside["task"]))
+            }
+            logit = _logit(self.b) + self.kappa * (math.log(lag["t"]) - math.log(lag["q"]))
+            logit = min(max(logit, _logit(self.low)), _logit(self.high))
+            self.b = 1 / (1 + math.exp(-logit))
         fusion = sum(mean for name, mean in means.items() if name != "task")
-        found = {"fusion": fusion, "q": aside["fusion"], "t": aside["task"]}
-        self.running = {name: (self.running.get(name, now) + now) / 2 for name, now in found.items()}
+        latest = {"fusion": fusion, "q": aside["fusion"], "t": aside["task"]}
+        self.running = {name: (self.running.get(name, now) + now) / 2 for name, now in latest.items()}
 
     def state_dict(self) -> dict[str, float]:
         return {"b": self.b} | self.running
@@ -162,10 +168,10 @@ class Tradeoff:
         self.b = self.running.pop("b")
 
 
-def ratio(now: float, before: float) -> float:
-    """How many times what it was; 1 where it was nothing."""
-    return max(now / before, SMALLEST) if before > 0 else 1.0
+def _ratio(now: float, before: float) -> float:
+    """now / before; 1 where before is 0."""
+    return max(now / before, SMALLEST_RATIO) if before > 0 else 1.0
 
 
-def logit(p: float) -> float:
+def _logit(p: float) -> float:
     return math.log(p / (1 - p))

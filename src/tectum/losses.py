@@ -1,4 +1,4 @@
-"""Terms that say how far a fused image is from its sources: (B,1,H,W) images in [0,1] -> scalars."""
+"""Loss terms between a fused image and its sources: (B,1,H,W) images in [0,1] -> scalars."""
 
 import torch
 import torch.nn.functional as F

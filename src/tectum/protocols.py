@@ -12,7 +12,7 @@ where the weights of the loss change from epoch to epoch, a `Balance`.
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -113,45 +113,18 @@ class Metric(Protocol):
     def __call__(self, fused: Tensor, a: Tensor, b: Tensor) -> Tensor: ...
 
 
-State = tuple[Tensor, ...]
-Window = tuple[slice, slice]
-"""Rows and columns of an image."""
-WHOLE: Window = (slice(None), slice(None))
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A piece of a fuser between two places where all pixels of an image meet.
-
-    A fuser that has `stages()` can be run in stripes or tiles with exactly the whole image's result: what the pixels
-    tell each other must be a sum over them.
-
-    Args:
-        run: (state, moments, window) -> (state, moments). The moments given are those the previous stage returned,
-            summed over the whole image; those returned are summed over the window. The first stage is given the state
-            (a, b) and no moments, the last returns the state (fused,) and none.
-        halo: how many pixels around a window must be given for the result to be right inside it.
-        align: what it is given begins and ends at whole multiples of this many pixels of the image, or where the image
-            ends; images are extended to whole multiples of all stages by repeating their last rows and columns.
-        stride: it works on one value for every stride x stride pixels, so that its stripes may be that much larger.
-    """
-
-    run: Callable[[State, State, Window], tuple[State, State]]
-    halo: int
-    align: int = 1
-    stride: int = 1
-
-
 @dataclass(frozen=True)
 class System:
-    """A fuser and what it is trained with, all as constructors.
+    """Fuser with its objectives and balance, all as constructors.
 
     Attributes:
         fuser: the network.
         objective: the fixed objective, or None where there is nothing to train.
-        learned: the same with parameters that a task teaches, or None.
-        weights: the packaged default.
-        balance: what weighs its terms and the task's loss, epoch by epoch, with `frozen=True` as an option; or None.
+        learned: the objective with parameters that a task teaches, or None.
+        weights: the packaged set that is the default, or None.
+        balance: weights of the loss terms and of the task's loss, epoch by epoch, with `frozen=True` as an option; or
+            None.
+        variant: "published" for a system as it was released, "repaired" where there is such a one beside it, else None.
     """
 
     fuser: Callable[..., nn.Module]
@@ -159,6 +132,7 @@ class System:
     learned: Callable[..., nn.Module] | None = None
     weights: str | None = None
     balance: Callable[..., Balance] | None = None
+    variant: Literal["published", "repaired"] | None = None
 
 
 def resolve(table: Mapping[str, T], name: str, *, noun: str) -> T:

@@ -63,7 +63,8 @@ def child() -> None:
 def build(system: str, variant: str) -> nn.Module:
     entry = resolve(SYSTEMS, system, noun="system")
     make = entry.fuser if isinstance(entry, System) else entry
-    fuser: nn.Module = make() if variant == "default" else make(variant=variant)
+    options: dict[str, str] = {} if isinstance(entry, System) or variant == "default" else {"variant": variant}
+    fuser: nn.Module = make(**options)
     return fuser.eval().requires_grad_(False)
 
 

@@ -41,7 +41,8 @@ class Cost:
 
     Attributes:
         name: the system, as it was asked for.
-        variant: value of the fuser's keyword `variant`; "default" where it has none.
+        variant: "published" or "repaired" of a system that has both, value of the keyword `variant` of a user's own
+            class, else "default".
         params: number of parameters.
         macs: multiply-accumulates of convolutions and matrix products for one pair.
         size: "640x480", width and height in pixels.
@@ -237,18 +238,18 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def variants(system: str) -> tuple[str, ...]:
-    """What the fuser's keyword `variant` may be, ("default",) without such a keyword.
+    """Returns the variant of a system, or all of a user's own class, ("default",) where there is none.
 
     >>> variants("average")
     ('default',)
     """
     entry = resolve(SYSTEMS, system, noun="system")
-    if not isinstance(entry, System):
-        with torch.device("meta"):
-            build_fuser(system, entry)
-    make: Any = entry.fuser if isinstance(entry, System) else entry
-    if "variant" not in inspect.signature(make).parameters:
+    if isinstance(entry, System):
+        return (entry.variant or "default",)
+    with torch.device("meta"):
+        build_fuser(system, entry)
+    if "variant" not in inspect.signature(entry).parameters:
         return ("default",)
-    hint = inspect.signature(make, eval_str=True).parameters["variant"].annotation
+    hint = inspect.signature(entry, eval_str=True).parameters["variant"].annotation
     named = typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
     return named or ("default",)

@@ -36,7 +36,7 @@ from tectum.fusion.options import FuseOptions as FuseOptions
 from tectum.io.image import Picture, picture_from_array, px, read_image, to_array
 from tectum.kinds import KINDS, Kind
 from tectum.nn.modes import evaluation_mode
-from tectum.nn.stages import check_tile, fuse_tensors
+from tectum.nn.stages import StagedFuser, check_tile, fuse_tensors
 from tectum.weights.loading import Selection, cards, find_device, select
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -210,7 +210,7 @@ class FusePipeline:
         except (MemoryError, RuntimeError) as error:
             if not _is_out_of_memory(error):
                 raise
-            advice = "add --tile 512, or less" if hasattr(self.fuser, "stages") else "shrink the images"
+            advice = "add --tile 512, or less" if isinstance(self.fuser, StagedFuser) else "shrink the images"
             raise UserError(f"{px(a.shape[-2:])} pixels do not fit in memory; {advice}") from error
 
     def _register(self, visible: Picture, infrared: Picture) -> tuple[Picture, Tensor | None]:

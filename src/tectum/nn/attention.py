@@ -6,13 +6,13 @@ With n = LayerNorm(x) over the channels of each pixel, and [q; k; v] = depthwise
     x  <- x + P A v                                        multi-head transposed attention
     x  <- x + O( GELU(g) * e ),  [g; e] = depthwise3x3(V LayerNorm(x))
 
-The pixels of an image meet only in the *moments*, the products <q_i, k_j>, <q_i, q_i> and <k_j, k_j>, which are sums
+The pixels of an image meet only in the *statistics*, the products <q_i, k_j>, <q_i, q_i> and <k_j, k_j>, which are sums
 over pixels. Two things follow and are used here: A v is one matrix per image applied to every pixel, so that P A is a
-single 1x1 convolution; and an image may be processed in stripes or tiles, exactly, by summing their moments first
+single 1x1 convolution; and an image may be processed in stripes or tiles, exactly, by summing the statistics first
 (`tectum.nn.stages`). So every block comes in two halves, and its forward pass is one after the other:
 
-    v, moments = block.ask(x)               everything up to the sums
-    x          = block.answer(x, v, moments)
+    v, statistics = block.accumulate(x)               everything up to the sums
+    x             = block.apply_attention(x, v, statistics)
 
 All convolutions are without bias and zero-padded. Tensors are (B,C,H,W) in channels-last memory: a LayerNorm over
 channels is then a LayerNorm over the last axis, without a copy.
@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tectum.protocols import WHOLE, Window
+from tectum.nn.stages import WHOLE, Window
 
 
 class RestormerBlock(nn.Module):
@@ -48,15 +48,15 @@ class RestormerBlock(nn.Module):
         self.ffn = GatedFeedForward(channels, expansion)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.answer(x, *self.ask(x))
+        return self.apply_attention(x, *self.accumulate(x))
 
-    def ask(self, x: Tensor, window: Window = WHOLE) -> tuple[Tensor, Tensor]:
-        """v (B,C,H,W) and the moments of q and k (B,C+2,C), summed over a window of x."""
-        return self.attn.ask(self.norm1(x), window)
+    def accumulate(self, x: Tensor, window: Window = WHOLE) -> tuple[Tensor, Tensor]:
+        """Returns v (B,C,H,W) and the statistics of q and k (B,C+2,C), summed over a window of x."""
+        return self.attn.accumulate(self.norm1(x), window)
 
-    def answer(self, x: Tensor, v: Tensor, moments: Tensor) -> Tensor:
-        """The block's result, given the moments of the whole image."""
-        x = x + self.attn.answer(v, moments)
+    def apply_attention(self, x: Tensor, v: Tensor, statistics: Tensor) -> Tensor:
+        """Returns the block's result (B,C,H,W), from the statistics of the whole image."""
+        x = x + self.attn.apply_attention(v, statistics)
         return x + self.ffn(self.norm2(x))
 
 
@@ -82,12 +82,12 @@ class ChannelAttention(nn.Module):
         self.qkv_dwconv = depthwise3x3(3 * channels)
         self.project_out = conv1x1(channels, channels)
 
-    def ask(self, n: Tensor, window: Window = WHOLE) -> tuple[Tensor, Tensor]:
+    def accumulate(self, n: Tensor, window: Window = WHOLE) -> tuple[Tensor, Tensor]:
         q, k, v = self.qkv_dwconv(self.qkv(n)).chunk(3, dim=1)
         return v, products(q[:, :, *window], k[:, :, *window])
 
-    def answer(self, v: Tensor, moments: Tensor) -> Tensor:
-        return mix(v, attention_matrix(moments, self.temperature, self.project_out.weight))
+    def apply_attention(self, v: Tensor, statistics: Tensor) -> Tensor:
+        return mix(v, attention_matrix(statistics, self.temperature, self.project_out.weight))
 
 
 class GatedFeedForward(nn.Module):
@@ -106,7 +106,7 @@ class GatedFeedForward(nn.Module):
 
 
 def products(q: Tensor, k: Tensor) -> Tensor:
-    """Moments of two images (B,C,H,W) over all their pixels, in float32 or better: (B,C+2,C).
+    """Sums of products of two images (B,C,H,W) over all their pixels, in float32 or better: (B,C+2,C).
 
     Rows 0..C-1 are <q_i, k_j>, row C is <q_i, q_i>, row C+1 is <k_j, k_j>.
     """
@@ -114,11 +114,11 @@ def products(q: Tensor, k: Tensor) -> Tensor:
     return torch.cat([q.transpose(1, 2) @ k, q.square().sum(1, keepdim=True), k.square().sum(1, keepdim=True)], dim=1)
 
 
-def attention_matrix(moments: Tensor, temperature: Tensor, project: Tensor) -> Tensor:
-    """P A (B,D,C), from the moments (B,C+2,C), a temperature per head and the 1x1 projection P (D,C,1,1)."""
+def attention_matrix(statistics: Tensor, temperature: Tensor, project: Tensor) -> Tensor:
+    """P A (B,D,C), from the statistics (B,C+2,C), a temperature per head and the 1x1 projection P (D,C,1,1)."""
     heads = len(temperature)
-    norm_q, norm_k = moments[:, -2:].clamp_min(1e-24).sqrt().unbind(1)
-    cosine = moments[:, :-2] / (norm_q[:, :, None] * norm_k[:, None, :])
+    norm_q, norm_k = statistics[:, -2:].clamp_min(1e-24).sqrt().unbind(1)
+    cosine = statistics[:, :-2] / (norm_q[:, :, None] * norm_k[:, None, :])
     blocks = cosine.unflatten(2, (heads, -1)).unflatten(1, (heads, -1)).diagonal(dim1=1, dim2=3).permute(0, 3, 1, 2)
     attention = (blocks * temperature).softmax(-1).to(project.dtype)
     columns = project[:, :, 0, 0].unflatten(1, (heads, -1))

@@ -1,6 +1,6 @@
 """Fixed image filters, written so that forward-mode differentiation and export go through them.
 
-And two lines that several networks share: how pixels lie in memory, and where a positive scalar starts.
+And the inverse of softplus, where a positive scalar starts.
 """
 
 import math
@@ -50,12 +50,8 @@ def variation_gradient(w: Tensor, *, smooth: bool = True) -> Tensor:
     return F.pad(x, (1, 0)) - F.pad(x, (0, 1)) + F.pad(y, (0, 0, 1, 0)) - F.pad(y, (0, 0, 0, 1))
 
 
-def channels_last(x: Tensor) -> Tensor:
-    return x.contiguous(memory_format=torch.channels_last)
-
-
 def inverse_softplus(value: float) -> float:
-    """Where softplus is `value` (positive).
+    """Number whose softplus is `value` (positive).
 
     >>> round(float(F.softplus(torch.tensor(inverse_softplus(0.5)))), 6)
     0.5

@@ -7,8 +7,8 @@ On a grid of pixels u (right) and v (down), with x' = u cos t + v sin t and y' =
 sigma, lambda and gamma are softplus(raw) + 0.1. The mean is taken out of the odd kernel, so that a flat image gives
 nothing, and both are divided by the sum of their magnitudes: an image in [0,1] gives responses in [-1,1].
 
-In windows of 8x8 pixels the odd responses o_i ask the even ones e_j what is there. Queries, keys and values come from
-linear layers one behind the other, and so does what follows, so that per head only M, m, P and p are left of them:
+In windows of 8x8 pixels the odd responses o_i give the queries of an attention, the even ones e_j its keys and values.
+All come from linear layers one behind the other, and so does what follows: per head only M, m, P and p are left.
 
     r_i = sum_j softmax_j( (o_i M + m) e_j ) e_j          six numbers per head, those of all heads in a row:
     z_i = P r_i + p,    y_i = w (z_i + W2 ReLU(W1 z_i + b1) + b2) + b + sum_o mixture_o o_i
@@ -70,7 +70,7 @@ class GaborBank(nn.Module):
 
 
 class GaborAttention(nn.Module):
-    """A bank, and attention between its responses within windows: (B,1,H,W) -> (B,1,H,W), whole multiples of 8.
+    """Gabor bank and attention between its responses within windows: (B,1,H,W) -> (B,1,H,W), whole multiples of 8.
 
     Args:
         channels: of queries, keys and values.
@@ -96,42 +96,47 @@ class GaborAttention(nn.Module):
         return self.attend(*self.bank(x))
 
     def attend(self, even: Tensor, odd: Tensor, *, at_once: int | None = None) -> Tensor:
-        """Even responses are asked by odd ones; (B,O,H,W) twice -> (B,1,H,W), so many windows at once or all."""
+        """Attention of odd responses to even ones, (B,O,H,W) each -> (B,1,H,W).
+
+        Args:
+            even, odd: responses of the bank.
+            at_once: windows worked on at once; None takes all.
+        """
         batch, _, height, width = odd.shape
-        folded = self.folded()
-        asked, keys = windows(odd), windows(even)
+        folded = self._fold()
+        queries, keys = windows(odd), windows(even)
         if at_once is None:
-            details = self.answers(asked, keys, *folded)
+            details = self._attend_windows(queries, keys, *folded)
         else:
-            pieces = zip(asked.split(at_once), keys.split(at_once), strict=True)
-            details = torch.cat([self.answers(*piece, *folded) for piece in pieces])
+            pieces = zip(queries.split(at_once), keys.split(at_once), strict=True)
+            details = torch.cat([self._attend_windows(*piece, *folded) for piece in pieces])
         return images(details, batch, height, width)
 
-    def answers(self, asked: Tensor, keys: Tensor, *folded: Tensor) -> Tensor:
+    def _attend_windows(self, queries: Tensor, keys: Tensor, *folded: Tensor) -> Tensor:
         """One detail for every token, (N,64,O) twice -> (N,64,1)."""
         to_query, query_bias, to_hidden, hidden_bias, to_out, from_mixed, out_bias, mixture = folded
-        query = (asked @ to_query + query_bias).unflatten(2, (self.heads, -1)).flatten(1, 2)
+        query = (queries @ to_query + query_bias).unflatten(2, (self.heads, -1)).flatten(1, 2)
         keys = keys.transpose(1, 2).contiguous()
         mixed = keys @ (query @ keys).softmax(-1).transpose(1, 2)  # (N,O,64*heads), the faster order
         mixed = mixed.transpose(1, 2).unflatten(1, (-1, self.heads)).flatten(2)
         hidden = F.relu(mixed @ to_hidden + hidden_bias)
-        return hidden @ to_out + mixed @ from_mixed + out_bias + asked @ mixture
+        return hidden @ to_out + mixed @ from_mixed + out_bias + queries @ mixture
 
-    def folded(self) -> tuple[Tensor, ...]:
-        """The layers between tokens and scores, and between mixtures and details, multiplied out."""
-        (to_query, query_bias), (to_mixed, mixed_bias) = self.scores(), self.values()
+    def _fold(self) -> tuple[Tensor, ...]:
+        """Layers between tokens and scores, and between mixtures and details, multiplied out."""
+        (to_query, query_bias), (to_mixed, mixed_bias) = self._fold_scores(), self._fold_values()
         return (
             to_query,
             query_bias,
             (self.expand.weight @ to_mixed).T,
-            F.linear(mixed_bias, *own(self.expand)),
+            F.linear(mixed_bias, *_parameters(self.expand)),
             (self.out.weight @ self.reduce.weight).T,
             (self.out.weight @ to_mixed).T,
-            F.linear(mixed_bias + self.reduce.bias, *own(self.out)),
+            F.linear(mixed_bias + self.reduce.bias, *_parameters(self.out)),
             self.mixture.softmax(0)[:, None],
         )
 
-    def scores(self) -> tuple[Tensor, Tensor]:
+    def _fold_scores(self) -> tuple[Tensor, Tensor]:
         """M (O,heads*O) and m with (o M + m) e = <query(o), key(e)> / sqrt(d), but for what the softmax forgets."""
         embed, bias = (F.linear(x, self.query.weight) for x in (self.embed_query.weight.T, self.embed_query.bias))
         query = torch.cat([embed, (bias + self.query.bias)[None]]).unflatten(1, (self.heads, -1))
@@ -139,11 +144,11 @@ class GaborAttention(nn.Module):
         folded = torch.einsum("ihd,hdo->iho", query, key).flatten(1) / math.sqrt(key.shape[1])
         return folded[:-1], folded[-1]
 
-    def values(self) -> tuple[Tensor, Tensor]:
-        """P (C,heads*O) and p with P r + p = the attention's result, r the mean key maps that each head found."""
+    def _fold_values(self) -> tuple[Tensor, Tensor]:
+        """P (C,heads*O) and p with P r + p = the attention's result, r the mean key maps of each head."""
         value = (self.value.weight @ self.embed_key.weight).unflatten(0, (self.heads, -1))
         project = self.project.weight.unflatten(1, (self.heads, -1))
-        constant = F.linear(F.linear(self.embed_key.bias, *own(self.value)), *own(self.project))
+        constant = F.linear(F.linear(self.embed_key.bias, *_parameters(self.value)), *_parameters(self.project))
         return torch.einsum("chd,hdo->cho", project, value).flatten(1), constant
 
 
@@ -159,5 +164,5 @@ def images(x: Tensor, batch: int, height: int, width: int) -> Tensor:
     return x.transpose(2, 3).reshape(batch, 1, height, width)
 
 
-def own(layer: nn.Linear) -> tuple[Tensor, Tensor]:
+def _parameters(layer: nn.Linear) -> tuple[Tensor, Tensor]:
     return layer.weight, layer.bias

@@ -1,4 +1,4 @@
-"""Keep the memory of large temporaries inside the process.
+"""Allocator setting that keeps the memory of large temporaries inside the process.
 
 The C library on Linux gives every large block back to the operating system as soon as it is free, and the next
 operation has to fetch, clear and map it again: with networks of many channels at full resolution this page-fault work

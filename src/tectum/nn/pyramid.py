@@ -19,74 +19,74 @@ from tectum.nn.filters import box_mean
 
 
 def blend(a: Tensor, b: Tensor, share: Tensor, *, levels: int = 6) -> Tensor:
-    """The stronger details of both over a mixture of what is left, share of it a's: all (B,1,H,W) in [0,1].
+    """Blend two images in their pyramids; `share` of the coarsest level is a's: all (B,1,H,W) in [0,1].
 
     >>> a, b = torch.full((1, 1, 5, 7), 0.25), torch.full((1, 1, 5, 7), 0.75)
     >>> round(float(blend(a, b, torch.full_like(a, 0.25)).mean()), 6)
     0.625
     """
-    (*details_a, coarse_a), (*details_b, coarse_b) = apart(a, levels), apart(b, levels)
+    (*details_a, coarse_a), (*details_b, coarse_b) = build_pyramid(a, levels), build_pyramid(b, levels)
     details = []
     for of_a, of_b in zip(details_a, details_b, strict=True):
         energy_a, energy_b = (box_mean(x.square(), 2) + 1e-7 for x in (of_a, of_b))
         details.append(of_b + energy_a**2 / (energy_a**2 + energy_b**2) * (of_a - of_b))
-    coarse = filled(share, levels)
+    coarse = _extend(share, levels)
     for _ in range(levels):
-        coarse = reduce(coarse)
-    return together([*details, coarse_b + coarse * (coarse_a - coarse_b)], a.shape[2:])
+        coarse = _reduce(coarse)
+    return collapse_pyramid([*details, coarse_b + coarse * (coarse_a - coarse_b)], a.shape[2:])
 
 
-def apart(x: Tensor, levels: int) -> list[Tensor]:
-    """d_0 .. d_(L-1) and g_L of an image (B,1,H,W), filled up first so that every size has all levels."""
-    x, found = filled(x, levels), []
+def build_pyramid(x: Tensor, levels: int) -> list[Tensor]:
+    """Laplacian pyramid of an image (B,1,H,W): d_0 .. d_(L-1) and g_L; extended so that every size has all levels."""
+    x, details = _extend(x, levels), []
     for _ in range(levels):
-        coarse = reduce(x)
-        found.append(x - expand(coarse))
+        coarse = _reduce(x)
+        details.append(x - _expand(coarse))
         x = coarse
-    return [*found, x]
+    return [*details, x]
 
 
-def together(parts: Sequence[Tensor], size: Sequence[int]) -> Tensor:
-    """The image of these parts, cut to its size and to [0,1]."""
+def collapse_pyramid(parts: Sequence[Tensor], size: Sequence[int]) -> Tensor:
+    """Image of a pyramid, cut to `size` and to [0,1]."""
     *details, x = parts
     for detail in reversed(details):
-        x = detail + expand(x)
-    down, right = (fill(side, 2 ** len(details)) for side in size)
+        x = detail + _expand(x)
+    down, right = (_missing_px(side, 2 ** len(details)) for side in size)
     return F.pad(x, (0, -right, 0, -down)).clamp(0, 1)
 
 
-def filled(x: Tensor, levels: int) -> Tensor:
-    """Its last row and column repeated, up to the whole number of 2^L that is at least 2^L more."""
-    down, right = (fill(size, 2**levels) for size in x.shape[2:])
+def _extend(x: Tensor, levels: int) -> Tensor:
+    """x with its last row and column repeated, up to the multiple of 2^L that is at least 2^L more."""
+    down, right = (_missing_px(size, 2**levels) for size in x.shape[2:])
     return F.pad(x, (0, right, 0, down), mode="replicate")
 
 
-def fill(size: int, step: int) -> int:
-    """How many pixels from a size to the whole number of steps that is at least one step more.
+def _missing_px(size: int, step: int) -> int:
+    """Pixels from a size to the multiple of `step` that is at least one step more.
 
-    >>> [fill(size, 4) for size in (1, 4, 5)]
+    >>> [_missing_px(size, 4) for size in (1, 4, 5)]
     [7, 4, 7]
     """
     return step * ((size + step - 1) // step + 1) - size
 
 
-def reduce(x: Tensor) -> Tensor:
+def _reduce(x: Tensor) -> Tensor:
     """REDUCE: every second pixel of x smoothed by [1 4 6 4 1] / 16 along each axis, (B,1,2H,2W) -> (B,1,H,W)."""
-    w = binomial(x)
+    w = _binomial(x)
     x = F.pad(x, (2, 2, 2, 2), mode="replicate")
     return F.conv2d(F.conv2d(x, w.view(1, 1, 5, 1), stride=(2, 1)), w.view(1, 1, 1, 5), stride=(1, 2))
 
 
-def expand(x: Tensor) -> Tensor:
+def _expand(x: Tensor) -> Tensor:
     """EXPAND: zeros put between the pixels of x, smoothed by twice the same weights, (B,1,H,W) -> (B,1,2H,2W).
 
     Along an axis: pixel 2i is (x_{i-1} + 6 x_i + x_{i+1}) / 8, pixel 2i + 1 is (x_i + x_{i+1}) / 2.
     """
-    w = 2 * binomial(x)
+    w = 2 * _binomial(x)
     x = F.pad(x, (1, 1, 1, 1), mode="replicate")
     x = F.conv_transpose2d(x, w.view(1, 1, 5, 1), stride=(2, 1), padding=(4, 0), output_padding=(1, 0))
     return F.conv_transpose2d(x, w.view(1, 1, 1, 5), stride=(1, 2), padding=(0, 4), output_padding=(0, 1))
 
 
-def binomial(like: Tensor) -> Tensor:
+def _binomial(like: Tensor) -> Tensor:
     return torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0], dtype=like.dtype, device=like.device) / 16

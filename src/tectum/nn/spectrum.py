@@ -26,10 +26,10 @@ def spectrum(x: Tensor) -> Tensor:
 
 
 def image(z: Tensor, height: int, width: int) -> Tensor:
-    """The real image (B,C,height,width) of a half spectrum; what of it is not the spectrum of one is left out.
+    """Real image (B,C,height,width) of a half spectrum, which need not be the spectrum of a real image.
 
-    Columns that are their own mirror hold every frequency twice. Where the two disagree their mean counts: that is what
-    the transforms of a CPU make of it, and those of a GPU do not say.
+    Columns that are their own mirror hold every frequency twice. Where the two disagree their mean counts: so do the
+    transforms of a CPU; those of a GPU do not say.
     """
     rows = -torch.arange(height, device=z.device) % height
     mirrored = z.index_select(2, rows).conj()
@@ -51,8 +51,8 @@ def phasor(z: Tensor) -> Tensor:
     return z / amplitude(z)
 
 
-def turn(p: Tensor, q: Tensor, share: Tensor) -> Tensor:
-    """Phasor p turned towards phasor q the shorter way round: the phasor of (1 - share) p + share q."""
+def rotate_phasor(p: Tensor, q: Tensor, share: Tensor) -> Tensor:
+    """Phasor p rotated towards phasor q the shorter way round: the phasor of (1 - share) p + share q."""
     return phasor(p + share * (q - p))
 
 
@@ -95,7 +95,7 @@ def first_cosines(length: int, like: Tensor) -> Tensor:
 
 
 class SpectralConv(nn.Conv2d):
-    """A convolution over a half spectrum: the rows are a circle, beyond the columns there is nothing."""
+    """Convolution over a half spectrum: the rows are a circle, beyond the columns there is nothing."""
 
     def __init__(self, channels_in: int, channels_out: int, size: int = 3) -> None:
         super().__init__(channels_in, channels_out, size, padding=(0, size // 2))

@@ -1,7 +1,7 @@
-"""AdaSFFuse: wavelets that answer to the image, fused band by band by what scans of the whole picture have seen.
+"""AdaSFFuse: wavelets that adapt to the image, whose bands are fused with the context of the whole image from scans.
 
-Each source k is taken apart by a siamese encoder and a wavelet whose tilts p depend on it, block by block; the bands
-of the sources are mixed by gates that hear what happens here, and what the scans know of everywhere else:
+Each source k goes through a siamese encoder and a wavelet whose tilts p depend on it, block by block; the bands of the
+sources are mixed by gates from the local activity and from the context c:
 
     [L_k; H_k] = rotate(E(k), p_k),   p_k = W mean E(k)                                at half the resolution
     u   = W [mean L_a; mean L_b; mean |H_a|; mean |H_b|],   c = S^2(u)                  at a quarter
@@ -9,22 +9,22 @@ of the sources are mixed by gates that hear what happens here, and what the scan
     w, r = conv[ rotate^-1(L, H, p); E(a); E(b) ] + up(c)
     f   = sigmoid( logit( sigmoid(w) a + (1 - sigmoid(w)) b ) + r )
 
-so that a weight for every pixel chooses between the sources at full resolution, and r puts right what no choice can. A
-block S lets tokens see their surroundings, frequency by frequency, and their whole row and column, both ways:
+so that a weight for every pixel chooses between the sources at full resolution, and r corrects what no choice can. A
+block S filters tokens frequency by frequency, and scans their whole row and column, both ways:
 
     [z; v; dt; B; C] = W_in LN(x),    v <- SiLU(depthwise(v)) + sum_n g_n (1 + m_n) band_n(v)
     x <- x + W_out( LN(sum of four scans(v, dt, B, C)) SiLU(z) ),    x <- x + MLP(LN(x))
 
 band_n are octaves of the spectrum that add up to v, g_n a number per channel, m_n one per token.
 
-The fused image of any H and W; memory and time are linear in the pixels, and where nothing is learned all but the
-tokens is worked in stripes. Inputs and output (B,1,H,W) in [0,1]; a is the visible image, the over-exposed one, the
+The fused image of any H and W; memory and time are linear in the pixels; without gradients all but the tokens is worked
+in stripes. Inputs and output (B,1,H,W) in [0,1]; a is the visible image, the over-exposed one, the
 CT, PET or SPECT image, or the first of two foci.
 
 Reference: Task-Generalized Adaptive Cross-Domain Learning for Multimodal Image Fusion, Wang et al., 2025,
 https://arxiv.org/abs/2508.15505
 
-Differs from the release (`variant="published"`, `tectum.systems.adasffuse_published`) where that breaks a promise:
+Differs from the release (`adasffuse-published`, `tectum.systems.adasffuse_published`) where that breaks a promise:
     - wavelet weights depend on the input, and always invert; the release has eight numbers for everything
     - the filter tells frequencies apart; there, every frequency gets the same complex number
     - scans run both ways along rows and columns, not once through the raster; the gate z has an activation
@@ -33,87 +33,70 @@ Differs from the release (`variant="published"`, `tectum.systems.adasffuse_publi
     - the result is a choice between the sources and a correction, near their average before training
 """
 
-from collections.abc import Iterator
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tectum.errors import UserError
 from tectum.kinds import KINDS
-from tectum.losses import gradient_loss, magnitude_loss, ssim_map
-from tectum.nn.filters import box_mean, channels_last, sobel
+from tectum.losses import gradient_loss, ssim_map
+from tectum.nn.filters import box_mean, sobel
 from tectum.nn.pyramid import blend
 from tectum.nn.scan import scan
-from tectum.nn.stripes import row_windows
+from tectum.nn.stages import Stage, StagedFuser, State, Window, channels_last
 from tectum.nn.wavelet import Bands, polyphase, rotate, rotate_back
-from tectum.systems.adasffuse_published import PublishedAdaSFFuse
-from tectum.systems.tdfusion import Variant, checked
 
 CHUNK = 16
 """Tokens of a line scanned at once; an exported graph takes the line, and memory as its length."""
+TOKEN_PX = 4
+"""A token stands for 4x4 pixels."""
 STRIPE_PX = 40_000
 HALO_PX = 8
-"""Around a stripe, in whole quarters: two convolutions on the bands of tokens a pixel away."""
+"""Halo of a stripe, in whole tokens: two convolutions on the bands of tokens a pixel away."""
 
 
-class AdaSFFuse(nn.Module):
-    """The fusion network: (B,1,H,W), (B,1,H,W) -> (B,1,H,W), all in [0,1].
-
-    Args:
-        variant: "repaired", or "published" as it was released (1,351,825 parameters, symmetric in its sources).
+class AdaSFFuse(StagedFuser):
+    """Fusion network of AdaSFFuse: (B,1,H,W), (B,1,H,W) -> (B,1,H,W), all in [0,1].
 
     >>> AdaSFFuse()(torch.zeros(1, 1, 5, 7), torch.zeros(1, 1, 5, 7)).shape
     torch.Size([1, 1, 5, 7])
     """
 
-    def __init__(self, variant: Variant = "repaired") -> None:
+    extra_px = TOKEN_PX  # two tokens a side or more
+    trains_whole = False
+
+    def __init__(self) -> None:
         super().__init__()
-        self.variant = checked(variant)
-        if variant == "published":
-            self.published = PublishedAdaSFFuse()
-        else:
-            self.encoder, self.context, self.output = Encoder(), Context(), Output()
+        self.encoder, self.context, self.output = Encoder(), Context(), Output()
 
-    def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        if self.variant == "published":
-            fused: Tensor = self.published(a, b)
-            return fused
-        down, right = (4 * ((size + 3) // 4 + 1) - size for size in a.shape[2:])  # two tokens a side or more
-        x, y = (F.pad(k, (0, right, 0, down), mode="replicate") for k in (a, b))
-        tokens = [self.look(x[:, :, rows], y[:, :, rows])[:, :, quarter(core)] for rows, core in stripes(x)]
-        context = self.context(torch.cat(tokens, 2))
-        parts = [
-            self.fuse(x[:, :, rows], y[:, :, rows], context[:, :, quarter(rows)])[:, :, core]
-            for rows, core in stripes(x)
+    def stages(self) -> list[Stage]:
+        """Tokens are embedded, scanned over the whole image, and their context guides the fusion."""
+
+        def embed(state: State, _: State, __: Window) -> tuple[State, State]:
+            (_, bands_a, _), (_, bands_b, _) = self.encoder(*state)
+            return (*state, self.context.embed(halve(_local_features(bands_a, bands_b)))), ()
+
+        def scan_tokens(state: State, _: State, __: Window) -> tuple[State, State]:
+            a, b, tokens = state
+            return (a, b, self.context(tokens)), ()
+
+        def fuse(state: State, _: State, __: Window) -> tuple[State, State]:
+            a, b, context = state
+            return (self.output(a, b, *self.encoder(a, b), context),), ()
+
+        return [
+            Stage(embed, HALO_PX, TOKEN_PX, STRIPE_PX),
+            Stage(scan_tokens, whole=True),
+            Stage(fuse, HALO_PX, TOKEN_PX, STRIPE_PX),
         ]
-        return torch.cat(parts, 2)[:, :, : a.shape[2], : a.shape[3]]
-
-    def look(self, a: Tensor, b: Tensor) -> Tensor:
-        """u, what the scans are given, (B,64,H/4,W/4)."""
-        (_, bands_a, _), (_, bands_b, _) = self.encoder(a, b)
-        seen = torch.cat([bands_a[0], bands_b[0], *activity(bands_a), *activity(bands_b)], 1)
-        out: Tensor = self.context.embed(halved(seen))
-        return out
-
-    def fuse(self, a: Tensor, b: Tensor, context: Tensor) -> Tensor:
-        out: Tensor = self.output(a, b, *self.encoder(a, b), context)
-        return out
-
-    def penalties(self) -> dict[str, Tensor]:
-        """How far the published wavelet is from one that can be undone; a rotation always can."""
-        if self.variant != "published":
-            return {}
-        return {"wavelet": self.published.wavelet.reconstruction_loss()}
 
 
-Seen = tuple[Tensor, Bands, tuple[Tensor, Tensor]]
+Analysis = tuple[Tensor, Bands, tuple[Tensor, Tensor]]
 """Of a source: its features (B,C,H,W), their bands (B,C,H/2,W/2), and the tilts that made them."""
 
 
 class Encoder(nn.Module):
-    """The same for both sources but for a bias: who is who."""
+    """Features, wavelet bands and tilts of both sources, by the same layers but for a bias that tells them apart."""
 
     def __init__(self, channels: int = 16) -> None:
         super().__init__()
@@ -121,30 +104,31 @@ class Encoder(nn.Module):
         self.role = nn.Parameter(torch.linspace(-0.1, 0.1, 2)[:, None].repeat(1, channels))
         self.tilts = nn.Conv2d(channels, 2 * channels, 1)
 
-    def forward(self, a: Tensor, b: Tensor) -> tuple[Seen, Seen]:
-        return self.one(a, 0), self.one(b, 1)
+    def forward(self, a: Tensor, b: Tensor) -> tuple[Analysis, Analysis]:
+        return self._analyse(a, 0), self._analyse(b, 1)
 
-    def one(self, k: Tensor, role: int) -> Seen:
+    def _analyse(self, k: Tensor, index: int) -> Analysis:
         assert self.embed.bias is not None
-        x = F.conv2d(channels_last(k), self.embed.weight, self.embed.bias + self.role[role], padding=1)
+        x = F.conv2d(channels_last(k), self.embed.weight, self.embed.bias + self.role[index], padding=1)
         x = F.leaky_relu(x, 0.2)
-        rows, columns = self.tilts(halved(x)).chunk(2, dim=1)
+        rows, columns = self.tilts(halve(x)).chunk(2, dim=1)
         return x, rotate(x, rows, columns), (rows, columns)
 
 
-def activity(bands: Bands) -> list[Tensor]:
-    return [band.abs() for band in bands[1:]]
+def _local_features(bands_a: Bands, bands_b: Bands) -> Tensor:
+    """[L_a; L_b; |H_a|; |H_b|], (B,8C,H/2,W/2)."""
+    return torch.cat([bands_a[0], bands_b[0], *(band.abs() for band in (*bands_a[1:], *bands_b[1:]))], 1)
 
 
 class Context(nn.Module):
-    """What is global: tokens (B,64,h,w) -> (B,66,h,w), 64 logits of bands, and one each of w and r."""
+    """Global context: tokens (B,64,h,w) -> (B,66,h,w), 64 logits of bands, and one each of w and r."""
 
     def __init__(self, channels: int = 16, width: int = 64, depth: int = 2) -> None:
         super().__init__()
         self.embed = nn.Conv2d(8 * channels, width, 1)
         self.blocks = nn.ModuleList(Block(width) for _ in range(depth))
         self.norm, self.out = nn.LayerNorm(width), nn.Linear(width, 4 * channels + 2)
-        quiet(self.out)
+        near_average(self.out)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.permute(0, 2, 3, 1)
@@ -173,33 +157,33 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         z, v, dt, read, m = self.project_in(self.norm1(x)).split(self.sizes, dim=-1)
         v = v.permute(0, 3, 1, 2)
-        v = F.silu(self.local(v)) + self.filter(v, m)
+        v = F.silu(self.local(v)) + self._filter(v, m)
         v = v.permute(0, 2, 3, 1)
-        y = self.past * v + self.scans(v, dt, read)
+        y = self.past * v + self._scan(v, dt, read)
         x = x + self.project_out(self.norm_scan(y) * F.silu(z))
         gate, y = self.fc1(self.norm2(x)).chunk(2, dim=-1)
         out: Tensor = x + self.fc2(F.silu(gate) * y)
         return out
 
-    def filter(self, v: Tensor, m: Tensor) -> Tensor:
+    def _filter(self, v: Tensor, m: Tensor) -> Tensor:
         """Octaves of v (B,D,h,w), each with a gain per channel and one per token (B,h,w,BANDS)."""
         strength = 1 + torch.tanh(m.permute(0, 3, 1, 2))
         parts = zip(octaves(v), self.gains, strength.split(1, dim=1), strict=True)
-        found = torch.zeros_like(v)
-        for band, gain, more in parts:
-            found = found + band * gain[:, None, None] * more
-        return found
+        total = torch.zeros_like(v)
+        for band, gain, factor in parts:
+            total = total + band * gain[:, None, None] * factor
+        return total
 
-    def scans(self, v: Tensor, dt: Tensor, read: Tensor) -> Tensor:
-        """Along rows and columns, to and fro: (B,h,w,D)."""
+    def _scan(self, v: Tensor, dt: Tensor, read: Tensor) -> Tensor:
+        """Scans along rows and columns, both ways: (B,h,w,D)."""
         dt = F.softplus(dt + self.dt_bias.flatten())
-        along = self.both_ways(v, *dt[..., : 2 * self.heads].chunk(2, -1), *read.chunk(4, -1)[:2])
+        along = self._scan_both_ways(v, *dt[..., : 2 * self.heads].chunk(2, -1), *read.chunk(4, -1)[:2])
         v, dt, read = (z.transpose(1, 2) for z in (v, dt, read))
-        down = self.both_ways(v, *dt[..., 2 * self.heads :].chunk(2, -1), *read.chunk(4, -1)[2:])
+        down = self._scan_both_ways(v, *dt[..., 2 * self.heads :].chunk(2, -1), *read.chunk(4, -1)[2:])
         return along + down.transpose(1, 2)
 
-    def both_ways(self, v: Tensor, to: Tensor, fro: Tensor, b: Tensor, c: Tensor) -> Tensor:
-        """Along the third axis of (B,lines,length,..), each line by itself; the way back is the way of the reverse."""
+    def _scan_both_ways(self, v: Tensor, to: Tensor, fro: Tensor, b: Tensor, c: Tensor) -> Tensor:
+        """Scans along the third axis of (B,lines,length,..), each line by itself, forwards and on the reversed line."""
         batch, lines = v.shape[:2]
         x, to, fro, b, c = (z.flatten(0, 1) for z in (v, to, fro, b, c))
         x, a = x.unflatten(2, (self.heads, -1)), -self.a_log.exp()
@@ -223,18 +207,18 @@ def octaves(x: Tensor) -> list[Tensor]:
     >>> torch.allclose(sum(octaves(x)), x, atol=1e-6)
     True
     """
-    found = []
+    bands = []
     line = torch.tensor([0.25, 0.5, 0.25], dtype=x.dtype, device=x.device)
     kernel = torch.outer(line, line).expand(x.shape[1], 1, 3, 3)
     for step in (2**n for n in range(BANDS - 1)):
         low = F.conv2d(F.pad(x, (step,) * 4, mode="replicate"), kernel, dilation=step, groups=x.shape[1])
-        found.append(x - low)
+        bands.append(x - low)
         x = low
-    return [*found, x]
+    return [*bands, x]
 
 
 class Output(nn.Module):
-    """Both sources, their bands and the context to the fused image."""
+    """Fuses both sources, their bands and the context to the image (B,1,H,W)."""
 
     def __init__(self, channels: int = 16) -> None:
         super().__init__()
@@ -242,23 +226,24 @@ class Output(nn.Module):
         self.hidden1 = nn.Conv2d(3 * channels, channels, 3, padding=1)
         self.hidden2 = nn.Conv2d(channels, channels, 3, padding=1)
         self.out = nn.Conv2d(channels, 2, 1)
-        quiet(self.out)
+        near_average(self.out)
 
-    def forward(self, a: Tensor, b: Tensor, of_a: Seen, of_b: Seen, context: Tensor) -> Tensor:
+    def forward(self, a: Tensor, b: Tensor, of_a: Analysis, of_b: Analysis, context: Tensor) -> Tensor:
         (x_a, bands_a, tilts_a), (x_b, bands_b, tilts_b) = of_a, of_b
-        local = torch.cat([bands_a[0], bands_b[0], *activity(bands_a), *activity(bands_b)], 1)
-        gates = torch.sigmoid(self.gates(local) + enlarge(context[:, :-2], bands_a[0])).chunk(4, dim=1)
+        gates = torch.sigmoid(
+            self.gates(_local_features(bands_a, bands_b)) + enlarge(context[:, :-2], bands_a[0])
+        ).chunk(4, dim=1)
         ll, lh, hl, hh = (q + g * (p - q) for g, p, q in zip(gates, bands_a, bands_b, strict=True))
         rows, columns = (q + gates[0] * (p - q) for p, q in zip(tilts_a, tilts_b, strict=True))
         x = torch.cat([rotate_back((ll, lh, hl, hh), rows, columns), x_a, x_b], 1)
         x = F.leaky_relu(self.hidden2(F.leaky_relu(self.hidden1(channels_last(x)), 0.2)), 0.2)
         w, r = (self.out(x) + enlarge(context[:, -2:], a)).chunk(2, dim=1)
-        chosen = 0.01 + 0.98 * (b + torch.sigmoid(w) * (a - b))
-        return torch.sigmoid(torch.log(chosen / (1 - chosen)) + r)
+        choice = 0.01 + 0.98 * (b + torch.sigmoid(w) * (a - b))
+        return torch.sigmoid(torch.log(choice / (1 - choice)) + r)
 
 
-def quiet(layer: nn.Conv2d | nn.Linear) -> None:
-    """So that an untrained network is near the average of its sources."""
+def near_average(layer: nn.Conv2d | nn.Linear) -> None:
+    """Scale down the last layer, so that an untrained network is near the average of its sources."""
     assert layer.bias is not None
     with torch.no_grad():
         layer.weight.mul_(0.1)
@@ -269,102 +254,79 @@ def enlarge(x: Tensor, like: Tensor) -> Tensor:
     return F.interpolate(x, like.shape[2:], mode="bilinear", align_corners=False)
 
 
-def halved(x: Tensor) -> Tensor:
-    """The mean of each block of 2x2; an exported graph is to see the same length as in `polyphase`."""
+def halve(x: Tensor) -> Tensor:
+    """Mean of each block of 2x2; in an exported graph by `polyphase`, so that the lengths are the same symbols."""
     if torch.compiler.is_compiling():
         return torch.stack(polyphase(x)).mean(0)
     return F.avg_pool2d(x, 2)
-
-
-def quarter(rows: slice) -> slice:
-    return slice(*(None if at is None else at // 4 for at in (rows.start, rows.stop)))
-
-
-def stripes(x: Tensor) -> Iterator[tuple[slice, slice]]:
-    """Stripes of about STRIPE_PX pixels, whole quarters."""
-    return row_windows(x, rows=lambda: max(8, STRIPE_PX // x.shape[3] // 4 * 4), halo=HALO_PX)
 
 
 # ---- the objective ---------------------------------------------------------------------------------------------------
 
 
 class AdaSFFuseLoss(nn.Module):
-    """The fixed objective of one kind of fusion: 20 |f - T|, 20 |grad f - grad T|, 10 (1 - SSIM); medical 20, 100, 50.
+    """Fixed objective of one kind of fusion: 20 |f - T|, 20 |grad f - grad T|, 10 (1 - SSIM); medical 20, 100, 50.
 
-    What f should be like, T, and how much each source's structure counts:
+    The target T, and how much the structure of each source counts:
 
-    | kind | published T, and weights of the SSIMs | repaired |
+    | kind | published T, and weights of the SSIMs | here |
     |---|---|---|
     | infrared | max(a, b), by mean gradient of the batch | max(a, b), by gradient around each pixel |
     | exposure | (a + b) / 2, halves: a grey veil | both, blended scale by scale |
     | focus | (a + b) / 2, by mean gradient: blurred | the sharper source around each pixel, in all three terms |
     | medical | max(a, b), halves | max(a, b), by gradient around each pixel |
 
-    As published |grad| is the sum of the Sobel derivatives' magnitudes (an edge may turn into its inverse), and all
-    filters see zeros beyond the border. Repaired, derivatives keep their sign, and the border is repeated or left out.
+    Derivatives keep their sign, and the border is repeated or left out (`PublishedAdaSFFuseLoss` does otherwise).
 
     The target for two exposures is after the exposure fusion of Mertens et al.: the stronger details of six scales over
     what is left, which exposedness mixes (`tectum.nn.pyramid`).
 
     Args:
         kind: "infrared", "exposure", "focus" or "medical".
-        variant: "repaired" or "published".
 
     >>> x = torch.rand(2, 1, 16, 16)
     >>> [round(float(value), 4) for value in AdaSFFuseLoss("focus")(x, x, x).values()]
     [0.0, 0.0, 0.0]
     """
 
-    def __init__(self, kind: str = "infrared", *, variant: Variant = "repaired") -> None:
+    def __init__(self, kind: str = "infrared") -> None:
         super().__init__()
         if kind not in KINDS:
             raise UserError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
-        self.kind, self.variant = kind, checked(variant)
+        self.kind = kind
         self.scales = (20.0, 100.0, 50.0) if kind == "medical" else (20.0, 20.0, 10.0)
 
     def forward(self, fused: Tensor, a: Tensor, b: Tensor) -> dict[str, Tensor]:
-        terms = self.as_published(fused, a, b) if self.variant == "published" else self.repaired(fused, a, b)
+        terms = self.terms(fused, a, b)
         return {name: scale * x for scale, (name, x) in zip(self.scales, terms.items(), strict=True)}
 
-    def as_published(self, fused: Tensor, a: Tensor, b: Tensor) -> dict[str, Tensor]:
-        target = torch.maximum(a, b) if self.kind in ("infrared", "medical") else (a + b) / 2
-        of_a: Any = 0.5
-        if self.kind in ("infrared", "focus"):
-            steep_a, steep_b = (sobel(k, padding="zeros").abs().sum(1).mean() for k in (a, b))
-            of_a = steep_a / (steep_a + steep_b).clamp_min(1e-12)
-        similar_a, similar_b = (ssim_map(k, fused, padding="zeros").mean() for k in (a, b))
-        return {
-            "intensity": (fused - target).abs().mean(),
-            "gradient": magnitude_loss(fused, a, b),
-            "ssim": 1 - (of_a * similar_a + (1 - of_a) * similar_b),
-        }
-
-    def repaired(self, fused: Tensor, a: Tensor, b: Tensor) -> dict[str, Tensor]:
-        steeper = self.detail_share(a, b)
-        target = self.target(a, b, steeper)
+    def terms(self, fused: Tensor, a: Tensor, b: Tensor) -> dict[str, Tensor]:
+        """Returns the three terms before their scales."""
+        share = self.detail_share(a, b)
+        target = self.target(a, b, share)
         if self.kind == "focus":
-            gradient = 2 * (sobel(fused) - torch.where(steeper > 0.5, sobel(a), sobel(b))).abs().mean()
+            gradient = 2 * (sobel(fused) - torch.where(share > 0.5, sobel(a), sobel(b))).abs().mean()
         else:
             gradient = gradient_loss(fused, a, b)
-        similar = steeper * ssim_map(a, fused) + (1 - steeper) * ssim_map(b, fused)
-        return {"intensity": (fused - target).abs().mean(), "gradient": gradient, "ssim": (1 - similar).mean()}
+        similarity = share * ssim_map(a, fused) + (1 - share) * ssim_map(b, fused)
+        return {"intensity": (fused - target).abs().mean(), "gradient": gradient, "ssim": (1 - similarity).mean()}
 
-    def target(self, a: Tensor, b: Tensor, steeper: Tensor) -> Tensor:
-        """T, (B,1,H,W) in [0,1]."""
+    def target(self, a: Tensor, b: Tensor, share: Tensor) -> Tensor:
+        """Returns T, (B,1,H,W) in [0,1]."""
         if self.kind == "focus":
-            return b + steeper * (a - b)
+            return b + share * (a - b)
         if self.kind == "exposure":
             good_a, good_b = exposedness(a), exposedness(b)
             return blend(a, b, good_a / (good_a + good_b))
         return torch.maximum(a, b)
 
     def detail_share(self, a: Tensor, b: Tensor) -> Tensor:
-        """How much of the detail around a pixel is a's, (B,1,H,W) in [0,1]; of two foci nearly 0 or 1, but for 1/2."""
+        """Share of a in the detail around a pixel, (B,1,H,W) in [0,1]; of two foci nearly 0 or 1, but for 1/2."""
         power = 4 if self.kind == "focus" else 1
         of_a, of_b = ((box_mean(sobel(k).square().sum(1, keepdim=True), 4) + 1e-5) ** power for k in (a, b))
         return of_a / (of_a + of_b)
 
 
 def exposedness(x: Tensor) -> Tensor:
-    """1 at 1/2, falling as a Gaussian of deviation 0.2."""
+    """Exposedness of brightness x: 1 at 1/2, falling as a Gaussian of deviation 0.2."""
     return torch.exp(-((x - 0.5) ** 2) / (2 * 0.2**2))

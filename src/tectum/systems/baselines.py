@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from tectum.errors import UserError
-from tectum.nn.pyramid import apart, together
+from tectum.nn.pyramid import build_pyramid, collapse_pyramid
 
 
 class Average(nn.Module):
-    """The mean of both sources, (B,1,H,W) in [0,1].
+    """Mean of both sources, (B,1,H,W) in [0,1].
 
     >>> float(Average()(torch.zeros(1, 1, 1, 1), torch.ones(1, 1, 1, 1)))
     0.5
@@ -30,7 +30,7 @@ class Average(nn.Module):
 
 
 class Maximum(nn.Module):
-    """The brighter source at each pixel, (B,1,H,W) in [0,1].
+    """Brighter source at each pixel, (B,1,H,W) in [0,1].
 
     >>> float(Maximum()(torch.zeros(1, 1, 1, 1), torch.ones(1, 1, 1, 1)))
     1.0
@@ -41,9 +41,9 @@ class Maximum(nn.Module):
 
 
 class LaplacianPyramid(nn.Module):
-    """The stronger detail of both sources at every scale, over the mean of what is left, (B,1,H,W) in [0,1].
+    """Laplacian pyramid fusion: the stronger detail at every scale over the mean of the coarsest, (B,1,H,W) in [0,1].
 
-    Each side n is first filled up to the whole number of 2^L that is at least n + 2^L, by repeating the last pixel:
+    Each side n is first extended to the multiple of 2^L that is at least n + 2^L, by repeating the last pixel:
     so every size has all L levels, a single pixel included, and one exported program serves all sizes.
 
     Args:
@@ -61,8 +61,8 @@ class LaplacianPyramid(nn.Module):
         self.levels = levels
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        (*details_a, coarse_a), (*details_b, coarse_b) = apart(a, self.levels), apart(b, self.levels)
+        (*details_a, coarse_a), (*details_b, coarse_b) = build_pyramid(a, self.levels), build_pyramid(b, self.levels)
         details = [
             torch.where(of_a.abs() > of_b.abs(), of_a, of_b) for of_a, of_b in zip(details_a, details_b, strict=True)
         ]
-        return together([*details, (coarse_a + coarse_b) / 2], a.shape[2:])
+        return collapse_pyramid([*details, (coarse_a + coarse_b) / 2], a.shape[2:])

@@ -1,9 +1,9 @@
-"""SFOFusion: fuse two spectra, look where the result differs from the sources, and put back what it lost.
+"""SFOFusion: fuses two spectra, finds where the result differs from the sources, and puts back what it lost.
 
 Frequency. With X_k the orthonormal spectrum of source k, A_k its amplitude, p_k = X_k / A_k its phasor:
 
     m   = sigmoid(s (LFSM(log A_k) - tau)),   A_k <- A_k (1 + g(r) m)          gains g by radius on what is high
-    p_i <- p_i turned towards p_v by a share M of the phase difference         alignment
+    p_i <- p_i rotated towards p_v by a share M of the phase difference        alignment
     p   = phasor of t A_v p_v + (1 - t) A_i p_i                                phase fusion
     A   = alpha A_v + (1 - alpha) A_i                                          guided by the phase difference
     x   = y F^-1(A p)                                                          y: a gate, from four DCT-II coefficients
@@ -13,8 +13,8 @@ Space. |k - x| says what x has lost; a compensation S, 8 channels, brings it bac
     z   = logits of significance, from (|v - x|, |i - x|) and x,   c_k = sigmoid(strength_k) sigmoid(z_k)
     S   = E(e, softmax(z) e, c, x) max_k c_k,   f = sigmoid( conv(W [x; S]) + contrast (x - 1/2) )
 
-23,873 parameters, 12.6 GFLOPs at 640x480 (two a multiplication). All that is global in the second half is a gate on
-channels, given by the first: so it is worked in stripes. Any H and W. Inputs and output (B,1,H,W) in [0,1].
+23,873 parameters, 12.6 GFLOPs at 640x480 (two a multiplication). The spectra need the whole image; all that is global
+in the second half is a gate on channels, given by the first. Any H and W. Inputs and output (B,1,H,W) in [0,1].
 
 The loss generator (LGL, 5,097 parameters) takes a logit l from convolutions of the sources, and then one step of
 descent on a hand-written energy of w = w_a, with four scalars of its own:
@@ -25,7 +25,7 @@ descent on a hand-written energy of w = w_a, with four scalars of its own:
 Reference: SFOFusion: A Task-Oriented Meta-Learning Framework for Spatial-Frequency Fusion of Infrared and Visible
 Images; only the abstract, a figure and a part of the code are published, without authors, year or licence.
 
-Differs from the release (which is `variant="published"`, its defects listed in `sfofusion_published.py`):
+Differs from the release (`sfofusion-published`, its defects listed in `sfofusion_published.py`):
     - transforms are orthonormal and amplitudes stay amplitudes; the networks see their standardised logarithm
     - the mask decides what the gains act on, so that tau and s have an effect; bands are rings around the mean
     - phasors instead of angles; the phase is that of a weighted sum of both spectra, at rest that of a + b
@@ -36,13 +36,11 @@ Differs from the release (which is `variant="published"`, its defects listed in 
       their range by softplus and sigmoid; GroupNorm; the weights not squared; what the task wants made free of scale
 """
 
-from collections.abc import Iterator
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tectum.nn.filters import channels_last, inverse_softplus, variation_gradient
+from tectum.nn.filters import inverse_softplus, variation_gradient
 from tectum.nn.spectrum import (
     SpectralConv,
     amplitude,
@@ -50,57 +48,55 @@ from tectum.nn.spectrum import (
     low_cosines,
     phasor,
     radial_bands,
+    rotate_phasor,
     spectrum,
-    turn,
 )
-from tectum.nn.stripes import row_windows
-from tectum.systems.sfofusion_published import PublishedSFOFusion
-from tectum.systems.tdfusion import TDFusionLoss, Variant, checked
+from tectum.nn.stages import Stage, StagedFuser, State, Window, channels_last
+from tectum.systems.tdfusion import TDFusionLoss
 
 STRIPE_PX = 120_000
 """Pixels in a stripe: its temporaries stay below the size at which the C library gives memory back after each use."""
 TASK_SHARE = 0.1
-"""What the task's wish for a pixel adds to the slope of the energy, in the mean over an image."""
+"""Mean of what the task's gradient adds to the slope of the energy, over an image."""
 
 
-class SFOFusion(nn.Module):
-    """The fusion network: (B,1,H,W), (B,1,H,W) -> (B,1,H,W), all in [0,1].
-
-    Args:
-        variant: "repaired", or "published": the released layers with their defects; there an image depends on its batch
-            mates.
+class SFOFusion(StagedFuser):
+    """Fusion network F of SFOFusion: (B,1,H,W), (B,1,H,W) -> (B,1,H,W), all in [0,1].
 
     >>> SFOFusion()(torch.zeros(1, 1, 5, 7), torch.zeros(1, 1, 5, 7)).shape
     torch.Size([1, 1, 5, 7])
     """
 
-    def __init__(self, variant: Variant = "repaired") -> None:
-        super().__init__()
-        self.variant = checked(variant)
-        if variant == "published":
-            self.published = PublishedSFOFusion()
-        else:
-            self.frequency, self.space = FrequencyFusion(), SpaceCompensation()
+    trains_whole = False
 
-    def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        visible, infrared = a, b
-        if self.variant == "published":
-            fused: Tensor = self.published(visible, infrared)
-            return fused
-        x, scene = self.frequency(visible, infrared)
-        windows = stripes(x, SpaceCompensation.HALO)
-        parts = [
-            self.space(*(k[:, :, rows] for k in (visible, infrared, x)), scene)[:, :, core] for rows, core in windows
+    def __init__(self) -> None:
+        super().__init__()
+        self.frequency, self.space = FrequencyFusion(), SpaceCompensation()
+
+    def stages(self) -> list[Stage]:
+        """Features of both images are summed, the spectra of whole images are fused, what was lost is put back."""
+
+        def describe(state: State, _: State, window: Window) -> tuple[State, State]:
+            return state, (self.frequency.separation.sum_features(torch.cat(state), window),)
+
+        def mix(state: State, statistics: State, _: Window) -> tuple[State, State]:
+            x, scene = self.frequency(*state, *statistics)
+            return (*state, x), (scene,)
+
+        def compensate(state: State, statistics: State, _: Window) -> tuple[State, State]:
+            return (self.space(*state, *statistics),), ()
+
+        return [
+            Stage(describe, halo=1, stripe_px=STRIPE_PX // 2),  # both sources at once
+            Stage(mix, whole=True),
+            Stage(compensate, SpaceCompensation.HALO, stripe_px=STRIPE_PX),
         ]
-        return torch.cat(parts, 2)
 
 
 class LossGenerator(nn.Module):
-    """LGL: (B,1,H,W), (B,1,H,W) -> (B,2,H,W), weights of a and b that sum to 1 per pixel; 5,097 parameters.
+    """Loss generator LGL: (B,1,H,W), (B,1,H,W) -> (B,2,H,W), weights that sum to 1 per pixel; 5,097 parameters.
 
     Args:
-        variant: "repaired", or "published": with a midpoint for reference (lambda and sigma have no effect), the
-            variation pushed up, `task_grad` added as it comes, and BatchNorm.
         centred: take the mean over the pixels out of the logit before the sigmoid, so that the loss can say where it
             wants more of a source but not that it wants one everywhere.
 
@@ -108,39 +104,35 @@ class LossGenerator(nn.Module):
     torch.Size([1, 2, 4, 4])
     """
 
-    def __init__(self, variant: Variant = "repaired", *, centred: bool = False) -> None:
+    def __init__(self, *, centred: bool = False) -> None:
         super().__init__()
-        self.variant, self.centred = checked(variant), centred
-
-        def norm() -> nn.Module:
-            return nn.BatchNorm2d(12) if variant == "published" else nn.GroupNorm(3, 12)
-
-        self.embed, self.norm1 = conv(2, 12), norm()
+        self.centred = centred
+        self.embed, self.norm1 = conv(2, 12), self.norm(12)
         self.depthwise = nn.Conv2d(12, 12, 3, padding=1, groups=12)
-        self.widen = nn.Conv2d(12, 24, 1)
-        self.norm2 = nn.BatchNorm2d(24) if variant == "published" else nn.GroupNorm(6, 24)
-        self.narrow, self.dilated, self.norm3 = conv(24, 12), nn.Conv2d(12, 12, 3, padding=2, dilation=2), norm()
+        self.widen, self.norm2 = nn.Conv2d(12, 24, 1), self.norm(24)
+        self.narrow, self.dilated = conv(24, 12), nn.Conv2d(12, 12, 3, padding=2, dilation=2)
+        self.norm3 = self.norm(12)
         self.attend = nn.Sequential(ChannelSpaceGate(12), ChannelSpaceGate(12))
         self.output = nn.Sequential(nn.Conv2d(12, 6, 1), nn.ReLU(inplace=True), nn.Conv2d(6, 1, 1))
-        starts = {"beta": 1e-4, "eta": 0.4, "lam": 0.5, "sigma": 1.0}
-        if variant == "repaired":  # kept positive by a softplus, lambda between 0 and 1 by a sigmoid
-            starts = {"beta": inverse_softplus(1e-2), "eta": inverse_softplus(0.4), "lam": 0.0}
-            starts["sigma"] = inverse_softplus(1.0)
-        self.beta, self.eta, self.lam, self.sigma = (nn.Parameter(torch.full((1,), x)) for x in starts.values())
+        self.beta, self.eta, self.lam, self.sigma = (nn.Parameter(torch.full((1,), x)) for x in self.starts())
+
+    @staticmethod
+    def norm(channels: int) -> nn.Module:
+        return nn.GroupNorm(channels // 4, channels)
+
+    @staticmethod
+    def starts() -> tuple[float, ...]:
+        """Initial beta, eta, lambda and sigma: lambda through a sigmoid, the others through a softplus."""
+        return inverse_softplus(1e-2), inverse_softplus(0.4), 0.0, inverse_softplus(1.0)
 
     def forward(self, a: Tensor, b: Tensor, task_grad: Tensor | None = None) -> Tensor:
         logit = self.logit(a, b)
-        if self.variant == "published":
-            logit = logit - self.eta * self.published_slope(logit, a, b, task_grad)
-            w = torch.sigmoid(logit - logit.mean((2, 3), keepdim=True) if self.centred else logit)
-            w = torch.cat([w, 1 - w], 1) + 1e-6
-            return w / w.sum(1, keepdim=True)
         logit = logit - F.softplus(self.eta) * self.slope(logit, a, b, task_grad)
         logit = logit - logit.mean((2, 3), keepdim=True) if self.centred else logit
         return torch.sigmoid(torch.cat([logit, -logit], 1))
 
     def logit(self, a: Tensor, b: Tensor) -> Tensor:
-        """What the convolutions say, (B,1,H,W): positive wants more of a."""
+        """Logit of w_a from the convolutions, (B,1,H,W)."""
         x = self.norm1(F.relu(self.embed(torch.cat([a, b], 1))))
         x = self.norm2(F.relu(self.widen(F.relu(self.depthwise(x)))))
         x = self.norm3(F.relu(self.dilated(F.relu(self.narrow(x)))))
@@ -148,7 +140,7 @@ class LossGenerator(nn.Module):
         return out
 
     def slope(self, logit: Tensor, a: Tensor, b: Tensor, task_grad: Tensor | None) -> Tensor:
-        """The derivative of the energy with respect to w_a."""
+        """Derivative of the energy with respect to w_a, (B,1,H,W)."""
         lam, sigma, reference = torch.sigmoid(self.lam), F.softplus(self.sigma), torch.maximum(a, b)
         slope = energy(reference - a, lam, sigma) - energy(reference - b, lam, sigma)
         slope = slope + F.softplus(self.beta) * variation_gradient(torch.sigmoid(logit))
@@ -157,19 +149,11 @@ class LossGenerator(nn.Module):
             slope = slope + TASK_SHARE * task / (task.abs().mean((1, 2, 3), keepdim=True) + 1e-8)
         return slope
 
-    def published_slope(self, logit: Tensor, a: Tensor, b: Tensor, task_grad: Tensor | None) -> Tensor:
-        """The same against the midpoint: both energies are equal. The sign of the variation is wrong."""
-        sigma, reference = self.sigma.clamp(0.1, 10), (a + b) / 2
-        slope = energy(reference - a, self.lam, sigma) - energy(reference - b, self.lam, sigma)
-        slope = slope - self.beta * variation_gradient(torch.sigmoid(logit), smooth=False)
-        return slope if task_grad is None else slope + task_grad
-
 
 class SFOFusionLoss(TDFusionLoss):
-    """The learned objective: TDFusion's two terms with the weights of `LossGenerator`, which may hear the task.
+    """Learned objective of SFOFusion: TDFusion's two terms with the weights of `LossGenerator`.
 
     Args:
-        variant: "repaired" weights by w, "published" by its square, with the generator of that variant.
         alpha: weight of the gradient term.
         beta: weight of the intensity term.
         centred: take the mean over the pixels out of the generator's logit, see `LossGenerator`.
@@ -183,13 +167,13 @@ class SFOFusionLoss(TDFusionLoss):
     {'intensity': 0.0, 'gradient': 0.0}
     """
 
-    def __init__(
-        self, variant: Variant = "repaired", *, alpha: float = 1.0, beta: float = 1.0, centred: bool = False
-    ) -> None:
-        super().__init__(LossGenerator(variant, centred=centred), alpha=alpha, beta=beta, variant=variant)
+    generator_class: type[LossGenerator] = LossGenerator
+
+    def __init__(self, *, alpha: float = 1.0, beta: float = 1.0, centred: bool = False) -> None:
+        super().__init__(self.generator_class(centred=centred), alpha=alpha, beta=beta)
 
     def weights(self, a: Tensor, b: Tensor, task_grad: Tensor | None = None) -> Tensor:
-        """w_a and w_b, (B,2,H,W)."""
+        """Returns w_a and w_b, (B,2,H,W)."""
         assert self.generator is not None
         w: Tensor = self.generator(a, b, task_grad)
         return w
@@ -199,7 +183,7 @@ class SFOFusionLoss(TDFusionLoss):
 
 
 class ChannelSpaceGate(nn.Module):
-    """Channels by their mean and maximum, then pixels by the mean and maximum of their channels."""
+    """Gate on channels by their mean and maximum, then on pixels by the mean and maximum of their channels."""
 
     def __init__(self, channels: int, reduction: int = 4) -> None:
         super().__init__()
@@ -217,13 +201,13 @@ class ChannelSpaceGate(nn.Module):
 
 
 def energy(d: Tensor, lam: Tensor, sigma: Tensor) -> Tensor:
-    """How far a source is from the reference: a parabola and one that levels off."""
+    """Energy of the distance d from the reference: a parabola, and one that levels off."""
     d2 = d.square()
     return lam * d2 + (1 - lam) * (1 - torch.exp(-d2 / (2 * sigma.square())))
 
 
 class FrequencyFusion(nn.Module):
-    """The two spectra made one: (B,1,H,W) twice -> the image x (B,1,H,W) and the descriptors of both scenes (B,32).
+    """Fuses two spectra: (B,1,H,W) twice -> the image x (B,1,H,W) and the descriptors of both scenes (B,32).
 
     Spectra are float32 or better, what layers see of them is in the dtype of the sources.
     """
@@ -237,27 +221,30 @@ class FrequencyFusion(nn.Module):
         self.gate = SpectralGate()
         nn.init.constant_(self.align[2].bias, -2.0)  # type: ignore[arg-type]  # the sources are registered
 
-    def forward(self, visible: Tensor, infrared: Tensor) -> tuple[Tensor, Tensor]:
-        sources = torch.cat([visible, infrared])
-        x = spectrum(sources)
+    def forward(self, visible: Tensor, infrared: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+        """`features` (2B,16) are the sums of `FrequencySeparation.sum_features` over both images."""
+        x = spectrum(torch.cat([visible, infrared]))
         size = amplitude(x)
-        level = standardised(torch.log1p(255 * size)).to(visible.dtype)  # in gray levels of 256
-        mask, scene = self.separation(level, sources)
+        level = standardise(torch.log1p(255 * size)).to(visible.dtype)  # in gray levels of 256
+        # Amplitudes: gains on what is detail
+        mask, scene = self.separation(level, features / (visible.shape[2] * visible.shape[3]))
         size = size * (1 + self.gains(level, visible.shape[3]) * mask)
-        p_visible, p_infrared = halves(phasor(x))
-        a_visible, a_infrared = halves(size)
-        share = torch.sigmoid(self.align(apart(p_visible, p_infrared).to(visible.dtype)))
-        p_infrared = turn(p_infrared, p_visible, share)
-        clues = torch.cat([apart(p_visible, p_infrared).to(visible.dtype), *halves(level)], 1)
+        p_visible, p_infrared = _split(phasor(x))
+        a_visible, a_infrared = _split(size)
+        # Phases: alignment, then the phase of a weighted sum of both spectra
+        share = torch.sigmoid(self.align(phase_difference(p_visible, p_infrared).to(visible.dtype)))
+        p_infrared = rotate_phasor(p_infrared, p_visible, share)
+        clues = torch.cat([phase_difference(p_visible, p_infrared).to(visible.dtype), *_split(level)], 1)
         share = torch.sigmoid(self.fuse_phase(clues))
         p = phasor(share * a_visible * p_visible + (1 - share) * a_infrared * p_infrared)
+        # Back to an image
         share = torch.sigmoid(self.fuse_amplitude(clues))
         mixed = image((share * a_visible + (1 - share) * a_infrared) * p, *visible.shape[2:])
-        return self.gate(mixed.to(visible.dtype)), torch.cat(halves(scene), 1)
+        return self.gate(mixed.to(visible.dtype)), torch.cat(_split(scene), 1)
 
 
 class FrequencySeparation(nn.Module):
-    """LFSM: which frequencies of an image are its detail, by filters of the spectrum that the image itself chooses."""
+    """LFSM: mask of the frequencies that are an image's detail, by filters of the spectrum chosen by the image."""
 
     def __init__(self, channels: int = 8, scene: int = 16) -> None:
         super().__init__()
@@ -270,11 +257,13 @@ class FrequencySeparation(nn.Module):
         )
         self.tau, self.steepness = nn.Parameter(torch.full((1,), 0.5)), nn.Parameter(torch.full((1,), 5.0))
 
-    def forward(self, level: Tensor, sources: Tensor) -> tuple[Tensor, Tensor]:
-        energies = [
-            self.look(sources[:, :, rows]).relu_()[:, :, core].sum((2, 3)) for rows, core in stripes(sources, 1)
-        ]
-        scene = self.describe(torch.stack(energies).sum(0) / (sources.shape[2] * sources.shape[3]))
+    def sum_features(self, sources: Tensor, window: Window) -> Tensor:
+        """Sums over a window of the 16 features of images (B,1,H,W): (B,16)."""
+        return self.look(sources).relu_()[:, :, *window].sum((2, 3))
+
+    def forward(self, level: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+        """The mask (B,1,H,W//2+1) and the descriptor of the scene (B,16), from the mean features (B,16)."""
+        scene = self.describe(features)
         z = self.basis(level)
         filters = self.choose(scene).unflatten(1, (z.shape[1], -1))
         filters = filters + torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
@@ -283,7 +272,7 @@ class FrequencySeparation(nn.Module):
 
 
 class BandGains(nn.Module):
-    """FGA: a gain for each radial band of the detail, from the energies of all bands; what is added to 1."""
+    """FGA: gain minus 1 for each radial band of the detail, from the energies of all bands."""
 
     def __init__(self, num_bands: int = 6) -> None:
         super().__init__()
@@ -298,7 +287,7 @@ class BandGains(nn.Module):
 
 
 class SpectralGate(nn.Module):
-    """One factor for the image, from its four lowest cosines; 1 at rest."""
+    """Factor of the whole image, from its four lowest cosines; 1 at rest."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -312,10 +301,10 @@ class SpectralGate(nn.Module):
 
 
 class SpaceCompensation(nn.Module):
-    """What the mixture has lost, found and put back; local but for channel gates that know both scenes."""
+    """Finds what the mixture has lost and puts it back; local but for channel gates that know both scenes."""
 
     HALO = 11
-    """How far a pixel of the result looks: twelve convolutions, of which eleven are in one line."""
+    """Reach of a pixel of the result: twelve convolutions, of which eleven are in one line."""
 
     def __init__(self, width: int = 24, scene: int = 32) -> None:
         super().__init__()
@@ -357,7 +346,7 @@ class SpaceCompensation(nn.Module):
 
 
 class LearnedEdges(nn.Module):
-    """An image with its edges raised: e = k + P(|g|, g_x, g_y, k + q (k - blurred k)), g trained from Sobel's."""
+    """Raises the edges of an image: e = k + P(|g|, g_x, g_y, k + q (k - blurred k)), g trained from Sobel's."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -384,24 +373,19 @@ def conv(channels_in: int, channels_out: int) -> nn.Conv2d:
     return nn.Conv2d(channels_in, channels_out, 3, padding=1)
 
 
-def stripes(x: Tensor, halo: int) -> Iterator[tuple[slice, slice]]:
-    """Stripes of about STRIPE_PX pixels of the batch."""
-    return row_windows(x, rows=lambda: max(4 * halo, STRIPE_PX // x.shape[3] // len(x)), halo=halo)
-
-
-def halves(x: Tensor) -> tuple[Tensor, Tensor]:
-    """What of a batch belongs to the visible images, and what to the infrared ones."""
+def _split(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The visible and the infrared half of a batch (2B,..)."""
     visible, infrared = x.unflatten(0, (2, -1)).unbind(0)
     return visible, infrared
 
 
-def apart(p: Tensor, q: Tensor) -> Tensor:
+def phase_difference(p: Tensor, q: Tensor) -> Tensor:
     """Cosine and sine of the phase of q minus the phase of p: (B,2,...)."""
     z = q * p.conj()
     return torch.cat([z.real, z.imag], 1)
 
 
-def standardised(x: Tensor) -> Tensor:
-    """Mean 0 and deviation 1 per image."""
+def standardise(x: Tensor) -> Tensor:
+    """x with mean 0 and deviation 1 per image."""
     x = x - x.mean((2, 3), keepdim=True)
     return x / (x.square().mean((2, 3), keepdim=True) + 1e-4).sqrt()

@@ -1,4 +1,4 @@
-"""SFOFusion's fusion network as it was released, layer by layer, with its defects: what `variant="repaired"` repairs.
+"""SFOFusion as it was released, with its defects: the fusion network, layer by layer, and the loss generator.
 
 78,047 parameters. With |X_k| and phi_k the amplitude and angle of the (unnormalised) half spectrum of source k:
 
@@ -19,6 +19,9 @@ Defects, all kept (`tests/test_sfofusion.py` asserts each):
     - the result is stretched to [0,1] over the whole batch: an image depends on its batch mates
     - `unused` (1,473 parameters) is never called
 
+The loss generator measures its energies from the midpoint of the sources, so that both are equal and lambda and sigma
+have no effect; the variation of the weights rises, and the task's gradient is added as it comes.
+
 Reference: SFOFusion: A Task-Oriented Meta-Learning Framework for Spatial-Frequency Fusion of Infrared and Visible
 Images; only the abstract and a part of the code are published.
 Differs from the release: returns the image alone; written from a description of its layers, not from the code.
@@ -28,11 +31,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tectum.nn.filters import channels_last
+from tectum.nn.filters import variation_gradient
+from tectum.nn.stages import channels_last
+from tectum.systems.sfofusion import LossGenerator, SFOFusionLoss, conv, energy
+from tectum.systems.tdfusion import PublishedTDFusionLoss
 
 
 class PublishedSFOFusion(nn.Module):
-    """(B,1,H,W), (B,1,H,W) -> (B,1,H,W) in [0,1], stretched over the batch."""
+    """Released fusion network: (B,1,H,W), (B,1,H,W) -> (B,1,H,W) in [0,1], stretched over the batch."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -59,7 +65,8 @@ class PublishedSFOFusion(nn.Module):
         )
         self.output = nn.Sequential(conv(9, 32), relu(), conv(32, 16), relu(), conv(16, 1))
 
-    def forward(self, visible: Tensor, infrared: Tensor) -> Tensor:
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        visible, infrared = a, b
         x = self.mixture(visible, infrared)
         s = self.compensation(visible, infrared, x)
         s = self.align_space(s)
@@ -97,6 +104,38 @@ class PublishedSFOFusion(nn.Module):
         z = self.extract1(channels_last(torch.cat([self.edges(infrared), self.edges(visible)], 1)))
         out: Tensor = self.extract2(channels_last(torch.cat([z, c], 1))) * c
         return out
+
+
+class PublishedLossGenerator(LossGenerator):
+    """Released loss generator: (B,1,H,W), (B,1,H,W) -> (B,2,H,W), with BatchNorm and unbounded scalars."""
+
+    @staticmethod
+    def norm(channels: int) -> nn.Module:
+        return nn.BatchNorm2d(channels)
+
+    @staticmethod
+    def starts() -> tuple[float, ...]:
+        return 1e-4, 0.4, 0.5, 1.0
+
+    def forward(self, a: Tensor, b: Tensor, task_grad: Tensor | None = None) -> Tensor:
+        logit = self.logit(a, b)
+        logit = logit - self.eta * self.slope(logit, a, b, task_grad)
+        w = torch.sigmoid(logit - logit.mean((2, 3), keepdim=True) if self.centred else logit)
+        w = torch.cat([w, 1 - w], 1) + 1e-6
+        return w / w.sum(1, keepdim=True)
+
+    def slope(self, logit: Tensor, a: Tensor, b: Tensor, task_grad: Tensor | None) -> Tensor:
+        """Derivative against the midpoint, where both energies are equal; the sign of the variation is wrong."""
+        sigma, reference = self.sigma.clamp(0.1, 10), (a + b) / 2
+        slope = energy(reference - a, self.lam, sigma) - energy(reference - b, self.lam, sigma)
+        slope = slope - self.beta * variation_gradient(torch.sigmoid(logit), smooth=False)
+        return slope if task_grad is None else slope + task_grad
+
+
+class PublishedSFOFusionLoss(SFOFusionLoss, PublishedTDFusionLoss):
+    """Released learned objective of SFOFusion; arguments are those of `tectum.systems.sfofusion.SFOFusionLoss`."""
+
+    generator_class = PublishedLossGenerator
 
 
 class Separation(nn.Module):
@@ -202,7 +241,7 @@ def published_bands(height: int, width: int, like: Tensor) -> Tensor:
 
 
 def cosines(x: Tensor) -> Tensor:
-    """What was to be the DCT-II, by full matrices: rows and columns of the matrix are changed for each other."""
+    """The released DCT-II, by full matrices: rows and columns of the matrix are exchanged."""
     rows, columns = (cosine_matrix(n, x) for n in x.shape[2:])
     return rows @ x @ columns.T
 
@@ -217,10 +256,6 @@ def channel_gate(channels: int, hidden: int) -> nn.Sequential:
     return nn.Sequential(
         nn.AdaptiveAvgPool2d(1), point(channels, hidden), relu(), point(hidden, channels), nn.Sigmoid()
     )
-
-
-def conv(channels_in: int, channels_out: int) -> nn.Conv2d:
-    return nn.Conv2d(channels_in, channels_out, 3, padding=1)
 
 
 def point(channels_in: int, channels_out: int, bias: bool = True) -> nn.Conv2d:

@@ -1,7 +1,7 @@
 """TDFusion: a small Restormer that fuses, and a second one that writes the loss it is trained with.
 
-The fuser F encodes each source by two Restormer blocks, lets each stream ask the other what matters (crossed channel
-attention, common gates) and decodes the sum (59,856 parameters):
+The fuser F encodes each source by two Restormer blocks, joins the streams (crossed channel attention, common gates) and
+decodes the sum (59,856 parameters):
 
     x_k = E_k(conv(k))                    k in {visible, infrared}
     x   = M(x_infrared, x_visible)        adaptive fusion module
@@ -22,28 +22,25 @@ the fuser is that of ReFusion, Bai et al., IJCV 2024, https://arxiv.org/abs/2312
 
 Differs from the release:
     - inputs are (visible, infrared); the released network takes infrared first
-    - the loss weights w as the paper does; the release squares them (`power=2`, `variant="published"`), which moves the
+    - the loss weights w as the paper does; the release squares them (`PublishedTDFusionLoss`), which moves the
       optimum from w_a a + w_b b to (w_a^2 a + w_b^2 b) / (w_a^2 + w_b^2)
     - no min-max stretch of the result, and no second set of weights for the meta step
 """
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tectum.errors import UserError
 from tectum.losses import gradient_loss, weighted_intensity_loss
 from tectum.nn.attention import RestormerBlock, attention_matrix, conv1x1, conv3x3, depthwise3x3, mix, products
-from tectum.nn.filters import channels_last
-from tectum.protocols import WHOLE, Stage, State, System, Window
-
-Variant = Literal["repaired", "published"]
+from tectum.nn.stages import WHOLE, Stage, StagedFuser, State, Window, channels_last
+from tectum.protocols import System
 
 
-class TDFusion(nn.Module):
-    """The fusion network F: (B,1,H,W), (B,1,H,W) -> (B,1,H,W), all in [0,1].
+class TDFusion(StagedFuser):
+    """Fusion network F of TDFusion: (B,1,H,W), (B,1,H,W) -> (B,1,H,W), all in [0,1].
 
     >>> TDFusion()(torch.zeros(1, 1, 5, 7), torch.zeros(1, 1, 5, 7)).shape
     torch.Size([1, 1, 5, 7])
@@ -58,61 +55,54 @@ class TDFusion(nn.Module):
         self.decoder = nn.Sequential(RestormerBlock(2 * channels), RestormerBlock(2 * channels))
         self.output_hidden, self.output = conv3x3(2 * channels, channels), conv3x3(channels, 1)
 
-    def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        visible, infrared = a, b
-        x1 = self.encoder_infrared(channels_last(self.embed_infrared(infrared)))
-        x2 = self.encoder_visible(channels_last(self.embed_visible(visible)))
-        return self.reconstruct(self.decoder(self.fusion(x1, x2)))
-
-    def reconstruct(self, x: Tensor) -> Tensor:
-        return torch.sigmoid(self.output(F.leaky_relu(self.output_hidden(x), 0.01)))
-
     def stages(self) -> list[Stage]:
-        """The same network cut where pixels meet, for the exact schedules of `tectum.nn.stages`."""
-        encoders = list(zip(self.encoder_infrared, self.encoder_visible, strict=True))
+        """Each stage applies the attention of the stage before, and sums the statistics of its own."""
+        encoder1, encoder2 = zip(self.encoder_infrared, self.encoder_visible, strict=True)
+        decoder1, decoder2 = ((block,) for block in self.decoder)
 
         def embed(state: State, _: State, window: Window) -> tuple[State, State]:
             visible, infrared = state
             x1, x2 = channels_last(self.embed_infrared(infrared)), channels_last(self.embed_visible(visible))
-            return ask(encoders[0], (x1, x2), window)
+            return _accumulate(encoder1, (x1, x2), window)
 
-        def encode(state: State, moments: State, window: Window) -> tuple[State, State]:
-            return ask(encoders[1], answer(encoders[0], state, moments), window)
+        def encode(state: State, statistics: State, window: Window) -> tuple[State, State]:
+            return _accumulate(encoder2, _apply_attention(encoder1, state, statistics), window)
 
-        def fuse(state: State, moments: State, window: Window) -> tuple[State, State]:
-            x1, x2 = answer(encoders[1], state, moments)
-            v1, v2, *sums = self.fusion.ask(x1, x2, window)
+        def fuse(state: State, statistics: State, window: Window) -> tuple[State, State]:
+            x1, x2 = _apply_attention(encoder2, state, statistics)
+            v1, v2, *sums = self.fusion.accumulate(x1, x2, window)
             return (x1, x2, v1, v2), tuple(sums)
 
-        def decode1(state: State, moments: State, window: Window) -> tuple[State, State]:
-            return ask((self.decoder[0],), (self.fusion.answer(*state, *moments),), window)
+        def decode1(state: State, statistics: State, window: Window) -> tuple[State, State]:
+            return _accumulate(decoder1, (self.fusion.apply_attention(*state, *statistics),), window)
 
-        def decode2(state: State, moments: State, window: Window) -> tuple[State, State]:
-            return ask((self.decoder[1],), answer((self.decoder[0],), state, moments), window)
+        def decode2(state: State, statistics: State, window: Window) -> tuple[State, State]:
+            return _accumulate(decoder2, _apply_attention(decoder1, state, statistics), window)
 
-        def output(state: State, moments: State, _: Window) -> tuple[State, State]:
-            return (self.reconstruct(*answer((self.decoder[1],), state, moments)),), ()
+        def output(state: State, statistics: State, _: Window) -> tuple[State, State]:
+            (x,) = _apply_attention(decoder2, state, statistics)
+            return (torch.sigmoid(self.output(F.leaky_relu(self.output_hidden(x), 0.01))),), ()
 
         halos = {embed: 2, encode: 2, fuse: 2, decode1: 2, decode2: 2, output: 3}
         return [Stage(run, halo) for run, halo in halos.items()]
 
 
-Blocks = tuple[Any, ...]  # Restormer blocks; nn.Sequential forgets their type
+_Blocks = tuple[Any, ...]  # Restormer blocks; nn.Sequential forgets their type
 
 
-def ask(blocks: Blocks, xs: State, window: Window) -> tuple[State, State]:
-    """State (x_1, .., x_n, v_1, .., v_n) and the moments, of blocks side by side."""
-    vs, moments = zip(*(block.ask(x, window) for block, x in zip(blocks, xs, strict=True)), strict=True)
-    return (*xs, *vs), moments
+def _accumulate(blocks: _Blocks, xs: State, window: Window) -> tuple[State, State]:
+    """State (x_1, .., x_n, v_1, .., v_n) and the statistics, of blocks side by side."""
+    vs, statistics = zip(*(block.accumulate(x, window) for block, x in zip(blocks, xs, strict=True)), strict=True)
+    return (*xs, *vs), statistics
 
 
-def answer(blocks: Blocks, state: State, moments: State) -> State:
+def _apply_attention(blocks: _Blocks, state: State, statistics: State) -> State:
     xs, vs = state[: len(blocks)], state[len(blocks) :]
-    return tuple(block.answer(x, v, m) for block, x, v, m in zip(blocks, xs, vs, moments, strict=True))
+    return tuple(block.apply_attention(x, v, s) for block, x, v, s in zip(blocks, xs, vs, statistics, strict=True))
 
 
 class AdaptiveFusion(nn.Module):
-    """Joins two streams: each is asked by the other which of its channels matter, then both share one set of gates.
+    """Joins two streams: crossed attention between their channels, then one set of gates for both.
 
         x_k <- x_k + P_k A_k v_k,   A_1 from queries q_2 and keys k_1, A_2 from q_1 and k_2
         s    = [x_1; x_2],  [g_1; g_2] = depthwise(G s),  e_k = depthwise(V_k x_k)
@@ -126,26 +116,24 @@ class AdaptiveFusion(nn.Module):
         self.infrared, self.visible = FusionStream(channels, heads), FusionStream(channels, heads)
         self.gates, self.gates_dwconv = conv1x1(2 * channels, 8 * channels), depthwise3x3(8 * channels)
 
-    def forward(self, x1: Tensor, x2: Tensor) -> Tensor:
-        return self.answer(x1, x2, *self.ask(x1, x2))
-
-    def ask(self, x1: Tensor, x2: Tensor, window: Window = WHOLE) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """v_1, v_2, and the moments of (q_2, k_1) and of (q_1, k_2) over a window, (B,C+2,C) each."""
+    def accumulate(self, x1: Tensor, x2: Tensor, window: Window = WHOLE) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """v_1, v_2, and the statistics of (q_2, k_1) and of (q_1, k_2) over a window, (B,C+2,C) each."""
         q1, k1, v1 = self.infrared.qkv_dwconv(self.infrared.qkv(x1)).chunk(3, dim=1)
         q2, k2, v2 = self.visible.qkv_dwconv(self.visible.qkv(x2)).chunk(3, dim=1)
         q1, k1, q2, k2 = (z[:, :, *window] for z in (q1, k1, q2, k2))
         return v1, v2, products(q2, k1), products(q1, k2)
 
-    def answer(self, x1: Tensor, x2: Tensor, v1: Tensor, v2: Tensor, moments1: Tensor, moments2: Tensor) -> Tensor:
-        x1 = x1 + self.infrared.attend(v1, moments1)
-        x2 = x2 + self.visible.attend(v2, moments2)
+    def apply_attention(self, x1: Tensor, x2: Tensor, v1: Tensor, v2: Tensor, s1: Tensor, s2: Tensor) -> Tensor:
+        """The joined streams, from the statistics s_1 and s_2 of the whole image."""
+        x1 = x1 + self.infrared.attend(v1, s1)
+        x2 = x2 + self.visible.attend(v2, s2)
         both = torch.cat([x1, x2], dim=1)
         gate1, gate2 = self.gates_dwconv(self.gates(both)).chunk(2, dim=1)
         return both + self.infrared.gated(gate1, x1) + self.visible.gated(gate2, x2)
 
 
 class FusionStream(nn.Module):
-    """What the adaptive fusion module holds for one of its two streams."""
+    """Layers of the adaptive fusion module for one of its two streams."""
 
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
@@ -155,8 +143,8 @@ class FusionStream(nn.Module):
         self.expand, self.expand_dwconv = conv1x1(channels, 4 * channels), depthwise3x3(4 * channels)
         self.project_out = conv1x1(4 * channels, 2 * channels)
 
-    def attend(self, v: Tensor, moments: Tensor) -> Tensor:
-        return mix(v, attention_matrix(moments, self.temperature, self.project_mid.weight))
+    def attend(self, v: Tensor, statistics: Tensor) -> Tensor:
+        return mix(v, attention_matrix(statistics, self.temperature, self.project_mid.weight))
 
     def gated(self, gate: Tensor, x: Tensor) -> Tensor:
         out: Tensor = self.project_out(F.gelu(gate) * self.expand_dwconv(self.expand(x)))
@@ -164,7 +152,7 @@ class FusionStream(nn.Module):
 
 
 class LossGenerator(nn.Module):
-    """The loss generation module G: (B,1,H,W), (B,1,H,W) -> (B,2,H,W), weights of a and b that sum to 1 per pixel.
+    """Loss generation module G: (B,1,H,W), (B,1,H,W) -> (B,2,H,W), weights of a and b that sum to 1 per pixel.
 
     Args:
         channels: of the first stage.
@@ -196,33 +184,24 @@ class LossGenerator(nn.Module):
 
 
 class TDFusionLoss(nn.Module):
-    """The objective: intensities kept as weighted per pixel, and the stronger gradient of the two sources.
+    """Objective of TDFusion: intensities weighted per pixel (Eq. 2), and the stronger gradient of the two sources.
 
     Args:
         generator: a network (a, b) -> (B,2,H,W) of weights, e.g. `LossGenerator()`; None fixes them at 1/2.
         alpha: weight of the gradient term.
         beta: weight of the intensity term.
-        variant: "repaired" weights by w as the paper's Eq. 2, with Sobel filters that do not see an edge at the
-            border; "published" squares w and pads with zeros as the released code.
 
     >>> x = torch.rand(2, 1, 8, 8)
     >>> {name: float(value) for name, value in TDFusionLoss()(x, x, x).items()}
     {'intensity': 0.0, 'gradient': 0.0}
     """
 
-    def __init__(
-        self,
-        generator: nn.Module | None = None,
-        *,
-        alpha: float = 1.0,
-        beta: float = 1.0,
-        variant: Variant = "repaired",
-    ) -> None:
+    def __init__(self, generator: nn.Module | None = None, *, alpha: float = 1.0, beta: float = 1.0) -> None:
         super().__init__()
-        self.generator, self.alpha, self.beta, self.variant = generator, alpha, beta, checked(variant)
+        self.generator, self.alpha, self.beta = generator, alpha, beta
 
     def weights(self, a: Tensor, b: Tensor) -> Tensor:
-        """w_a and w_b, (B,2,H,W)."""
+        """Returns w_a and w_b, (B,2,H,W)."""
         if self.generator is None:
             return torch.full_like(torch.cat([a, b], dim=1), 0.5)
         w: Tensor = self.generator(a, b)
@@ -232,22 +211,40 @@ class TDFusionLoss(nn.Module):
         return self.terms(fused, a, b, self.weights(a, b))
 
     def terms(self, fused: Tensor, a: Tensor, b: Tensor, w: Tensor) -> dict[str, Tensor]:
-        """Both terms with given weights (B,2,H,W)."""
-        published = self.variant == "published"
-        w = w.square() if published else w
+        """Returns both terms with given weights w (B,2,H,W)."""
         return {
             "intensity": self.beta * weighted_intensity_loss(fused, a, b, w),
-            "gradient": self.alpha * gradient_loss(fused, a, b, padding="zeros" if published else "replicate"),
+            "gradient": self.alpha * gradient_loss(fused, a, b),
+        }
+
+
+class PublishedTDFusionLoss(TDFusionLoss):
+    """Objective of the released code: w is squared, and Sobel filters take the border of the image for an edge.
+
+    >>> x = torch.ones(1, 1, 8, 8)
+    >>> {name: float(value) for name, value in PublishedTDFusionLoss()(x, x, x).items()}
+    {'intensity': 0.0, 'gradient': 0.0}
+    """
+
+    def terms(self, fused: Tensor, a: Tensor, b: Tensor, w: Tensor) -> dict[str, Tensor]:
+        return {
+            "intensity": self.beta * weighted_intensity_loss(fused, a, b, w.square()),
+            "gradient": self.alpha * gradient_loss(fused, a, b, padding="zeros"),
         }
 
 
 def learned_loss(*, centred: bool = False, **options: Any) -> TDFusionLoss:
-    """The objective with a loss generation module of its own; the other options are those of `TDFusionLoss`."""
+    """Returns the objective with a new loss generation module; the other options are those of `TDFusionLoss`."""
     return TDFusionLoss(LossGenerator(centred=centred), **options)
 
 
+def published_learned_loss(*, centred: bool = False, **options: Any) -> PublishedTDFusionLoss:
+    """Returns the released objective with a new loss generation module."""
+    return PublishedTDFusionLoss(LossGenerator(centred=centred), **options)
+
+
 class WeightedSum(nn.Module):
-    """The paper's ablation V: the loss generation module's weights make the image, f = w_a a + w_b b.
+    """Fuser of the paper's ablation V: weights of the loss generation module make the image, f = w_a a + w_b b.
 
     >>> WeightedSum()(torch.zeros(1, 1, 4, 4), torch.ones(1, 1, 4, 4)).shape
     torch.Size([1, 1, 4, 4])
@@ -259,12 +256,6 @@ class WeightedSum(nn.Module):
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         return (self.generator(a, b) * torch.cat([a, b], dim=1)).sum(1, keepdim=True)
-
-
-def checked(variant: Variant) -> Variant:
-    if variant not in ("repaired", "published"):
-        raise UserError(f"variant must be 'repaired' or 'published', got {variant!r}")
-    return variant
 
 
 WEIGHTED_SUM = System(fuser=WeightedSum, objective=TDFusionLoss, learned=learned_loss)

@@ -22,7 +22,7 @@ whole multiples of 32 by the last row and column. Inputs and output (B,1,H,W) in
 Reference: TOMIFF: Task-Oriented Meta-Learning Framework for Multimodal Image Fusion with Adaptive Loss; known by its
 abstract, its figure and the sizes of the released network, no paper is public.
 
-Differs from the release (`variant="published"`, `tectum.systems.tomiff_published`) where that breaks a promise of its
+Differs from the release (`tomiff-published`, `tectum.systems.tomiff_published`) where that breaks a promise of its
 abstract:
     - five levels of the wavelet where one is taken five times; they correct LL_1 instead of replacing it
     - orientations at i pi / 6, normalised kernels on a grid of pixels, all six responses in the tokens, not a mixture
@@ -33,105 +33,69 @@ abstract:
       w, not its square, weighs the intensity
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tectum.nn.filters import box_mean, channels_last, inverse_softplus, sobel, variation_gradient
+from tectum.nn.filters import box_mean, inverse_softplus, sobel, variation_gradient
 from tectum.nn.gabor import WINDOW_PX, GaborAttention
-from tectum.protocols import Stage, State, Window
-from tectum.systems.tdfusion import TDFusionLoss, Variant, checked
-from tectum.systems.tomiff_published import (
-    PublishedBase,
-    PublishedDetail,
-    PublishedGate,
-    PublishedMerge,
-    PublishedOutput,
-    one_sided,
-    published_weight,
-)
+from tectum.nn.stages import STRIPE_PX, Stage, StagedFuser, State, Window, channels_last, without_gradients
+from tectum.systems.tdfusion import TDFusionLoss
 
 LEVELS = 5
 WINDOWS = 16
-"""Windows whose attention a CPU computes at once where nothing is learned: their scores, 1 MB, stay in the cache."""
+"""Windows whose attention a CPU computes at once without gradients: their scores, 1 MB, stay in the cache."""
 
 
-class TOMIFF(nn.Module):
-    """The fusion network F: (B,1,H,W), (B,1,H,W) -> (B,1,H,W), all in [0,1].
-
-    Args:
-        variant: "repaired", or "published" as it was released (124,083 parameters; the result depends on batch mates).
+class TOMIFF(StagedFuser):
+    """Fusion network F of TOMIFF: (B,1,H,W), (B,1,H,W) -> (B,1,H,W), all in [0,1].
 
     >>> TOMIFF()(torch.zeros(1, 1, 5, 7), torch.zeros(1, 1, 5, 7)).shape
     torch.Size([1, 1, 5, 7])
     """
 
-    def __init__(self, variant: Variant = "repaired") -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.variant = checked(variant)
-        published = variant == "published"
-        self.base = PublishedBase() if published else BaseExtractor()
-        self.gate = PublishedGate() if published else CorrelationGate()
-        self.detail = PublishedDetail() if published else GaborAttention()
-        self.merge = PublishedMerge() if published else Merge()
-        self.output = PublishedOutput() if published else Output()
+        self.base, self.gate, self.detail = BaseExtractor(), CorrelationGate(), GaborAttention()
+        self.merge, self.output = Merge(), Output()
 
-    def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        published = self.variant == "published"
-        down, right = (0 if published else missing(size) for size in a.shape[2:])
-        visible, infrared = (F.pad(x, (0, right, 0, down), mode="replicate") for x in (a, b))
-        base = self.gate(self.base(visible), self.base(infrared))
-        detail = (one_sided if published else stronger)(self.detail(visible), self.detail(infrared))
-        fused: Tensor = self.output(visible, infrared, self.merge(base, detail))
-        return F.pad(fused, (0, -right, 0, -down))
-
-    @property
-    def stages(self) -> Callable[[], list[Stage]]:
-        """The same network cut into pieces, for the exact schedules of `tectum.nn.stages`; not as published."""
-        if self.variant == "published":
-            raise AttributeError  # the stretch needs all of the image; nn.Module replaces any message by its own
-        return self.pieces
-
-    def pieces(self) -> list[Stage]:
-        """Between the pieces low resolutions travel in the form of the image: 16 x 8 channels as 4x4 pixels of 8."""
-        base: Any = self.base
-        detail: Any = self.detail
+    def stages(self) -> list[Stage]:
+        """Nothing is summed over the image; what is coarse travels at a quarter and a half of its resolution."""
 
         def coarse(state: State, _: State, __: Window) -> tuple[State, State]:
-            return (*state, *(F.pixel_shuffle(base.coarse(x), 4) for x in state)), ()
+            return (*state, *(self.base.coarse(x) for x in state)), ()
 
         def fine(state: State, _: State, __: Window) -> tuple[State, State]:
-            found = (base.fine(x, F.pixel_unshuffle(c, 4)) for x, c in zip(state[:2], state[2:], strict=True))
-            return (*state[:2], *(x.repeat_interleave(2, 2).repeat_interleave(2, 3) for x in found)), ()
+            return (*state[:2], *(self.base.fine(x, c) for x, c in zip(state[:2], state[2:], strict=True))), ()
 
         def gate(state: State, _: State, __: Window) -> tuple[State, State]:
-            return (*state[:2], self.gate(*(x[:, :, ::2, ::2] for x in state[2:]))), ()
+            return (*state[:2], self.gate(*state[2:])), ()
 
         def orient(state: State, _: State, __: Window) -> tuple[State, State]:
-            return (*state, *detail.bank(state[0]), *detail.bank(state[1])), ()
+            return (*state, *self.detail.bank(state[0]), *self.detail.bank(state[1])), ()
 
         def attend(state: State, _: State, __: Window) -> tuple[State, State]:
-            at_once = WINDOWS if state[0].device.type == "cpu" else None
-            return (*state[:3], stronger(*(detail.attend(*x, at_once=at_once) for x in (state[3:5], state[5:])))), ()
+            at_once = WINDOWS if without_gradients(state[0]) else None
+            visible, infrared = (self.detail.attend(*x, at_once=at_once) for x in (state[3:5], state[5:]))
+            return (*state[:3], stronger(visible, infrared)), ()
 
         def output(state: State, _: State, __: Window) -> tuple[State, State]:
             return (self.output(*state[:2], self.merge(*state[2:])),), ()
 
         return [
-            Stage(coarse, halo=16, align=2**LEVELS, stride=4),
-            Stage(fine, halo=4, align=4, stride=2),
-            Stage(gate, halo=12, align=2, stride=2),
+            Stage(coarse, halo=16, align=2**LEVELS, stripe_px=16 * STRIPE_PX),
+            Stage(fine, halo=4, align=4, stripe_px=4 * STRIPE_PX),
+            Stage(gate, halo=12, align=2, stripe_px=4 * STRIPE_PX),
             Stage(orient, halo=2),
-            Stage(attend, halo=0, align=WINDOW_PX),
+            Stage(attend, align=WINDOW_PX),
             Stage(output, halo=6),
         ]
 
 
 class BaseExtractor(nn.Module):
-    """What is left of an image at scales of 2 to 32 pixels, seen together: (B,1,H,W) -> (B,1,H/2,W/2)."""
+    """Base of an image, from its means at scales of 2 to 32 pixels: (B,1,H,W) -> (B,1,H/2,W/2)."""
 
     def __init__(self, channels: int = 64) -> None:
         super().__init__()
@@ -143,11 +107,8 @@ class BaseExtractor(nn.Module):
         self.narrow, self.smooth = conv(2 * channels, channels, 1), conv(channels, channels // 2, 3)
         self.out = nn.Conv2d(channels // 2, 1, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fine(x, self.coarse(x))
-
-    def blended(self, level: int, low: Tensor) -> Tensor:
-        """A level's share of the blend, (B,1,h,w) -> (B,2C,h,w)."""
+    def _blend(self, level: int, low: Tensor) -> Tensor:
+        """Share of one level in the blend, (B,1,h,w) -> (B,2C,h,w)."""
         weight = self.blend.weight.chunk(LEVELS, dim=1)[level]
         process: Any = self.process[level]
         first, second = process[0], process[2]
@@ -155,18 +116,19 @@ class BaseExtractor(nn.Module):
         return pointwise(relu(low), weight, self.blend.bias if level == 1 else None)
 
     def coarse(self, x: Tensor) -> Tensor:
-        """The share of levels 2 to 5, at a quarter of the resolution."""
+        """Share of levels 2 to 5 in the blend, (B,1,H,W) -> (B,2C,H/4,W/4)."""
         height, width = (size // 4 for size in x.shape[2:])
         half = F.pad(F.avg_pool2d(x, 2), (0, 16, 0, 16), mode="replicate")  # so that no level is a single pixel
         finest, *others = low_passes(half, LEVELS - 1)
-        total = self.blended(1, finest)
+        total = self._blend(1, finest)
         for level, low in enumerate(others, start=2):
-            total = total.add_(enlarge(self.blended(level, low), 2 ** (level - 1)))
+            total = total.add_(enlarge(self._blend(level, low), 2 ** (level - 1)))
         return total[:, :, :height, :width]
 
     def fine(self, x: Tensor, coarse: Tensor) -> Tensor:
+        """The base, from the image and the share of its coarser levels."""
         low = F.avg_pool2d(x, 2)
-        y = self.blended(0, low).add_(enlarge(channels_last(coarse), 2))
+        y = self._blend(0, low).add_(enlarge(channels_last(coarse), 2))
         y = relu(self.smooth(relu(pointwise(relu(y), self.narrow.weight, self.narrow.bias))))
         return low + pointwise(y, self.out.weight, self.out.bias)
 
@@ -177,11 +139,11 @@ def low_passes(x: Tensor, levels: int = LEVELS) -> list[Tensor]:
     >>> [tuple(low.shape) for low in low_passes(torch.zeros(1, 1, 32, 64), 3)]
     [(1, 1, 16, 32), (1, 1, 8, 16), (1, 1, 4, 8)]
     """
-    found = []
+    lows = []
     for _ in range(levels):
         x = F.avg_pool2d(x, 2)
-        found.append(x)
-    return found
+        lows.append(x)
+    return lows
 
 
 class CorrelationGate(nn.Module):
@@ -250,9 +212,9 @@ class Output(nn.Module):
         x = channels_last(torch.cat([infrared, visible, first], dim=1))
         assert self.embed.bias is not None
         mean = [z.unflatten(0, (3, -1)).mean(1) for z in (self.embed.weight, self.embed.bias)]
-        look = F.conv2d(F.conv2d(x, mean[0], mean[1], padding=1, groups=3), apart(self.look), self.look.bias, padding=1)
-        attention = pointwise(relu(look), apart(self.attention), self.attention.bias).sigmoid_()
-        x = F.conv2d(x, apart(self.embed), self.embed.bias, padding=1)
+        look = F.conv2d(F.conv2d(x, mean[0], mean[1], padding=1, groups=3), dense(self.look), self.look.bias, padding=1)
+        attention = pointwise(relu(look), dense(self.attention), self.attention.bias).sigmoid_()
+        x = F.conv2d(x, dense(self.embed), self.embed.bias, padding=1)
         x, attention = x.permute(0, 2, 3, 1).unflatten(3, (3, -1)), attention.permute(0, 2, 3, 1)
         x = (x * attention[..., None]).flatten(3).permute(0, 3, 1, 2)
         x = relu(self.hidden2(relu(self.hidden1(x))))
@@ -265,34 +227,29 @@ class Output(nn.Module):
 
 
 class FourScalars(nn.Module):
-    """The loss network G: (B,1,H,W), (B,1,H,W) -> (B,2,H,W), weights of a and b that sum to 1 per pixel.
+    """Loss network G of TOMIFF: (B,1,H,W), (B,1,H,W) -> (B,2,H,W), weights of a and b that sum to 1 per pixel.
 
     alpha (1 at first) weighs what is sharp, gamma (0) favours a everywhere, eta (0.5) is the length of the step towards
-    the brighter source, beta (0.01) smooths it. All but gamma are kept positive as softplus of the parameter. As
-    published, alpha and gamma do nothing and the parameters are the scalars.
+    the brighter source, beta (0.01) smooths it. All but gamma are kept positive as softplus of the parameter.
 
     >>> FourScalars()(torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 4, 4)).unique().tolist()
     [0.5]
     """
 
-    def __init__(self, variant: Variant = "repaired") -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.variant = checked(variant)
-        inits = {"alpha": 1.0, "beta": 1e-4, "gamma": 0.0, "eta": 0.5}
-        if variant == "repaired":
-            inits = {k: inverse_softplus(v) for k, v in (inits | {"beta": 1e-2}).items() if k != "gamma"}
-        self.alpha, self.beta = nn.Parameter(torch.tensor(inits["alpha"])), nn.Parameter(torch.tensor(inits["beta"]))
-        self.gamma, self.eta = nn.Parameter(torch.tensor(0.0)), nn.Parameter(torch.tensor(inits["eta"]))
+        self.alpha = nn.Parameter(torch.tensor(inverse_softplus(1.0)))
+        self.beta = nn.Parameter(torch.tensor(inverse_softplus(1e-2)))
+        self.gamma = nn.Parameter(torch.tensor(0.0))
+        self.eta = nn.Parameter(torch.tensor(inverse_softplus(0.5)))
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        if self.variant == "published":
-            return shares(published_weight(a, b, self.beta, self.eta))
         alpha, beta, eta = (F.softplus(raw) for raw in (self.alpha, self.beta, self.eta))
         of_a, of_b = activity(a), activity(b)
         w = torch.sigmoid(alpha * (of_a - of_b) / (of_a + of_b + 1e-3) + self.gamma)
         reference = torch.maximum(a, b)
-        ahead = (reference - a).square() - (reference - b).square() + beta * variation_gradient(w)
-        return shares((w - eta * ahead).clamp(1e-3, 1 - 1e-3))
+        slope = (reference - a).square() - (reference - b).square() + beta * variation_gradient(w)
+        return shares((w - eta * slope).clamp(1e-3, 1 - 1e-3))
 
 
 def shares(w: Tensor) -> Tensor:
@@ -301,25 +258,24 @@ def shares(w: Tensor) -> Tensor:
 
 
 def activity(x: Tensor) -> Tensor:
-    """How much happens around a pixel: the mean length of the Sobel gradient over 7x7."""
+    """Mean length of the Sobel gradient over 7x7 pixels, (B,1,H,W) -> (B,1,H,W)."""
     return box_mean((sobel(x).square().sum(1, keepdim=True) + 1e-6).sqrt(), 3)
 
 
 class TOMIFFLoss(TDFusionLoss):
-    """The objective: TDFusion's two terms with the weights of `FourScalars`, which a task teaches.
+    """Learned objective of TOMIFF: TDFusion's two terms with the weights of `FourScalars`.
 
     Args:
         alpha: weight of the gradient term (a number; not the scalar of that name).
         beta: weight of the intensity term.
-        variant: "repaired", or "published": the released weights, squared, and Sobel filters that see a border.
 
     >>> x = torch.rand(2, 1, 8, 8)
     >>> {name: float(value.detach()) for name, value in TOMIFFLoss()(x, x, x).items()}
     {'intensity': 0.0, 'gradient': 0.0}
     """
 
-    def __init__(self, *, alpha: float = 1.0, beta: float = 1.0, variant: Variant = "repaired") -> None:
-        super().__init__(FourScalars(variant), alpha=alpha, beta=beta, variant=variant)
+    def __init__(self, *, alpha: float = 1.0, beta: float = 1.0) -> None:
+        super().__init__(FourScalars(), alpha=alpha, beta=beta)
 
 
 # ---- shared ----------------------------------------------------------------------------------------------------------
@@ -340,8 +296,8 @@ def enlarge(x: Tensor, factor: int) -> Tensor:
     return F.interpolate(x, scale_factor=float(factor), mode="bilinear", align_corners=False)
 
 
-def apart(layer: nn.Conv2d) -> Tensor:
-    """The weight of a convolution in groups, written as that of one without: (D,C/G,k,k) -> (D,C,k,k)."""
+def dense(layer: nn.Conv2d) -> Tensor:
+    """Weight of a convolution in groups as that of one without groups: (D,C/G,k,k) -> (D,C,k,k)."""
     groups = layer.groups
     eye = torch.eye(groups, dtype=layer.weight.dtype, device=layer.weight.device)
     weight = layer.weight.unflatten(0, (groups, -1))[:, :, None] * eye[:, None, :, None, None, None]
@@ -356,14 +312,5 @@ def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def relu(x: Tensor) -> Tensor:
-    """In place: nobody else needs what a convolution returned."""
+    """ReLU in place: nothing else needs what a convolution returned."""
     return F.relu(x, inplace=True)
-
-
-def missing(size: int) -> int:
-    """How many pixels a side lacks of a whole number of 32.
-
-    >>> [missing(size) for size in (1, 32, 33)]
-    [31, 0, 31]
-    """
-    return 2**LEVELS * ((size + 2**LEVELS - 1) // 2**LEVELS) - size

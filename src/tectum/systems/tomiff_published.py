@@ -1,4 +1,4 @@
-"""The parts of TOMIFF as they were released, for `variant="published"`: a fusion network of 124,083 parameters.
+"""TOMIFF as it was released, with its defects: a fusion network of 124,083 parameters, and its loss weights.
 
     B_k = E(low(k)), low = one Haar step, five times the same          base, (H/2 + 1, W/2 + 1)
     D_k = T(k)                                                         attention between six Gabor filters' mixtures
@@ -26,6 +26,44 @@ from torch import Tensor, nn
 
 from tectum.nn.filters import variation_gradient
 from tectum.nn.gabor import WINDOW_PX, windows
+from tectum.systems.tdfusion import PublishedTDFusionLoss
+from tectum.systems.tomiff import shares
+
+
+class PublishedTOMIFF(nn.Module):
+    """Released fusion network: (B,1,H,W), (B,1,H,W) -> (B,1,H,W) in [0,1], stretched over the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.base, self.gate, self.detail = PublishedBase(), PublishedGate(), PublishedDetail()
+        self.merge, self.output = PublishedMerge(), PublishedOutput()
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        visible, infrared = a, b
+        base = self.gate(self.base(visible), self.base(infrared))
+        detail = one_sided(self.detail(visible), self.detail(infrared))
+        fused: Tensor = self.output(visible, infrared, self.merge(base, detail))
+        return fused
+
+
+class PublishedTOMIFFLoss(PublishedTDFusionLoss):
+    """Released learned objective of TOMIFF; arguments are those of `tectum.systems.tomiff.TOMIFFLoss`."""
+
+    def __init__(self, *, alpha: float = 1.0, beta: float = 1.0) -> None:
+        super().__init__(PublishedFourScalars(), alpha=alpha, beta=beta)
+
+
+class PublishedFourScalars(nn.Module):
+    """Loss network G as released: (B,1,H,W), (B,1,H,W) -> (B,2,H,W); alpha and gamma have no effect."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alpha, self.beta, self.gamma, self.eta = (
+            nn.Parameter(torch.tensor(value)) for value in (1.0, 1e-4, 0.0, 0.5)
+        )
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return shares(published_weight(a, b, self.beta, self.eta))
 
 
 class PublishedBase(nn.Module):
@@ -73,7 +111,7 @@ class PublishedGate(nn.Module):
         return g * infrared + (1 - g) * visible
 
     def share(self, visible: Tensor, infrared: Tensor) -> Tensor:
-        """g, how much of the infrared base is kept, (B,1,1,1) in [0,1]."""
+        """Share g of the infrared base, (B,1,1,1) in [0,1]."""
         over, free = (1, 2, 3), int(visible[0].numel() > 1)
         centred = [x - x.mean(over, keepdim=True) for x in (visible, infrared)]
         spread = [x.std(over, correction=free, keepdim=True) for x in (visible, infrared)]
@@ -93,7 +131,7 @@ class PublishedBank(nn.Module):
         self.mixture = nn.Parameter(torch.full((orientations,), 1 / orientations))
 
     def angles(self) -> Tensor:
-        """theta in radians, (O,); it is the same line at theta + pi."""
+        """Orientations theta in radians, (O,); theta + pi is the same line."""
         return math.pi * torch.tanh(self.angle)
 
     def kernels(self) -> tuple[Tensor, Tensor]:
@@ -103,7 +141,7 @@ class PublishedBank(nn.Module):
         sigma, wavelength, aspect = (
             (F.softplus(raw) + 0.1)[:, None, None] for raw in (self.sigma, self.wavelength, self.aspect)
         )
-        cos, sin = (turn(self.angles())[:, None, None] for turn in (torch.cos, torch.sin))
+        cos, sin = (function(self.angles())[:, None, None] for function in (torch.cos, torch.sin))
         x, y = u * cos + v * sin, v * cos - u * sin
         envelope = torch.exp(-(x**2 + aspect**2 * y**2) / (2 * sigma**2))
         wave = 2 * math.pi * x / wavelength + (math.pi * torch.tanh(self.phase))[:, None, None]
@@ -137,15 +175,16 @@ class PublishedDetail(nn.Module):
         z = attended + self.reduce(F.relu(self.expand(attended)))
         return (self.out(z) + odd)[:, :, :height, :width]
 
-    def attend(self, asking: Tensor, asked: Tensor) -> Tensor:
-        batch, channels, height, width = asking.shape
-        asking, asked = (windows(x) for x in (asking, asked))
+    def attend(self, queries: Tensor, keys: Tensor) -> Tensor:
+        """Attention of queries to keys within windows, (B,C,H,W) each -> (B,C,H,W)."""
+        batch, channels, height, width = queries.shape
+        queries, keys = (windows(x) for x in (queries, keys))
         q, k, v = (
             layer(x).unflatten(2, (self.heads, -1)).transpose(1, 2)
-            for layer, x in ((self.query, asking), (self.key, asked), (self.value, asked))
+            for layer, x in ((self.query, queries), (self.key, keys), (self.value, keys))
         )
-        found = (q @ k.transpose(2, 3) / math.sqrt(q.shape[3])).softmax(-1) @ v
-        x = self.project(found.transpose(1, 2).flatten(2))
+        heads = (q @ k.transpose(2, 3) / math.sqrt(q.shape[3])).softmax(-1) @ v
+        x = self.project(heads.transpose(1, 2).flatten(2))
         x = x.reshape(batch, height // WINDOW_PX, width // WINDOW_PX, WINDOW_PX, WINDOW_PX, channels)
         return x.permute(0, 5, 1, 3, 2, 4).reshape(batch, channels, height, width)
 
@@ -184,15 +223,15 @@ class PublishedOutput(nn.Module):
         self.out = nn.Conv2d(channels, 1, 1)
 
     def forward(self, visible: Tensor, infrared: Tensor, first: Tensor) -> Tensor:
-        found = [embed(x) for embed, x in zip(self.embed, (infrared, visible, first), strict=True)]
-        found = [x * look(x.mean(1, keepdim=True)) for look, x in zip(self.look, found, strict=True)]
-        x = F.relu(self.hidden2(F.relu(self.hidden1(torch.cat(found, dim=1)))))
+        features = [embed(x) for embed, x in zip(self.embed, (infrared, visible, first), strict=True)]
+        features = [x * look(x.mean(1, keepdim=True)) for look, x in zip(self.look, features, strict=True)]
+        x = F.relu(self.hidden2(F.relu(self.hidden1(torch.cat(features, dim=1)))))
         x = torch.sigmoid(self.out(x))
         return ((x - x.min()) / (x.max() - x.min() + 1e-6)).clamp(0, 1)
 
 
 def published_weight(visible: Tensor, infrared: Tensor, beta: Tensor, eta: Tensor) -> Tensor:
-    """The visible image's weight in the loss before it is normalised: alpha and gamma have no part in it.
+    """Weight of the visible image in the loss before it is normalised, (B,1,H,W); alpha and gamma have no part in it.
 
     The reference is the midpoint, so that both errors are equal: 1/2, but for images that are (then the infrared weight
     is the smallest there is), and for a step along the total variation's gradient, which makes the map rougher.

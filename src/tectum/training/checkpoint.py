@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from tectum.balance import Constant
+from tectum.balance import FORMER_NAMES, Constant
 from tectum.errors import UserError
 from tectum.io.files import load_state, write_whole
 from tectum.pair import Pairs
@@ -133,7 +133,10 @@ class Checkpoint:
             )
         asked = self._settings["balanced_by"]
         no_balance = asked if isinstance(self._trainer.balance, Constant) else None
-        if state.get("balanced_by", no_balance) != asked:
+        balanced_by = state.get("balanced_by", no_balance)
+        if balanced_by is not None:
+            balanced_by = [FORMER_NAMES.get(balanced_by[0], balanced_by[0]), *balanced_by[1:]]
+        if balanced_by != asked:
             raise UserError(
                 f"{self._folder} holds a run with another balance; repeat its settings, or choose a new folder"
             )

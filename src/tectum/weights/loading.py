@@ -70,6 +70,8 @@ class Selection:
         fuser = build_fuser(self.system, self.entry)
         if self.file is not None:
             state = read_weights(self.file, self.card)
+            if all(name.startswith("published.") for name in state):  # files of before published variants were systems
+                state = {name.removeprefix("published."): x for name, x in state.items()}
             load_state(fuser, state, self.file, advice="choose the matching --system")
         elif list(fuser.parameters()):
             raise UserError(f"system '{self.system}' has no packaged weights; name a .safetensors file with --weights")

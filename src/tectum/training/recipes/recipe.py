@@ -1,7 +1,6 @@
 """The recipe of a training run: a frozen value, its JSON file, and the ablations of a learned one."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -130,7 +129,9 @@ def read(path: Path) -> Recipe:
     if not path.is_file():
         raise FileNotFoundError(f"a recipe must be a file, and {path} is none; check the path")
     try:
-        content: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if content["options"].pop("variant", None) == "published":  # of before published variants were systems
+            content["system"] += "-published"
         return Recipe(**{**content, "schedule": Schedule(**use_new_names(content["schedule"]))})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         names = ", ".join(f.name for f in fields(Recipe))
