@@ -20,8 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from results import against, put, table
-from tectum.data.datasets import DATASETS, below, find_pairs
-from tectum.data.folders import split_names
+from tectum.data.datasets import DATASETS, find_folder, find_pairs
+from tectum.data.folders import read_split
 from tectum.evaluation.evaluate import Evaluator
 from tectum.io.folders import Matches, PairFiles
 from tectum.io.image import picture_from_array, read_image
@@ -103,10 +103,10 @@ def opened(name: str, weights: Path | None = None) -> tuple[Evaluator, dict[str,
     """An evaluation of the test pairs of a set, and the pairs."""
     kind, root = KINDS[SETS[name]], Path(os.environ["TECTUM_DATA"])
     known = name in DATASETS
-    home = root if known else below(root, (name,))
+    home = root if known else find_folder(root, (name,))
     assert home is not None, f"{root} has no folder {name}"
     images, names = find_pairs(name if known else "folder", home, "test", kind=kind.name)
-    names = split_names("mefb-30") if name == "mefb" else names
+    names = read_split("mefb-30") if name == "mefb" else names
     pairs = {stem: PairFiles(stem, images.visible[stem], images.infrared[stem]) for stem in names}
     out = Path("out") / "kinds" / name
     methods: dict[str, Any] = {"AdaSFFuse": f"adasffuse@{weights or kind.weights}"}

@@ -20,7 +20,7 @@ from torch import Tensor
 from results import PUBLISHED, SETS, put, table
 from tectum.color import rgb_to_ycbcr
 from tectum.data.datasets import find_set, open_set
-from tectum.data.folders import split_names
+from tectum.data.folders import read_split
 from tectum.data.synthetic import render
 from tectum.data.transforms import resize
 from tectum.evaluation.evaluate import Evaluation, Evaluator
@@ -81,7 +81,7 @@ def show(mark: str, text: str, *, write: bool) -> None:
 
 def scored(name: str, systems: dict[str, str], out: str) -> Evaluation:
     visible, infrared = find_set(name, os.environ["TECTUM_DATA"])
-    names = None if ALL_SETS[name] is None else split_names(str(ALL_SETS[name]))
+    names = None if ALL_SETS[name] is None else read_split(str(ALL_SETS[name]))
     folder = Path("out") / "results" / name / out
     return Evaluator(systems, visible, infrared, out=folder, convention="tdfusion", names=names).run()
 

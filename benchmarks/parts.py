@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 import tectum
 from tectum import balance
-from tectum.data.folders import PairFolder, split_names
+from tectum.data.folders import PairFolder, read_split
 from tectum.data.synthetic import render
 from tectum.systems.sfofusion import SFOFusion, SFOFusionLoss
 from tectum.systems.tdfusion import TDFusionLoss
@@ -167,7 +167,7 @@ FUSERS: dict[str, Callable[[], nn.Module]] = {
 
 def fuser_parts(data: Path, seeds: int) -> list[str]:
     """The table of the fusers' parts."""
-    kept = split_names("msrs-validation")
+    kept = read_split("msrs-validation")
     validation = PairFolder(data, kept[::4])
     pairs = PairFolder(data, [name for name in PairFolder(data).names if name not in kept])
     lines = ["| | parameters | fixed objective | each seed |", "| --- | --: | --: | --: |"]

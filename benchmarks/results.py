@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tectum.data.datasets import find_set
-from tectum.data.folders import split_names
+from tectum.data.folders import read_split
 from tectum.evaluation.evaluate import Evaluation, Evaluator
 from tectum.evaluation.statistics import summarise
 from tectum.evaluation.tables import markdown_table, undefined
@@ -104,7 +104,7 @@ def evaluation(name: str, convention: str) -> Evaluation:
     visible, infrared = find_set(name, os.environ["TECTUM_DATA"])
     systems = {key: key for key, system in SYSTEMS.items() if system.weights is not None}
     out = Path("out") / "results" / name / convention
-    names = None if SETS[name] is None else split_names(SETS[name])
+    names = None if SETS[name] is None else read_split(SETS[name])
     return Evaluator(systems, visible, infrared, out=out, convention=convention, names=names).run()
 
 
@@ -112,7 +112,7 @@ def gamed(name: str) -> Evaluation:
     """Our fuser beside baselines and tricks; all but ours are marked where they win."""
     visible, infrared = find_set(name, os.environ["TECTUM_DATA"])
     methods: dict[str, Any] = {"tdfusion": "tdfusion", **{trick: Trick(make) for trick, make in TRICKS.items()}}
-    out, names = Path("out") / "results" / name / "tectum", split_names("msrs-test")
+    out, names = Path("out") / "results" / name / "tectum", read_split("msrs-test")
     return against("tdfusion", Evaluator(methods, visible, infrared, out=out, metrics=GAMED, names=names).run())
 
 

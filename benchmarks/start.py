@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from tectum.data.datasets import open_set
-from tectum.data.folders import split_names, without
+from tectum.data.folders import exclude_names, read_split
 from tectum.data.transforms import resize
 from tectum.downstream.cell import train
 from tectum.downstream.frames import Frames, class_weights
@@ -40,7 +40,7 @@ def main() -> None:
     keep_memory()
     pairs = open_set("msrs", given.data, target=given.target)
     if given.without_validation:
-        names = without(pairs.names, split_names("msrs-validation"))
+        names = exclude_names(pairs.names, read_split("msrs-validation"))
         pairs = open_set("msrs", given.data, target=given.target, names=names)
     budget = Budget(epochs=given.epochs, lr=given.lr)
     images, targets = [], []

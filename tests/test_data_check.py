@@ -12,7 +12,7 @@ from PIL import Image
 
 from tectum import cli
 from tectum.data.check import check, detect
-from tectum.data.command import markdown
+from tectum.data.command import make_markdown
 from tectum.data.known import DATASETS
 from tectum.data.synthetic import render, save
 
@@ -38,12 +38,12 @@ def test_counts_are_those_of_the_files(street: Path) -> None:
     assert (train.split, train.names, test.split, test.names) == ("train", ["0", "1"], "test", ["2"])
     assert train.sizes == {f"{WIDTH}x{HEIGHT}": 2} and not train.problems
     scenes = [render(seed, (HEIGHT, WIDTH), hour="day") for seed in range(2)]
-    masks, boxes = train.found["masks"], train.found["boxes"]
+    masks, boxes = train.class_counts["masks"], train.class_counts["boxes"]
     assert masks.classes == ("background", "car", "person", "lamp")
     assert masks.amount == [sum(int((x.mask == k).sum()) for x in scenes) for k in range(4)]
     assert masks.images == [sum(bool((x.mask == k).any()) for x in scenes) for k in range(4)]
     assert boxes.amount == [sum(int((x.labels == k).sum()) for x in scenes) for k in range(4)]
-    assert sum(boxes.amount) > 2 and masks.ignored == boxes.bare == 0
+    assert sum(boxes.amount) > 2 and masks.ignored == boxes.num_empty == 0
 
 
 def test_a_clean_folder_is_told_and_gives_0(street: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -99,7 +99,7 @@ def test_each_problem_is_one_line(
 def test_an_empty_text_file_is_no_problem(street: Path) -> None:
     (street / "test/boxes/2.txt").write_text("")
     [_, test] = check(street, "folder")
-    assert (test.found["boxes"].bare, sum(test.found["boxes"].amount), test.problems) == (1, 0, [])
+    assert (test.class_counts["boxes"].num_empty, sum(test.class_counts["boxes"].amount), test.problems) == (1, 0, [])
 
 
 def test_pairs_to_train_on_and_to_score_are_told(street: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -141,7 +141,7 @@ def test_at_most_twenty_problems_are_told(tmp_path: Path, capsys: pytest.Capture
 
 def test_parts_and_kinds_may_be_chosen(street: Path) -> None:
     [part] = check(street, "folder", splits=["test"], targets=["boxes"])
-    assert (part.split, list(part.found)) == ("test", ["boxes"])
+    assert (part.split, list(part.class_counts)) == ("test", ["boxes"])
     (street / "test/boxes/2.txt").unlink()
     [part] = check(street, "folder", splits=["test"], targets=["boxes"])
     assert "has no boxes for test" in part.problems[0]
@@ -175,7 +175,7 @@ def test_a_list_without_parts_is_read_with_its_boxes(tmp_path: Path) -> None:
     (tmp_path / "train.txt").write_text("0.png 0,0,16,8,4\n1.png 0,0,1,1,5 0,0,8,4,5\n2.png\n")
     (tmp_path / "test.txt").write_text("3.png 0,0,8,16,0\n9.png\n")
     [train, test] = check(tmp_path, "m3fd")
-    assert train.found["boxes"].amount == [0, 0, 0, 0, 1, 2] and train.found["boxes"].bare == 1
+    assert train.class_counts["boxes"].amount == [0, 0, 0, 0, 1, 2] and train.class_counts["boxes"].num_empty == 1
     assert not train.problems
     assert [x.partition(",")[0] for x in test.problems[-1:]] == ["a box must lie in its image"]
     assert sum("9 has no" in x for x in test.problems) == 2
@@ -191,7 +191,7 @@ def test_every_set_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_the_page_has_the_tables_of_the_facts() -> None:
     """`tectum data list --markdown` makes them."""
-    assert markdown() in (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+    assert make_markdown() in (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
 
 
 def test_real_pairs_are_whole() -> None:
@@ -200,7 +200,7 @@ def test_real_pairs_are_whole() -> None:
         pytest.skip("TECTUM_DATA is not set: it names the folder of real data")
     data = Path(os.environ["TECTUM_DATA"])
     [train] = check(data / "msrs", "msrs", splits=["train"], targets=["boxes"])
-    assert (len(train.names), train.found["boxes"].amount, train.problems) == (221, [794, 216, 294], [])
+    assert (len(train.names), train.class_counts["boxes"].amount, train.problems) == (221, [794, 216, 294], [])
     [test] = check(data / "m3fd", "m3fd")
-    assert (len(test.names), sum(test.found["boxes"].amount), test.problems) == (15, 224, [])
-    assert torch.tensor(test.found["boxes"].images).max() == 15
+    assert (len(test.names), sum(test.class_counts["boxes"].amount), test.problems) == (15, 224, [])
+    assert torch.tensor(test.class_counts["boxes"].images).max() == 15

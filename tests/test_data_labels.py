@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tectum.data.boxes import BoxFiles, BoxList, Row, read_list, read_voc, relative
+from tectum.data.boxes import BoxFiles, BoxList, PixelBox, read_list, read_voc, to_relative
 from tectum.data.masks import MaskFiles, read_indices, read_mask
 
 CLASSES = ("background", "car", "person")
@@ -167,17 +167,17 @@ def test_another_order_of_the_numbers(tmp_path: Path) -> None:
 
 
 def test_rounding_is_clipped_and_more_is_refused() -> None:
-    found = relative([Row(-0.5, 0, 40.5, 16, 0, "here")], (16, 40))
+    found = to_relative([PixelBox(-0.5, 0, 40.5, 16, 0, "here")], (16, 40))
     assert found["boxes"].tolist() == [[0, 0, 1, 1]]
     for x1, y1, x2, y2 in ((-0.6, 0, 9, 9), (0, -1, 9, 9), (0, 0, 41, 9), (0, 0, 9, 17)):
         with pytest.raises(ValueError, match=r"a box must lie in its image, here has .* in 40x16 pixels"):
-            relative([Row(x1, y1, x2, y2, 0, "here")], (16, 40))
+            to_relative([PixelBox(x1, y1, x2, y2, 0, "here")], (16, 40))
 
 
 def test_swapped_divisors_are_caught() -> None:
     """The published loader divides x by the height: what is at the right edge comes out at 4/3 of the width."""
     with pytest.raises(ValueError, match="must lie in its image"):
-        relative([Row(500 * 4 / 3, 100 * 3 / 4, 640 * 4 / 3, 200 * 3 / 4, 0, "here")], (480, 640))
+        to_relative([PixelBox(500 * 4 / 3, 100 * 3 / 4, 640 * 4 / 3, 200 * 3 / 4, 0, "here")], (480, 640))
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,10 @@ from PIL import Image
 from torch import Tensor
 
 from tectum.data.datasets import find_set, open_set
-from tectum.data.folders import PairFolder, split_names
+from tectum.data.folders import PairFolder, read_split
 from tectum.data.known import DATASETS
 from tectum.data.labelled import LabelledPairs
-from tectum.data.parts import drawn
+from tectum.data.parts import draw_names
 
 HEIGHT, WIDTH = 24, 40
 Box = tuple[int, int, int, int]
@@ -115,7 +115,7 @@ def test_sets_with_masks(tmp_path: Path, name: str, sides: tuple[str, str], labe
         write_pair(home / sides[0].format(split), home / sides[1].format(split), *stems)
         write_masks(home / label.format(split), *stems, label=8)
     train = open_set(name, tmp_path, target="masks")
-    assert (train.names, train.kind, train.classes) == (["00001D", "00002N"], "masks", DATASETS[name].masks)
+    assert (train.names, train.label_type, train.classes) == (["00001D", "00002N"], "masks", DATASETS[name].masks)
     assert agrees(train, 8)
     test = open_set(name, home, split="test", target="masks")
     assert test.names == ["00003D"] and agrees(test, 8)
@@ -195,7 +195,7 @@ def test_mfnet_keeps_both_images_in_one_file(tmp_path: Path) -> None:
 
 def test_roadscene_has_a_packaged_test_list(tmp_path: Path) -> None:
     home = tmp_path / "RoadScene-master"
-    stems = split_names("roadscene-test")
+    stems = read_split("roadscene-test")
     write_pair(home / "crop_LR_visible", home / "cropinfrared", *stems, "FLIR_00006")
     assert open_set("roadscene", tmp_path, split="test").names == stems
     assert open_set("roadscene", tmp_path).names == ["FLIR_00006"]
@@ -295,7 +295,7 @@ def test_a_subset_keeps_the_boxes_of_the_list(tmp_path: Path) -> None:
     (home / "M3FD_train.txt").write_text(in_list("a", "b", "c", label=3))
     whole = open_set("m3fd", tmp_path, target="boxes")
     part = whole.subset(["c", "a"])
-    assert (part.names, part.classes, part.kind) == (["c", "a"], whole.classes, "boxes") and agrees(part, 3)
+    assert (part.names, part.classes, part.label_type) == (["c", "a"], whole.classes, "boxes") and agrees(part, 3)
     write_xml(home / "Annotation", "a", "b", "c", "d", label="Car")  # other labels, which do not count
     assert agrees(open_set("m3fd", tmp_path, target="boxes", names=["b", "a"]), 3)
     assert agrees(open_set("m3fd", tmp_path, target="boxes").subset(["b"]), 3)
@@ -334,7 +334,7 @@ def test_what_is_read_stays_and_is_never_shared(tmp_path: Path) -> None:
 
 def test_memory_is_bounded(tmp_path: Path) -> None:
     pairs = open_set("folder", own(tmp_path, "a", "b", "c"), target="masks", memory_gib=7 * HEIGHT * WIDTH / 2**30)
-    assert agrees(pairs, 2) and len(pairs.cache) == 2, "three planes a pair, room for seven"
+    assert agrees(pairs, 2) and len(pairs._cache) == 2, "three planes a pair, room for seven"
     assert agrees(pairs, 2)
 
 
@@ -352,8 +352,8 @@ def test_colours_are_those_of_the_file_and_luminance_is_that_of_pair_folders(tmp
 
 def test_draws_depend_on_the_names_and_the_seed_alone() -> None:
     names = [str(i) for i in range(100)]
-    assert drawn(names, 4, 0) == drawn(reversed(names), 4, 0) != drawn(names, 4, 1)
-    assert len(drawn(names, 4, 0)) == 25
+    assert draw_names(names, 4, 0) == draw_names(reversed(names), 4, 0) != draw_names(names, 4, 1)
+    assert len(draw_names(names, 4, 0)) == 25
 
 
 # ---- what is not whole -----------------------------------------------------------------------------------------------
@@ -446,7 +446,7 @@ def covered(mask: Tensor, entry: dict[str, Tensor], kinds: Sequence[int]) -> flo
 
 def test_msrs_masks_and_boxes_agree() -> None:
     """Boxes of the right class cover most of the pixels of people and cars; those of the other class do not."""
-    root, names = real("msrs"), split_names("msrs-validation")
+    root, names = real("msrs"), read_split("msrs-validation")
     masks, boxes = (open_set("msrs", root, names=names, target=kind) for kind in ("masks", "boxes"))
     for kind in ("person", "car"):
         shares: dict[str, list[float]] = {"right": [], "wrong": []}

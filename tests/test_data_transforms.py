@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tectum.data.transforms import centre_crop, crop, flip, letterbox, random_crop, resize, turn
+from tectum.data.transforms import centre_crop, crop, flip, letterbox, random_crop, resize, rotate_quarters
 from tectum.pair import Pair
 
 HEIGHT, WIDTH = 24, 40
@@ -161,9 +161,9 @@ def test_windows_and_sizes_that_cannot_be() -> None:
 @given(rectangles(), st.integers(-4, 7), st.sampled_from(["masks", "boxes"]))
 def test_turns_carry_their_labels(thing: tuple[int, int, int, int], quarters: int, kind: str) -> None:
     pair = marked(*thing, kind)
-    turned = turn(pair, quarters)
+    turned = rotate_quarters(pair, quarters)
     assert fits(turned) and turned.a.shape[2:] == ((WIDTH, HEIGHT) if quarters % 2 else (HEIGHT, WIDTH))
-    back = turn(turned, -quarters)
+    back = rotate_quarters(turned, -quarters)
     assert torch.equal(back.a, pair.a) and fits(back)
 
 
@@ -171,7 +171,9 @@ def test_a_turned_crop_lies_in_all_eight_ways_and_the_pair_stays_together() -> N
     image = torch.rand(1, 1, 5, 5, generator=torch.Generator().manual_seed(0))
     mask = (image[:, 0] * 9).long()
     ways = [
-        turn(flip(Pair(image, image)) if mirrored else Pair(image, image), k).a for mirrored in (0, 1) for k in range(4)
+        rotate_quarters(flip(Pair(image, image)) if mirrored else Pair(image, image), k).a
+        for mirrored in (0, 1)
+        for k in range(4)
     ]
     seen = [0] * 8
     for seed in range(200):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tectum.data.synthetic import CLASSES, render
-from tectum.data.transforms import IGNORED, nearest
+from tectum.data.transforms import IGNORE_INDEX, resize_mask
 from tectum.downstream import tables
 from tectum.downstream.cell import load_predictions, train
 from tectum.downstream.frames import Frames, class_weights, draw_batch, view_windows
@@ -49,7 +49,7 @@ class Painter(nn.Module):
         )
 
     def loss(self, fused: Tensor, target: Tensor) -> Tensor:
-        return functional.cross_entropy(self.net(fused), target, ignore_index=IGNORED)
+        return functional.cross_entropy(self.net(fused), target, ignore_index=IGNORE_INDEX)
 
     @torch.no_grad()
     def predict(self, fused: Tensor, size: tuple[int, int] | None = None) -> Tensor:
@@ -118,8 +118,8 @@ def test_a_whole_window_is_the_image_itself_and_a_mirror_is_a_flip() -> None:
 def test_masks_and_boxes_follow_their_image_through_every_window(step: int) -> None:
     frames = frames_of()
     images, masks = draw_batch(frames, 4, 1.5, 0, step)
-    inside = masks != IGNORED
-    assert set(masks.unique().tolist()) <= {0, 1, IGNORED}
+    inside = masks != IGNORE_INDEX
+    assert set(masks.unique().tolist()) <= {0, 1, IGNORE_INDEX}
     assert images[:, 0][masks == 1].min() > 0.19  # a corner has a quarter of its pixel at least
     agree = ((images[:, 0] > 0.4) == (masks == 1))[inside].float().mean()
     assert agree > 0.98
@@ -152,7 +152,7 @@ def test_an_epoch_shows_every_image_once_and_a_seed_is_a_seed() -> None:
 
 
 def test_rare_classes_weigh_more() -> None:
-    mask = torch.tensor([[0] * 90 + [1] * 9 + [2, IGNORED]], dtype=torch.uint8)
+    mask = torch.tensor([[0] * 90 + [1] * 9 + [2, IGNORE_INDEX]], dtype=torch.uint8)
     frames = Frames(("a",), torch.zeros(1, 1, 101, dtype=torch.uint8), (mask,))
     assert class_weights(frames, 3, 0.0) == [1, 1, 1]
     weights = class_weights(frames, 3, 0.5)
@@ -162,10 +162,10 @@ def test_rare_classes_weigh_more() -> None:
 
 def test_a_mask_is_made_small_by_the_pixel_at_each_centre() -> None:
     mask = torch.arange(12, dtype=torch.uint8).reshape(3, 4)
-    assert nearest(mask, (1, 2)).tolist() == [[5, 7]]
-    assert torch.equal(nearest(mask, (3, 4)), mask)
+    assert resize_mask(mask, (1, 2)).tolist() == [[5, 7]]
+    assert torch.equal(resize_mask(mask, (3, 4)), mask)
     big = functional.interpolate(mask[None, None].float(), size=(7, 9), mode="nearest-exact")[0, 0]
-    assert torch.equal(nearest(mask, (7, 9)).float(), big)
+    assert torch.equal(resize_mask(mask, (7, 9)).float(), big)
 
 
 # ---- cells -----------------------------------------------------------------------------------------------------------

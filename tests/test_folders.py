@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from tectum.data.folders import PairFolder, read_luminance, split_names, without
+from tectum.data.folders import PairFolder, exclude_names, read_luminance, read_split
 from tectum.data.transforms import centre_crop, random_crop
 from tectum.pair import Pair
 
@@ -203,7 +203,7 @@ def test_images_of_two_sizes_are_refused_by_name(write: Write) -> None:
 
 
 def test_the_validation_list_has_40_names_half_by_day() -> None:
-    names = split_names("msrs-validation")
+    names = read_split("msrs-validation")
     assert len(names) == len(set(names)) == 40
     assert sum(name.endswith("D") for name in names) == sum(name.endswith("N") for name in names) == 20
 
@@ -212,16 +212,16 @@ def test_the_validation_list_is_part_of_the_training_pairs() -> None:
     if not os.environ.get("TECTUM_DATA"):
         pytest.skip("TECTUM_DATA is not set: it names the folder of real data")
     root = Path(os.environ["TECTUM_DATA"]) / "msrs"
-    kept = split_names("msrs-validation")
+    kept = read_split("msrs-validation")
     everything = PairFolder(root)
     assert len(everything) == 221
     assert PairFolder(root, kept).names == kept
-    assert len(without(everything.names, kept)) == 181
+    assert len(exclude_names(everything.names, kept)) == 181
     assert not set(kept) & {path.stem for path in (root / "test" / "vi").iterdir()}
 
 
 def test_without_keeps_the_order() -> None:
-    assert without(["c", "a", "d", "b"], ["d", "x"]) == ["c", "a", "b"]
+    assert exclude_names(["c", "a", "d", "b"], ["d", "x"]) == ["c", "a", "b"]
 
 
 # ---- crops -----------------------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from tectum.pair import Boxes
 TOLERANCE_PX = 0.5
 
 
-class Row(NamedTuple):
+class PixelBox(NamedTuple):
     """A box in pixels and where it was read."""
 
     x1: float
@@ -49,7 +49,7 @@ class BoxFiles:
     files: Mapping[str, Path]
     classes: tuple[str, ...]
     order: tuple[str, ...] = ()
-    kind = "boxes"
+    label_type = "boxes"
 
     def __contains__(self, name: object) -> bool:
         return name in self.files
@@ -62,8 +62,8 @@ class BoxFiles:
         """
         path = self.files[name]
         if path.suffix.lower() == ".xml":
-            return relative(read_voc(path, self.classes, size), size)
-        return relative(read_yolo(path, self.classes, size, self.order), size)
+            return to_relative(read_voc(path, self.classes, size), size)
+        return to_relative(_read_yolo(path, self.classes, size, self.order), size)
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,9 @@ class BoxList:
         classes: names of the classes.
     """
 
-    rows: Mapping[str, Sequence[Row]]
+    rows: Mapping[str, Sequence[PixelBox]]
     classes: tuple[str, ...]
-    kind = "boxes"
+    label_type = "boxes"
 
     def __contains__(self, name: object) -> bool:
         return name in self.rows
@@ -89,17 +89,17 @@ class BoxList:
             ValueError: a box is out of the image or of no known class.
         """
         for row in self.rows[name]:
-            check_label(row.label, self.classes, row.where)
-        return relative(self.rows[name], size)
+            _check_label(row.label, self.classes, row.where)
+        return to_relative(self.rows[name], size)
 
 
-def relative(rows: Sequence[Row], size: tuple[int, int]) -> Boxes:
+def to_relative(rows: Sequence[PixelBox], size: tuple[int, int]) -> Boxes:
     """Boxes in pixels as parts of an image of `size` (height, width).
 
     Raises:
         ValueError: a box has no area, or reaches out of the image by more than rounding does.
 
-    >>> relative([Row(160, 60, 320, 240, 1, "a.txt, line 1")], (240, 320))["boxes"].tolist()
+    >>> to_relative([PixelBox(160, 60, 320, 240, 1, "a.txt, line 1")], (240, 320))["boxes"].tolist()
     [[0.5, 0.25, 1.0, 1.0]]
     """
     height, width = size
@@ -107,8 +107,8 @@ def relative(rows: Sequence[Row], size: tuple[int, int]) -> Boxes:
         box = f"{row.x1:g},{row.y1:g},{row.x2:g},{row.y2:g}"
         if not all(math.isfinite(x) for x in row[:4]) or row.x2 <= row.x1 or row.y2 <= row.y1:
             raise UserError(f"a box must go from its left top to its right bottom, {row.where} has {box}; correct it")
-        out = max(-row.x1, -row.y1, row.x2 - width, row.y2 - height)
-        if out > TOLERANCE_PX + 1e-6 * max(size):
+        overhang = max(-row.x1, -row.y1, row.x2 - width, row.y2 - height)
+        if overhang > TOLERANCE_PX + 1e-6 * max(size):
             raise UserError(
                 f"a box must lie in its image, {row.where} has {box} in {width}x{height} pixels; correct it, or "
                 "check that the boxes belong to images of this size"
@@ -119,24 +119,24 @@ def relative(rows: Sequence[Row], size: tuple[int, int]) -> Boxes:
     return {"boxes": boxes.clamp(0, 1).float(), "labels": labels}
 
 
-def read_yolo(path: Path, classes: Sequence[str], size: tuple[int, int], order: Sequence[str] = ()) -> list[Row]:
+def _read_yolo(path: Path, classes: Sequence[str], size: tuple[int, int], order: Sequence[str] = ()) -> list[PixelBox]:
     """Boxes of a text file of `class cx cy w h`, in pixels; a file without lines has none.
 
     Raises:
         ValueError: a line is not of that form, or its class is not there.
     """
     rows, height, width = [], *size
-    for where, line in numbered(path):
+    for where, line in read_lines(path):
         fields = line.split()
         try:
             label, cx, cy, w, h = (float(x) for x in fields)
         except ValueError:
             raise UserError(f"a line must read `class cx cy w h`, {where} has {line[:60]!r}; correct it") from None
         if order:
-            check_label(label, order, where)
+            _check_label(label, order, where)
             index = list(classes).index(order[int(label)])
         else:
-            check_label(label, classes, where)
+            _check_label(label, classes, where)
             index = int(label)
         if max(abs(cx), abs(cy), abs(w), abs(h)) > 2:
             raise UserError(
@@ -144,23 +144,23 @@ def read_yolo(path: Path, classes: Sequence[str], size: tuple[int, int], order: 
                 "y by the height"
             )
         corners = ((cx - w / 2) * width, (cy - h / 2) * height, (cx + w / 2) * width, (cy + h / 2) * height)
-        rows.append(Row(*corners, index, where))
+        rows.append(PixelBox(*corners, index, where))
     return rows
 
 
-def read_voc(path: Path, classes: Sequence[str], size: tuple[int, int] | None = None) -> list[Row]:
+def read_voc(path: Path, classes: Sequence[str], size: tuple[int, int] | None = None) -> list[PixelBox]:
     """Boxes of a VOC annotation, in pixels; the coordinates count as edges, as the common tools write them.
 
     Raises:
         ValueError: it is not such a file, is of an image of another size, or names a class that is not there.
     """
-    rows, known = [], {name.lower(): index for index, name in enumerate(classes)}
+    rows, class_index = [], {name.lower(): index for index, name in enumerate(classes)}
     for number, (name, corners) in enumerate(voc_objects(path, size), 1):
-        if name.lower() not in known:
+        if name.lower() not in class_index:
             raise UserError(
                 f"a class must be one of {', '.join(classes)}, {path} names {name!r}; correct it, or name all classes"
             )
-        rows.append(Row(*corners, known[name.lower()], f"{path}, object {number}"))
+        rows.append(PixelBox(*corners, class_index[name.lower()], f"{path}, object {number}"))
     return rows
 
 
@@ -168,31 +168,31 @@ def voc_objects(path: Path, size: tuple[int, int] | None = None) -> list[tuple[s
     """Name and corners of each object in a VOC annotation."""
     try:
         root = ElementTree.fromstring(path.read_bytes())
-        given = [int(float(root.findtext(f"size/{side}") or 0)) for side in ("height", "width")]
+        annotated_size = [int(float(root.findtext(f"size/{side}") or 0)) for side in ("height", "width")]
         found = []
-        for thing in root.iter("object"):
-            x1, y1, x2, y2 = (float(thing.findtext(f"bndbox/{key}") or "") for key in ("xmin", "ymin", "xmax", "ymax"))
-            found.append(((thing.findtext("name") or "").strip(), (x1, y1, x2, y2)))
+        for node in root.iter("object"):
+            x1, y1, x2, y2 = (float(node.findtext(f"bndbox/{key}") or "") for key in ("xmin", "ymin", "xmax", "ymax"))
+            found.append(((node.findtext("name") or "").strip(), (x1, y1, x2, y2)))
     except (ElementTree.ParseError, ValueError) as error:
         raise UserError(
             f"{path} must be a VOC annotation (object, name, bndbox with xmin ymin xmax ymax), but {error}; correct it"
         ) from None
-    if size is not None and all(given) and tuple(given) != tuple(size):
+    if size is not None and all(annotated_size) and tuple(annotated_size) != tuple(size):
         raise UserError(
-            f"an annotation must be of its image's size, {path} is for {given[1]}x{given[0]} and the image has "
-            f"{size[1]}x{size[0]} pixels; take the image it was made on"
+            f"an annotation must be of its image's size, {path} is for {annotated_size[1]}x{annotated_size[0]} and the "
+            f"image has {size[1]}x{size[0]} pixels; take the image it was made on"
         )
     return found
 
 
-def read_list(path: Path) -> dict[str, list[Row]]:
+def read_list(path: Path) -> dict[str, list[PixelBox]]:
     """Names and boxes in pixels of a list `NAME x1,y1,x2,y2,class ...`, by the name without folder and ending.
 
     Raises:
         ValueError: a line is not of that form, or a name comes twice.
     """
-    found: dict[str, list[Row]] = {}
-    for where, line in numbered(path):
+    found: dict[str, list[PixelBox]] = {}
+    for where, line in read_lines(path):
         name, *boxes = line.split()
         stem = Path(name.replace("\\", "/")).stem
         if stem in found:
@@ -205,11 +205,11 @@ def read_list(path: Path) -> dict[str, list[Row]]:
                 raise UserError(f"a box must read `x1,y1,x2,y2,class`, {where} has {box[:40]!r}; correct it") from None
             if label != int(label):
                 raise UserError(f"a class must be a whole number, {where} has {label:g}; correct it")
-            found[stem].append(Row(x1, y1, x2, y2, int(label), where))
+            found[stem].append(PixelBox(x1, y1, x2, y2, int(label), where))
     return found
 
 
-def numbered(path: Path) -> list[tuple[str, str]]:
+def read_lines(path: Path) -> list[tuple[str, str]]:
     """Lines that hold something, with where they stand; lines that start with # are comments."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -218,7 +218,7 @@ def numbered(path: Path) -> list[tuple[str, str]]:
     return [(f"{path}, line {i}", x.strip()) for i, x in enumerate(lines, 1) if x.strip() and not x.startswith("#")]
 
 
-def check_label(label: float, classes: Sequence[str], where: str) -> None:
+def _check_label(label: float, classes: Sequence[str], where: str) -> None:
     """Refuse a class number that is not one of `classes`."""
     if not (math.isfinite(label) and label == int(label) and 0 <= label < len(classes)):
         raise UserError(

@@ -8,22 +8,22 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tectum.data.datasets import box_list, choose, find_part, known_set, labels_of
+from tectum.data.datasets import choose_names, find_part, get_known_set, make_box_list, open_labels
 from tectum.data.folders import luminance
 from tectum.data.known import DATASETS, KnownSet
-from tectum.data.labelled import Labels, pixels
-from tectum.data.parts import SPLITS, Files, Images, below, find_labels, shared
-from tectum.data.transforms import IGNORED
+from tectum.data.labelled import Labels, read_pair_pixels
+from tectum.data.parts import SPLITS, Files, SetImages, find_duplicates, find_folder, find_labels
+from tectum.data.transforms import IGNORE_INDEX
 from tectum.errors import UserError
-from tectum.kinds import KINDS as KINDS_OF_PAIRS
+from tectum.kinds import KINDS
 
-KINDS = ("masks", "boxes")
-WRONG = (ValueError, OSError)
+LABEL_TYPES = ("masks", "boxes")
+_READ_ERRORS = (ValueError, OSError)
 """What the readers raise at a file that is not right."""
 
 
 @dataclass
-class Histogram:
+class ClassCounts:
     """How much of each class there is: pixels of masks, or boxes."""
 
     classes: tuple[str, ...]
@@ -32,7 +32,7 @@ class Histogram:
     """How many images show the class."""
     ignored: int = 0
     """Pixels of no known class."""
-    bare: int = 0
+    num_empty: int = 0
     """Images without a box."""
 
     def __post_init__(self) -> None:
@@ -40,9 +40,9 @@ class Histogram:
 
     def add(self, indices: Tensor) -> None:
         """The classes of an image's pixels or boxes."""
-        counts = torch.bincount(indices.flatten().long(), minlength=IGNORED + 1)
-        self.ignored += int(counts[IGNORED])
-        self.bare += indices.numel() == 0
+        counts = torch.bincount(indices.flatten().long(), minlength=IGNORE_INDEX + 1)
+        self.ignored += int(counts[IGNORE_INDEX])
+        self.num_empty += indices.numel() == 0
         for index in range(len(self.classes)):
             self.amount[index] += int(counts[index])
             self.images[index] += bool(counts[index])
@@ -55,7 +55,7 @@ class Part:
     split: str
     names: list[str]
     sizes: Counter[str] = field(default_factory=Counter)
-    found: dict[str, Histogram] = field(default_factory=dict)
+    class_counts: dict[str, ClassCounts] = field(default_factory=dict)
     """By "masks" and "boxes"."""
     problems: list[str] = field(default_factory=list)
 
@@ -82,22 +82,22 @@ def check(
     Raises:
         ValueError, FileNotFoundError: the set or a part is not there at all.
     """
-    known = known_set(name, kind)
+    known = get_known_set(name, kind)
     parts = []
     pictures: dict[str, Files] = {}
-    for split, found in parts_of(root, name, known, splits):
+    for split, found in _find_parts(root, name, known, splits):
         part = Part(split, [])
         parts.append(part)
-        labels = readers(name, known, found, targets, part)
+        labels = _open_label_files(name, known, found, targets, part)
         pictures[split] = {stem: found.visible[stem] for stem in part.names if stem in found.visible}
-        if split == "test" and (both := shared(pictures.get("train", {}), pictures[split])):
+        if split == "test" and (both := find_duplicates(pictures.get("train", {}), pictures[split])):
             part.problems.append(
                 f"{len(both)} of {len(part.names)} pairs are in train too, the first is {both[0]}; what is scored "
                 "must not be trained on, take them out of one"
             )
-        lonely(found, part, known)
+        _check_images(found, part, known)
         for stem in each(split, part.names):
-            read(stem, found, labels, part, known)
+            _check_pair(stem, found, labels, part, known)
     return parts
 
 
@@ -114,13 +114,13 @@ def detect(root: str | Path) -> tuple[str, str]:
     for name, known in DATASETS.items():
         if root.name.lower() in known.folders:
             return name, "the folder's name"
-    if any(below(root, parts) for parts in (("JPEGImages_ir",), ("VOCdevkit",), ("VOC2007",), ("VOC2012",))):
+    if any(find_folder(root, parts) for parts in (("JPEGImages_ir",), ("VOCdevkit",), ("VOC2007",), ("VOC2012",))):
         return "voc", "its folders"
-    if below(root, ("crop_LR_visible",)):
+    if find_folder(root, ("crop_LR_visible",)):
         return "roadscene", "its folders"
-    if below(root, ("images",)) and (root / "train.txt").exists():
+    if find_folder(root, ("images",)) and (root / "train.txt").exists():
         return "mfnet", "its folders"
-    inside = [name for name, known in DATASETS.items() if any(below(root, (folder,)) for folder in known.folders)]
+    inside = [name for name, known in DATASETS.items() if any(find_folder(root, (folder,)) for folder in known.folders)]
     if len(inside) > 1:
         raise UserError(f"a folder with one set is needed, {root} holds {', '.join(inside)}; give the folder of one")
     return (inside[0], "the name of a folder in it") if inside else ("folder", "nothing that names a known set")
@@ -135,40 +135,40 @@ def detect_kind(root: str | Path) -> str:
     root = Path(root).resolve()
     held = [
         kind.name
-        for kind in KINDS_OF_PAIRS.values()
-        if any(below(root, (split, tag)) for split in SPLITS for tag in kind.tags)
+        for kind in KINDS.values()
+        if any(find_folder(root, (split, tag)) for split in SPLITS for tag in kind.tags)
     ]
     if len(held) > 1:
         raise UserError(f"pairs of one kind are needed, {root} holds {', '.join(held)}; name one with --kind")
     return held[0] if held else "infrared"
 
 
-def parts_of(root: str | Path, name: str, known: KnownSet, splits: Sequence[str]) -> list[tuple[str, Images]]:
+def _find_parts(root: str | Path, name: str, known: KnownSet, splits: Sequence[str]) -> list[tuple[str, SetImages]]:
     """The parts that are asked for, or all there are."""
     if splits:
         return [(split, find_part(name, known, Path(root), split)) for split in splits]
-    found: list[tuple[str, Images]] = []
-    reason: FileNotFoundError | None = None
+    found: list[tuple[str, SetImages]] = []
+    first_error: FileNotFoundError | None = None
     for split in SPLITS:
         try:
             images = find_part(name, known, Path(root), split)
         except FileNotFoundError as error:
-            reason = error
+            first_error = error
             continue
         if not images.divided:
-            return undivided(name, known, images)
+            return _list_parts(name, known, images)
         found.append((split, images))
-    if not found and reason is not None:
-        raise reason
+    if not found and first_error is not None:
+        raise first_error
     return found
 
 
-def undivided(name: str, known: KnownSet, images: Images) -> list[tuple[str, Images]]:
+def _list_parts(name: str, known: KnownSet, images: SetImages) -> list[tuple[str, SetImages]]:
     """The parts that lists or a rule make of a set whose folders make none."""
     parts = []
     for split in SPLITS:
         try:
-            choose(name, known, images, split, None, None, 0)
+            choose_names(name, known, images, split, None, None, 0)
         except FileNotFoundError:
             continue
         except ValueError:
@@ -177,69 +177,76 @@ def undivided(name: str, known: KnownSet, images: Images) -> list[tuple[str, Ima
     return [("all", images)] if len(parts) == 1 else [(split, images) for split in parts]
 
 
-def readers(name: str, known: KnownSet, found: Images, targets: Sequence[str], part: Part) -> dict[str, Labels]:
+def _open_label_files(
+    name: str, known: KnownSet, images: SetImages, targets: Sequence[str], part: Part
+) -> dict[str, Labels]:
     """Readers of the labels that are there, and the names of the part."""
     labels: dict[str, Labels] = {}
     names: dict[str, None] = {}
-    for kind in targets or KINDS:
+    for label_type in targets or LABEL_TYPES:
         try:
-            chosen, rows = choose(name, known, found, part.split, kind, None, 0)
+            chosen, rows = choose_names(name, known, images, part.split, label_type, None, 0)
             names |= dict.fromkeys(chosen)
-            if kind == "boxes" and rows:
-                labels[kind] = box_list(rows, known.boxes)
-            elif targets or find_labels(found.home, part.split, kind) is not None:
-                labels[kind] = labels_of(name, known, found, part.split, kind)
-        except WRONG as error:
+            if label_type == "boxes" and rows:
+                labels[label_type] = make_box_list(rows, known.boxes)
+            elif targets or find_labels(images.home, part.split, label_type) is not None:
+                labels[label_type] = open_labels(name, known, images, part.split, label_type)
+        except _READ_ERRORS as error:
             part.problems += [str(error)] * (str(error) not in part.problems)  # a list is read for both kinds
             continue
-        if kind in labels:
-            part.problems += strays(found, part.split, kind)
-            part.found[kind] = Histogram(labels[kind].classes)
-            bare = [stem for stem in chosen if stem not in labels[kind]]
-            part.problems += [f"{stem} has no {kind} in {found.home}; add them, or leave it out" for stem in bare]
+        if label_type in labels:
+            part.problems += _find_orphan_labels(images, part.split, label_type)
+            part.class_counts[label_type] = ClassCounts(labels[label_type].classes)
+            unlabelled = [stem for stem in chosen if stem not in labels[label_type]]
+            part.problems += [
+                f"{stem} has no {label_type} in {images.home}; add them, or leave it out" for stem in unlabelled
+            ]
     part.names = list(names)
     return labels
 
 
-def strays(found: Images, split: str, kind: str) -> list[str]:
+def _find_orphan_labels(images: SetImages, split: str, label_type: str) -> list[str]:
     """Labels of a part that belong to no image of it."""
-    place = find_labels(found.home, split, kind)
-    if place is None or (found.divided and split not in (place[0].name.lower(), place[0].parent.name.lower())):
+    labels = find_labels(images.home, split, label_type)
+    if labels is None:
+        return []
+    folder, files = labels
+    if images.divided and split not in (folder.name.lower(), folder.parent.name.lower()):
         return []  # one folder for all parts
-    lost = [path for stem, path in place[1].items() if stem not in found.visible and stem not in found.infrared]
-    return [f"{path} belongs to no image; add the pair, or remove it" for path in lost]
+    orphans = [path for stem, path in files.items() if stem not in images.visible and stem not in images.infrared]
+    return [f"{path} belongs to no image; add the pair, or remove it" for path in orphans]
 
 
-def lonely(found: Images, part: Part, known: KnownSet) -> None:
+def _check_images(images: SetImages, part: Part, known: KnownSet) -> None:
     """Names that lack an image."""
-    for side, files in zip(known.role.words, (found.visible, found.infrared), strict=True):
+    for side, files in zip(known.pair_kind.words, (images.visible, images.infrared), strict=True):
         for stem in part.names:
             if stem not in files:
-                part.problems.append(f"{stem} has no {side} image in {found.home}; add it, or leave the pair out")
+                part.problems.append(f"{stem} has no {side} image in {images.home}; add it, or leave the pair out")
 
 
-def read(stem: str, found: Images, labels: dict[str, Labels], part: Part, known: KnownSet) -> None:
+def _check_pair(stem: str, images: SetImages, labels: dict[str, Labels], part: Part, known: KnownSet) -> None:
     """One pair and what is known about it."""
-    if stem not in found.visible or stem not in found.infrared:
+    if stem not in images.visible or stem not in images.infrared:
         return
     try:
-        visible, infrared = (luminance(x) for x in pixels(found.visible[stem], found.infrared[stem]))
-    except WRONG as error:
+        visible, infrared = (luminance(x) for x in read_pair_pixels(images.visible[stem], images.infrared[stem]))
+    except _READ_ERRORS as error:
         part.problems.append(str(error))
         return
     size = visible.shape[0], visible.shape[1]
     part.sizes[f"{size[1]}x{size[0]}"] += 1
     if infrared.shape != visible.shape:
         part.problems.append(
-            f"{stem} has images of {size[1]}x{size[0]} ({known.role.words[0]}) and "
-            f"{infrared.shape[1]}x{infrared.shape[0]} ({known.role.words[1]}) pixels; register or resize them"
+            f"{stem} has images of {size[1]}x{size[0]} ({known.pair_kind.words[0]}) and "
+            f"{infrared.shape[1]}x{infrared.shape[0]} ({known.pair_kind.words[1]}) pixels; register or resize them"
         )
-    for kind, reader in labels.items():
+    for label_type, reader in labels.items():
         if stem not in reader:
             continue
         try:
             target = reader.read(stem, size)
-        except WRONG as error:
+        except _READ_ERRORS as error:
             part.problems.append(str(error))
             continue
-        part.found[kind].add(target if isinstance(target, Tensor) else target["labels"])
+        part.class_counts[label_type].add(target if isinstance(target, Tensor) else target["labels"])

@@ -9,10 +9,10 @@ from tyro.conf import Positional, arg
 from tectum.console import Flag, optional, progress_bar
 
 if TYPE_CHECKING:
-    from tectum.data.check import Histogram, Part
+    from tectum.data.check import ClassCounts, Part
     from tectum.data.known import KnownSet
 
-MOST_PROBLEMS = 20
+_MAX_PROBLEMS = 20
 
 
 @dataclass(frozen=True)
@@ -22,17 +22,17 @@ class ListData:
     Nothing is downloaded: each set comes from its authors.
     """
 
-    markdown: Flag = False
+    make_markdown: Flag = False
     """Print tables in Markdown, as in docs/data.md."""
 
     def run(self) -> int:
         from tectum.data.known import DATASETS, FOLDER, VOC
 
         print(
-            markdown()
+            make_markdown()
             if self.markdown
             else "\n\n".join(
-                described(name, known) for name, known in {**DATASETS, "voc": VOC, "folder": FOLDER}.items()
+                _describe_set(name, known) for name, known in {**DATASETS, "voc": VOC, "folder": FOLDER}.items()
             )
         )
         return 0
@@ -63,7 +63,7 @@ class CheckData:
 
     def run(self) -> int:
         from tectum.data.check import check, detect, detect_kind
-        from tectum.data.datasets import known_set
+        from tectum.data.datasets import get_known_set
 
         name, why = (self.data, "--data") if self.data is not None else detect(self.folder)
         kind = detect_kind(self.folder) if name == "folder" and self.kind is None else self.kind
@@ -75,17 +75,17 @@ class CheckData:
             targets=() if self.target is None else (self.target,),
             each=self.progress,
         )
-        known = known_set(name, kind)
+        known = get_known_set(name, kind)
         of_kind = "" if known.kind == "infrared" else f", {known.kind} pairs"
         print(f"{name}: {known.title}{of_kind} (told by {why}{'' if self.data else '; --data NAME says otherwise'})")
         for part in parts:
-            print(shown(part, known))
+            print(_describe_part(part, known))
         problems = [f"{part.split}: {problem}" for part in parts for problem in part.problems]
         print(f"problems: {len(problems) or 'none'}")
-        for problem in problems[:MOST_PROBLEMS]:
+        for problem in problems[:_MAX_PROBLEMS]:
             print(f"  {' '.join(problem.split())}")
-        if len(problems) > MOST_PROBLEMS:
-            print(f"  and {len(problems) - MOST_PROBLEMS} more")
+        if len(problems) > _MAX_PROBLEMS:
+            print(f"  and {len(problems) - _MAX_PROBLEMS} more")
         return 1 if problems else 0
 
     def progress(self, split: str, names: list[str]) -> Iterable[str]:
@@ -95,36 +95,36 @@ class CheckData:
                 bar.update()
 
 
-def shown(part: "Part", known: "KnownSet") -> str:
+def _describe_part(part: "Part", known: "KnownSet") -> str:
     """What a part holds, in lines."""
     published = known.splits.get(part.split)
     sizes = ", ".join(f"{size} ({num})" if len(part.sizes) > 1 else size for size, num in part.sizes.most_common(4))
     more = f" and {len(part.sizes) - 4} sizes more" if len(part.sizes) > 4 else ""
     lines = [f"{part.split}: {len(part.names)} pairs{f' ({published} published)' if published else ''}, {sizes}{more}"]
-    if not part.found:
+    if not part.class_counts:
         lines.append("  no labels")
-    for kind, histogram in part.found.items():
-        lines += amounts(kind, histogram)
+    for label_type, counts in part.class_counts.items():
+        lines += _describe_classes(label_type, counts)
     return "\n".join(lines)
 
 
-def amounts(kind: str, histogram: "Histogram") -> list[str]:
+def _describe_classes(label_type: str, counts: "ClassCounts") -> list[str]:
     """A line per class."""
-    total = sum(histogram.amount) + histogram.ignored
-    unit = "pixels" if kind == "masks" else "boxes"
-    without = f", {histogram.bare} images without one" if kind == "boxes" else ""
-    lines = [f"  {kind}: {total} {unit}{without}"]
-    wide = max(len(name) for name in (*histogram.classes, "(ignored)"))
-    rows = [*zip(histogram.classes, histogram.amount, histogram.images, strict=True)]
+    total = sum(counts.amount) + counts.ignored
+    unit = "pixels" if label_type == "masks" else "boxes"
+    without = f", {counts.num_empty} images without one" if label_type == "boxes" else ""
+    lines = [f"  {label_type}: {total} {unit}{without}"]
+    wide = max(len(name) for name in (*counts.classes, "(ignored)"))
+    rows = [*zip(counts.classes, counts.amount, counts.images, strict=True)]
     for name, amount, images in rows:
-        share = f"{amount / max(total, 1):8.3%}" if kind == "masks" else f"{amount:8d}"
+        share = f"{amount / max(total, 1):8.3%}" if label_type == "masks" else f"{amount:8d}"
         lines.append(f"    {name:{wide}} {share}  in {images} image{'s' * (images != 1)}")
-    if histogram.ignored:
-        lines.append(f"    {'(ignored)':{wide}} {histogram.ignored / total:8.3%}")
+    if counts.ignored:
+        lines.append(f"    {'(ignored)':{wide}} {counts.ignored / total:8.3%}")
     return lines
 
 
-def described(name: str, known: "KnownSet") -> str:
+def _describe_set(name: str, known: "KnownSet") -> str:
     """A set in lines."""
     numbered = {kind: ", ".join(f"{i} {x}" for i, x in enumerate(getattr(known, kind))) for kind in ("masks", "boxes")}
     rows = {
@@ -141,7 +141,7 @@ def described(name: str, known: "KnownSet") -> str:
     return "\n".join([f"{name}: {known.title}", *(f"  {key:8} {value}" for key, value in rows.items() if value)])
 
 
-def markdown() -> str:
+def make_markdown() -> str:
     """The tables of docs/data.md."""
     from tectum.data.known import DATASETS
 

@@ -10,28 +10,28 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from tectum.data.boxes import BoxList, Row
-from tectum.data.folders import hint_at_kinds, packaged_splits, split_names, without
+from tectum.data.boxes import BoxList, PixelBox
+from tectum.data.folders import exclude_names, list_splits, read_split, suggest_kind
 from tectum.data.known import DATASETS, FOLDER, VOC, KnownSet
 from tectum.data.labelled import LabelledPairs, Labels
 from tectum.data.parts import (
     LAYOUTS,
     SPLITS,
-    Images,
-    below,
-    drawn,
+    SetImages,
+    draw_names,
+    find_folder,
     find_images,
     find_labels,
     find_list,
     layouts_of,
     make_labels,
-    names_in,
+    read_names,
 )
 from tectum.errors import UserError, unknown
 from tectum.kinds import KINDS
 from tectum.protocols import resolve
 
-__all__ = ["DATASETS", "FOLDER", "LAYOUTS", "VOC", "KnownSet", "below", "find_pairs", "find_set", "open_set"]
+__all__ = ["DATASETS", "FOLDER", "LAYOUTS", "VOC", "KnownSet", "find_pairs", "find_set", "open_set"]
 
 
 def open_set(
@@ -70,28 +70,28 @@ def open_set(
     >>> street.names, street[0].target[0]["boxes"].shape
     (['street-1', 'street-2', 'street-3'], torch.Size([21, 4]))
     """
-    known = known_set(name, kind)
+    known = get_known_set(name, kind)
     if target not in (None, "masks", "boxes"):
         raise UserError(f"target must be masks, boxes or None, got {target!r}; choose one of them")
     if name not in ("voc", "folder") and target is not None and not getattr(known, target):
-        has = [kind for kind in ("masks", "boxes") if getattr(known, kind)]
-        raise UserError(f"{name} has no {target}; choose {' or '.join((*has, 'None'))}")
+        label_types = [x for x in ("masks", "boxes") if getattr(known, x)]
+        raise UserError(f"{name} has no {target}; choose {' or '.join((*label_types, 'None'))}")
     if every < 1:
         raise UserError(f"every must be at least 1, got {every}; 1 takes all")
-    found = find_part(name, known, Path(root), split)
-    chosen, rows = choose(name, known, found, split, target, names, seed)
-    chosen = chosen[::every]
-    check_pairs(found, chosen, name, known)
+    images = find_part(name, known, Path(root), split)
+    pair_names, rows = choose_names(name, known, images, split, target, names, seed)
+    pair_names = pair_names[::every]
+    _check_images(images, pair_names, name, known)
     labels: Labels | None = None
     if target == "boxes" and rows:
-        labels = box_list(rows, known.boxes)
+        labels = make_box_list(rows, known.boxes)
     elif target is not None:
-        labels = labels_of(name, known, found, split, target)
-    files = {stem: (found.visible[stem], found.infrared[stem]) for stem in chosen}
-    return LabelledPairs(files, labels, channels=channels, memory_gib=memory_gib, words=known.role.words)
+        labels = open_labels(name, known, images, split, target)
+    files = {stem: (images.visible[stem], images.infrared[stem]) for stem in pair_names}
+    return LabelledPairs(files, labels, channels=channels, memory_gib=memory_gib, words=known.pair_kind.words)
 
 
-def known_set(name: str, kind: str | None = None) -> KnownSet:
+def get_known_set(name: str, kind: str | None = None) -> KnownSet:
     """What is known of a set, by its name, "voc" or "folder"; whose pairs are of the kind that is asked for.
 
     Raises:
@@ -108,33 +108,35 @@ def known_set(name: str, kind: str | None = None) -> KnownSet:
     return known
 
 
-def find_pairs(name: str, root: str | Path, split: str = "test", kind: str | None = None) -> tuple[Images, list[str]]:
+def find_pairs(
+    name: str, root: str | Path, split: str = "test", kind: str | None = None
+) -> tuple[SetImages, list[str]]:
     """The files of a part and the names of its pairs, of whatever kind and layout.
 
     Raises:
         ValueError, FileNotFoundError: as `open_set`.
     """
-    known = known_set(name, kind)
-    found = find_part(name, known, Path(root), split)
-    chosen, _ = choose(name, known, found, split, None, None, 0)
-    check_pairs(found, chosen, name, known)
-    return found, chosen
+    known = get_known_set(name, kind)
+    images = find_part(name, known, Path(root), split)
+    pair_names, _ = choose_names(name, known, images, split, None, None, 0)
+    _check_images(images, pair_names, name, known)
+    return images, pair_names
 
 
-def find_part(name: str, known: KnownSet, root: Path, split: str) -> Images:
+def find_part(name: str, known: KnownSet, root: Path, split: str) -> SetImages:
     """The images of a part; of the whole set where its folders do not divide it."""
     root = root.resolve()
     if not root.is_dir():
-        raise FileNotFoundError(f"the folder {root} of {name} does not exist; check the path")
-    inside = [home for folder in known.folders if (home := below(root, (folder,))) is not None]
-    deeper = [home for x in inside for folder in known.folders if (home := below(x, (folder,))) is not None]
+        raise FileNotFoundError(f"the folder {root} does not exist; check the path")
+    inside = [home for folder in known.folders if (home := find_folder(root, (folder,))) is not None]
+    deeper = [home for x in inside for folder in known.folders if (home := find_folder(x, (folder,))) is not None]
     homes = [*inside, *deeper, root]
-    kind = known.role
+    kind = known.pair_kind
     layouts = (*known.layouts, *layouts_of(kind, known.sides))
     for home in homes:
         part = known.parts.get(split, "")
-        if (found := find_images(home, layouts, split, part=part, brighter=known.brighter)) is not None:
-            return found
+        if (images := find_images(home, layouts, split, part=part, brighter=known.brighter)) is not None:
+            return images
     for home in homes:
         for other in SPLITS:
             if find_images(home, layouts, other, part=known.parts.get(other, "")) is not None:
@@ -144,7 +146,7 @@ def find_part(name: str, known: KnownSet, root: Path, split: str) -> Images:
     a, b = layouts[0]
     first, second = LAYOUTS[-1] if known.kind == "infrared" else kind.sides[0]
     places = [home / part for home in homes for part in ("", *SPLITS)]
-    hint = hint_at_kinds(places) if name == "folder" and known.kind == "infrared" else ""
+    hint = suggest_kind(places) if name == "folder" and known.kind == "infrared" else ""
     where = f"; get it from {known.url}" if known.url else ""
     raise FileNotFoundError(
         f"{name} was not found in {root}: expected {known.expected} there, such as "
@@ -153,85 +155,85 @@ def find_part(name: str, known: KnownSet, root: Path, split: str) -> Images:
     )
 
 
-def choose(
+def choose_names(
     name: str,
     known: KnownSet,
-    found: Images,
+    images: SetImages,
     split: str,
     target: str | None,
     names: Sequence[str] | str | Path | None,
     seed: int,
-) -> tuple[list[str], dict[str, list[Row]]]:
+) -> tuple[list[str], dict[str, list[PixelBox]]]:
     """Names of a part, and their boxes where a list has them."""
-    everything = sorted(found.visible.keys() | found.infrared.keys())
-    if isinstance(names, str) and not Path(names).exists() and names in packaged_splits():
-        return split_names(names), listed_boxes(known, found, split, target)
+    all_names = sorted(images.visible.keys() | images.infrared.keys())
+    if isinstance(names, str) and not Path(names).exists() and names in list_splits():
+        return read_split(names), _read_listed_boxes(known, images, split, target)
     if isinstance(names, str | Path):
         if not Path(names).is_file():
             raise FileNotFoundError(
-                f"names must be a list of names, a file, or one of {', '.join(packaged_splits())}, got {names}; "
+                f"names must be a list of names, a file, or one of {', '.join(list_splits())}, got {names}; "
                 "check the path"
             )
-        return names_in(Path(names))
+        return read_names(Path(names))
     if names is not None:
-        return list(names), listed_boxes(known, found, split, target)
-    if found.divided or split == "all":
-        return everything, {}
-    lists = {part: find_list(found.home, known.folders, part, target) for part in (split, *SPLITS)}
+        return list(names), _read_listed_boxes(known, images, split, target)
+    if images.divided or split == "all":
+        return all_names, {}
+    lists = {part: find_list(images.home, known.folders, part, target) for part in (split, *SPLITS)}
     if (path := lists[split]) is not None:
-        return names_in(path)
+        return read_names(path)
     # what is listed for another part is not for this one
-    rest = without(everything, [x for path in lists.values() if path is not None for x in names_in(path)[0]])
+    unlisted = exclude_names(all_names, [x for path in lists.values() if path is not None for x in read_names(path)[0]])
     other = {"train": "test", "test": "train"}.get(split)
     if other is not None and lists[other] is not None:
-        return rest, {}
+        return unlisted, {}
     if known.test_list is not None and other is not None:
-        test = split_names(known.test_list)
-        return (test if split == "test" else without(rest, test)), {}
+        test = read_split(known.test_list)
+        return (test if split == "test" else exclude_names(unlisted, test)), {}
     if known.every and other is not None:
-        part = drawn(rest, known.every, seed)
-        return [x for x in rest if (x in part) == (split == "test")], {}
+        part = draw_names(unlisted, known.every, seed)
+        return [x for x in unlisted if (x in part) == (split == "test")], {}
     if split == ("test" if tuple(known.splits) == ("test",) else "train"):
-        return rest, {}
+        return unlisted, {}
     raise FileNotFoundError(
-        f"{name} in {found.home} has no part called {split}: expected its folder, or a list {split}.txt; add one, or "
+        f"{name} in {images.home} has no part called {split}: expected its folder, or a list {split}.txt; add one, or "
         "ask for split='all'"
     )
 
 
-def listed_boxes(known: KnownSet, found: Images, split: str, target: str | None) -> dict[str, list[Row]]:
+def _read_listed_boxes(known: KnownSet, images: SetImages, split: str, target: str | None) -> dict[str, list[PixelBox]]:
     """The boxes in the list of a part that its folders do not make; they count before those in files."""
-    if target != "boxes" or found.divided or split == "all":
+    if target != "boxes" or images.divided or split == "all":
         return {}
-    path = find_list(found.home, known.folders, split, target)
-    return {} if path is None else names_in(path)[1]
+    path = find_list(images.home, known.folders, split, target)
+    return {} if path is None else read_names(path)[1]
 
 
-def check_pairs(found: Images, chosen: Sequence[str], name: str, known: KnownSet) -> None:
+def _check_images(images: SetImages, pair_names: Sequence[str], name: str, known: KnownSet) -> None:
     """Refuse names that lack an image."""
-    for side, files in zip(known.role.words, (found.visible, found.infrared), strict=True):
-        lost = [stem for stem in chosen if stem not in files]
+    for side, files in zip(known.pair_kind.words, (images.visible, images.infrared), strict=True):
+        lost = [stem for stem in pair_names if stem not in files]
         if lost:
             raise FileNotFoundError(
-                f"every pair of {name} needs both images, {len(lost)} of {len(chosen)} have no {side} one in "
-                f"{found.home}, the first is {lost[0]}; add them, or leave these pairs out"
+                f"every pair of {name} needs both images, {len(lost)} of {len(pair_names)} have no {side} one in "
+                f"{images.home}, the first is {lost[0]}; add them, or leave these pairs out"
             )
 
 
-def labels_of(name: str, known: KnownSet, found: Images, split: str, target: str) -> Labels:
+def open_labels(name: str, known: KnownSet, images: SetImages, split: str, target: str) -> Labels:
     """The labels of a part from its folder of masks or boxes."""
-    place = find_labels(found.home, split, target)
-    if place is None:
+    label_folder = find_labels(images.home, split, target)
+    if label_folder is None:
         raise FileNotFoundError(
-            f"{name} in {found.home} has no {target} for {split}: expected a folder such as {split}/"
+            f"{name} in {images.home} has no {target} for {split}: expected a folder such as {split}/"
             f"{'labels' if target == 'masks' else 'boxes'} with one file per image; see tectum data list"
         )
-    folder, files = place
+    folder, files = label_folder
     classes = known.masks if target == "masks" else known.boxes
-    return make_labels(target, folder, files, classes, (folder.parent, found.home), unordered=known.unordered)
+    return make_labels(target, folder, files, classes, (folder.parent, images.home), unordered=known.unordered)
 
 
-def box_list(rows: dict[str, list[Row]], classes: tuple[str, ...]) -> BoxList:
+def make_box_list(rows: dict[str, list[PixelBox]], classes: tuple[str, ...]) -> BoxList:
     """Boxes of a list; without names of classes there are as many as the list uses, by number."""
     used = 1 + max((row.label for boxes in rows.values() for row in boxes), default=-1)
     return BoxList(rows, classes or tuple(str(i) for i in range(used)))
@@ -252,16 +254,16 @@ def find_set(name: str, root: str | Path, split: str = "test") -> tuple[Path, Pa
         FileNotFoundError: it is not there; the message says what was looked for.
     """
     known, root = resolve(DATASETS, name, noun="dataset"), Path(root).resolve()
-    pairs = [pair for pair in (*known.layouts, *layouts_of(known.role, known.sides)) if "*" not in pair[0]]
+    pairs = [pair for pair in (*known.layouts, *layouts_of(known.pair_kind, known.sides)) if "*" not in pair[0]]
     layouts = [(a.format(split=split), b.format(split=split)) for a, b in pairs]
     if not root.is_dir():
         raise FileNotFoundError(f"the folder of data sets {root} does not exist; give another with --root")
-    homes = [home for folder in known.folders if (home := below(root, (folder,))) is not None]
+    homes = [home for folder in known.folders if (home := find_folder(root, (folder,))) is not None]
     if root.name.lower() in known.folders:
         homes.append(root)
     for home in homes:
         for a, b in layouts:
-            visible, infrared = below(home, a.split("/")), below(home, b.split("/"))
+            visible, infrared = find_folder(home, a.split("/")), find_folder(home, b.split("/"))
             if visible is not None and visible == infrared:
                 raise UserError(
                     f"{name} in {home} keeps both images of a pair in one file of four channels; write them into two "
@@ -270,7 +272,7 @@ def find_set(name: str, root: str | Path, split: str = "test") -> tuple[Path, Pa
             if visible is not None and infrared is not None:
                 return visible, infrared
     other = "train" if split == "test" else "test"
-    if homes and any(below(homes[0], a.format(split=other).split("/")) for a, _ in pairs):
+    if homes and any(find_folder(homes[0], a.format(split=other).split("/")) for a, _ in pairs):
         raise FileNotFoundError(f"{name} in {homes[0]} has no part called {split}, but one called {other}; take that")
     where = homes[0] if homes else root / known.folders[0]
     raise FileNotFoundError(

@@ -15,7 +15,7 @@ from tectum.io.image import EXTENSIONS, read_pixels
 from tectum.kinds import KINDS
 from tectum.pair import Pair
 
-LAYOUTS = (("vi", "ir"), ("visible", "infrared"))
+_LAYOUTS = (("vi", "ir"), ("visible", "infrared"))
 
 
 class PairFolder(Dataset[Pair]):
@@ -36,9 +36,9 @@ class PairFolder(Dataset[Pair]):
             for stem in (sorted(visible.keys() & infrared.keys()) if names is None else names)
             if stem in visible and stem in infrared
         }
-        lost = [] if names is None else [name for name in names if name not in self.files]
-        if lost or not self.files:
-            what = f"pair {lost[0]} (and {len(lost) - 1} more)" if lost else "any pair of files with one stem"
+        missing = [] if names is None else [name for name in names if name not in self.files]
+        if missing or not self.files:
+            what = f"pair {missing[0]} (and {len(missing) - 1} more)" if missing else "any pair of files with one stem"
             raise FileNotFoundError(f"{root} must hold {what} in its visible and infrared folders; complete it")
         self.names = list(self.files)
         self.cache: dict[int, tuple[Tensor, Tensor]] = {}
@@ -59,16 +59,16 @@ class PairFolder(Dataset[Pair]):
     @staticmethod
     def locate(root: Path) -> tuple[dict[str, Path], dict[str, Path]]:
         for folder in (root, root / "train", root / "train" / "IVF", root / "train" / "VIF"):
-            for a, b in LAYOUTS:
+            for a, b in _LAYOUTS:
                 if (folder / a).is_dir() and (folder / b).is_dir():
-                    return images(folder / a), images(folder / b)
+                    return image_files(folder / a), image_files(folder / b)
         raise FileNotFoundError(
             f"pairs not found in {root}: expected folders vi and ir (or visible and infrared) there or in its train "
-            f"folder, with one file per pair and the same name in both{hint_at_kinds((root, root / 'train'))}"
+            f"folder, with one file per pair and the same name in both{suggest_kind((root, root / 'train'))}"
         )
 
 
-def hint_at_kinds(places: Iterable[Path]) -> str:
+def suggest_kind(places: Iterable[Path]) -> str:
     """For a message that visible and infrared are missing: which other kinds' folders there are; else nothing."""
     for place in places:
         inside = {x.name.lower() for x in place.iterdir() if x.is_dir()} if place.is_dir() else set()
@@ -82,22 +82,22 @@ def hint_at_kinds(places: Iterable[Path]) -> str:
     return ""
 
 
-def images(folder: Path) -> dict[str, Path]:
+def image_files(folder: Path) -> dict[str, Path]:
     """Image files by stem.
 
     Raises:
         ValueError: two files of one stem.
     """
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() not in EXTENSIONS or path.name.startswith("."):
             continue
-        if path.stem in found:
+        if path.stem in files:
             raise UserError(
-                f"one file per pair must be in {folder}, got {found[path.stem].name} and {path.name}; remove one"
+                f"one file per pair must be in {folder}, got {files[path.stem].name} and {path.name}; remove one"
             )
-        found[path.stem] = path
-    return found
+        files[path.stem] = path
+    return files
 
 
 def read_luminance(path: Path) -> Tensor:
@@ -129,22 +129,22 @@ def luminance(raw: Tensor) -> Tensor:
     return (y[0] * 255 + 0.5).floor().to(torch.uint8)
 
 
-def split_names(split: str) -> list[str]:
+def read_split(split: str) -> list[str]:
     """Names of a packaged list of pairs, e.g. "msrs-validation".
 
-    >>> len(split_names("msrs-validation"))
+    >>> len(read_split("msrs-validation"))
     40
     """
     text = (resources.files("tectum.data") / "splits" / f"{split}.txt").read_text(encoding="utf-8")
     return [name for line in text.splitlines() if not line.startswith("#") for name in line.split()]
 
 
-def packaged_splits() -> list[str]:
-    """What `split_names` knows."""
+def list_splits() -> list[str]:
+    """What `read_split` knows."""
     return sorted(p.name.removesuffix(".txt") for p in (resources.files("tectum.data") / "splits").iterdir())
 
 
-def without(names: Iterable[str], left_out: Iterable[str]) -> list[str]:
+def exclude_names(names: Iterable[str], left_out: Iterable[str]) -> list[str]:
     """Names that are not in `left_out`, in their order."""
     out = set(left_out)
     return [name for name in names if name not in out]

@@ -56,8 +56,8 @@ class KnownSet:
     brighter: bool = False
 
     @property
-    def role(self) -> Kind:
-        """The kind itself."""
+    def pair_kind(self) -> Kind:
+        """The `Kind` of the pairs, of the name `kind`."""
         return KINDS[self.kind]
 
     @property

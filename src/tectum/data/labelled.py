@@ -16,7 +16,7 @@ class Labels(Protocol):
     """What is known about the images of a set: `MaskFiles`, `BoxFiles`, `BoxList`."""
 
     @property
-    def kind(self) -> str:
+    def label_type(self) -> str:
         """ "masks" or "boxes"."""
         ...
 
@@ -45,7 +45,7 @@ class LabelledPairs(Dataset[Pair]):
     Attributes:
         names: of the pairs, in order.
         classes: of the labels; for masks the background is class 0.
-        kind: "masks", "boxes" or None.
+        label_type: "masks", "boxes" or None.
 
     Raises:
         FileNotFoundError: an image has no label.
@@ -65,26 +65,26 @@ class LabelledPairs(Dataset[Pair]):
             raise UserError(f"channels must be 1 (luminance) or 3 (colour), got {channels}; choose one of them")
         if not files:
             raise UserError("a set must hold at least one pair, got none; check its folders and the split")
-        bare = [] if labels is None else [name for name in files if name not in labels]
-        if labels is not None and bare:
-            what = "an empty text file says that nothing is there; " if labels.kind == "boxes" else ""
+        unlabelled = [] if labels is None else [name for name in files if name not in labels]
+        if labels is not None and unlabelled:
+            what = "an empty text file says that nothing is there; " if labels.label_type == "boxes" else ""
             raise FileNotFoundError(
-                f"every image needs its label, {len(bare)} of {len(files)} have none, the first is {bare[0]}; {what}"
-                "add them, or leave these images out"
+                f"every image needs its label, {len(unlabelled)} of {len(files)} have none, the first is "
+                f"{unlabelled[0]}; {what}add them, or leave these images out"
             )
         self.files, self.labels, self.channels = dict(files), labels, channels
         self.names = list(self.files)
-        self.kind = None if labels is None else labels.kind
+        self.label_type = None if labels is None else labels.label_type
         self.classes: tuple[str, ...] = () if labels is None else labels.classes
         self.memory_gib, self.words = memory_gib, words
-        self.room = int(memory_gib * 2**30)
-        self.cache: dict[int, tuple[Tensor, Tensor, Tensor | None, Any]] = {}
+        self._free_bytes = int(memory_gib * 2**30)
+        self._cache: dict[int, tuple[Tensor, Tensor, Tensor | None, Any]] = {}
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, index: int) -> Pair:
-        a, b, _, label = self.read(index)
+        a, b, _, label = self._read(index)
         target: Any = label
         if isinstance(label, Tensor):
             target = label[None].long()
@@ -99,27 +99,27 @@ class LabelledPairs(Dataset[Pair]):
             ValueError: a name is not one of this set's, or there is none.
         """
         names = list(names)
-        strange = [name for name in names if name not in self.files]
-        if strange:
+        unknown_names = [name for name in names if name not in self.files]
+        if unknown_names:
             raise UserError(
-                f"a part must hold pairs of its set, {len(strange)} of {len(names)} are not among its {len(self)}, the "
-                f"first is {strange[0]}; correct the list"
+                f"a part must hold pairs of its set, {len(unknown_names)} of {len(names)} are not among its "
+                f"{len(self)}, the first is {unknown_names[0]}; correct the list"
             )
         files = {name: self.files[name] for name in names}
         return LabelledPairs(files, self.labels, channels=self.channels, memory_gib=self.memory_gib, words=self.words)
 
     def visible_rgb(self, index: int) -> Tensor:
         """The visible image of a pair in colour, (1,3,H,W) in [0,1]; a grey one has three equal channels."""
-        rgb = self.read(index)[2] if self.channels == 3 else None
-        return (colours(pixels(*self.files[self.names[index]])[0]) if rgb is None else rgb)[None] / 255
+        rgb = self._read(index)[2] if self.channels == 3 else None
+        return (to_rgb(read_pair_pixels(*self.files[self.names[index]])[0]) if rgb is None else rgb)[None] / 255
 
-    def read(self, index: int) -> tuple[Tensor, Tensor, Tensor | None, Any]:
+    def _read(self, index: int) -> tuple[Tensor, Tensor, Tensor | None, Any]:
         """Visible and infrared luminance (H,W), colours (3,H,W) or None, all uint8, and the label."""
         index = range(len(self))[index]
-        if index in self.cache:
-            return self.cache[index]
+        if index in self._cache:
+            return self._cache[index]
         name = self.names[index]
-        visible, infrared = pixels(*self.files[name])
+        visible, infrared = read_pair_pixels(*self.files[name])
         a, b = luminance(visible), luminance(infrared).contiguous()  # a view would keep the whole file
         if a.shape != b.shape:
             raise UserError(
@@ -127,15 +127,15 @@ class LabelledPairs(Dataset[Pair]):
                 f"{b.shape[1]}x{b.shape[0]} ({self.words[1]}); register or resize them first, or leave the pair out"
             )
         label = None if self.labels is None else self.labels.read(name, (a.shape[0], a.shape[1]))
-        found = a, b, colours(visible) if self.channels == 3 else None, label
-        used = sum(x.numel() for x in found if isinstance(x, Tensor))
-        if used <= self.room:
-            self.room -= used
-            self.cache[index] = found
-        return found
+        arrays = a, b, to_rgb(visible) if self.channels == 3 else None, label
+        num_bytes = sum(x.numel() for x in arrays if isinstance(x, Tensor))
+        if num_bytes <= self._free_bytes:
+            self._free_bytes -= num_bytes
+            self._cache[index] = arrays
+        return arrays
 
 
-def pixels(visible: Path, infrared: Path) -> tuple[Tensor, Tensor]:
+def read_pair_pixels(visible: Path, infrared: Path) -> tuple[Tensor, Tensor]:
     """Visible and infrared pixels as `read_8bit` gives them; the same path twice is one file of four channels.
 
     Raises:
@@ -149,7 +149,7 @@ def pixels(visible: Path, infrared: Path) -> tuple[Tensor, Tensor]:
     return raw[..., :3], raw[..., 3]
 
 
-def colours(raw: Tensor) -> Tensor:
+def to_rgb(raw: Tensor) -> Tensor:
     """(3,H,W) of pixels as `read_8bit` gives them."""
     if raw.ndim == 2 or raw.shape[2] < 3:
         raw = (raw if raw.ndim == 2 else raw[..., 0])[..., None].expand(-1, -1, 3)

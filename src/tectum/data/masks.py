@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from tectum.data.transforms import IGNORED
+from tectum.data.transforms import IGNORE_INDEX
 from tectum.errors import UserError
 from tectum.io.image import Array, read_pixels
 
@@ -30,7 +30,7 @@ class MaskFiles:
 
     files: Mapping[str, Path]
     classes: tuple[str, ...]
-    kind = "masks"
+    label_type = "masks"
 
     def __contains__(self, name: object) -> bool:
         return name in self.files
@@ -61,13 +61,13 @@ def read_mask(path: Path, classes: Sequence[str], size: tuple[int, int] | None =
             f"a mask must have its image's size, {path} is {indices.shape[1]}x{indices.shape[0]} for an image of "
             f"{size[1]}x{size[0]}; make it anew at that size, without blending its numbers"
         )
-    wrong = (indices >= len(classes)) & (indices != IGNORED)
-    if wrong.any():
-        row, column = np.unravel_index(int(wrong.argmax()), indices.shape)
+    invalid = (indices >= len(classes)) & (indices != IGNORE_INDEX)
+    if invalid.any():
+        row, column = np.unravel_index(int(invalid.argmax()), indices.shape)
         raise UserError(
-            f"a mask must hold the classes 0 to {len(classes) - 1} ({', '.join(classes)}) or {IGNORED} for ignored, "
-            f"{path} has {indices[row, column]} in row {row}, column {column} ({wrong.mean():.1%} of it is no class); "
-            "correct it, or name all the classes"
+            f"a mask must hold the classes 0 to {len(classes) - 1} ({', '.join(classes)}) or {IGNORE_INDEX} (ignored), "
+            f"{path} has {indices[row, column]} in row {row}, column {column} ({invalid.mean():.1%} of it is no class)"
+            "; correct it, or name all the classes"
         )
     return torch.from_numpy(indices)
 
@@ -80,10 +80,10 @@ def read_indices(path: Path) -> Array:
     """
     pixels = read_pixels(path)
     with path.open("rb") as file:
-        head = file.read(26)
-    if head.startswith(b"\xff\xd8\xff"):
+        header = file.read(26)
+    if header.startswith(b"\xff\xd8\xff"):
         raise UserError(f"a mask must keep its numbers, {path} is a JPEG file, which blends them; take the PNG files")
-    depth, colour = (head[24], head[25]) if head.startswith(b"\x89PNG") else (8, 0)
+    depth, colour = (header[24], header[25]) if header.startswith(b"\x89PNG") else (8, 0)
     if colour == 3:
         with Image.open(path) as image:
             pixels = np.asarray(image)

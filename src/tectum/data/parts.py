@@ -14,13 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
-from tectum.data.boxes import BoxFiles, Row, numbered, read_list, voc_objects
-from tectum.data.folders import images
+from tectum.data.boxes import BoxFiles, PixelBox, read_lines, read_list, voc_objects
+from tectum.data.folders import image_files
 from tectum.data.labelled import Labels
 from tectum.data.masks import MaskFiles, read_indices
-from tectum.data.scenes import below as below
-from tectum.data.scenes import brighter_first, side_files
-from tectum.data.transforms import IGNORED
+from tectum.data.scenes import brighter_first, find_side
+from tectum.data.scenes import find_folder as find_folder
+from tectum.data.transforms import IGNORE_INDEX
 from tectum.errors import UserError
 from tectum.kinds import KINDS, Kind
 
@@ -56,7 +56,7 @@ Files = dict[str, Path]
 
 
 @dataclass(frozen=True)
-class Images:
+class SetImages:
     """The images found: by name, and whether the folders themselves are one part of the set.
 
     `visible` and `infrared` hold a and b of whatever kind the set is.
@@ -70,7 +70,7 @@ class Images:
 
 def find_images(
     home: Path, layouts: Iterable[tuple[str, str]], split: str, *, part: str = "", brighter: bool = False
-) -> Images | None:
+) -> SetImages | None:
     """The images of a part below `home`, in the first layout that is there.
 
     Args:
@@ -83,28 +83,28 @@ def find_images(
     for layout in layouts:
         if "{part}" in layout[0] and not part:
             continue
-        a, b = (side_files(home, side.format(split=split, part=part)) for side in layout)
+        a, b = (find_side(home, side.format(split=split, part=part)) for side in layout)
         if a is not None and b is not None:
             if brighter and "*" in layout[0]:
                 a, b = brighter_first(a, b)
-            return Images(home, a, b, "{split}" in layout[0] or "{part}" in layout[0])
+            return SetImages(home, a, b, "{split}" in layout[0] or "{part}" in layout[0])
     return None
 
 
-def find_labels(home: Path, split: str, kind: str) -> tuple[Path, Files] | None:
+def find_labels(home: Path, split: str, label_type: str) -> tuple[Path, Files] | None:
     """The folder of the labels of a part, and its files by name: pictures for masks, text or XML for boxes."""
-    for name in LABELS[kind]:
+    for name in LABELS[label_type]:
         for place in ((split, name), (name, split), (name,)):
-            folder = below(home, place)
-            found = {} if folder is None else label_files(folder, kind)
+            folder = find_folder(home, place)
+            found = {} if folder is None else _list_label_files(folder, label_type)
             if folder is not None and found:
                 return folder, found
     return None
 
 
-def label_files(folder: Path, kind: str) -> Files:
-    if kind == "masks":
-        return images(folder)
+def _list_label_files(folder: Path, label_type: str) -> Files:
+    if label_type == "masks":
+        return image_files(folder)
     for suffix in (".xml", ".txt"):
         found = {x.stem: x for x in sorted(folder.iterdir()) if x.suffix.lower() == suffix and x.stem != "classes"}
         if found:
@@ -112,37 +112,37 @@ def label_files(folder: Path, kind: str) -> Files:
     return {}
 
 
-def find_list(home: Path, folders: Sequence[str], split: str, kind: str | None) -> Path | None:
+def find_list(home: Path, folders: Sequence[str], split: str, label_type: str | None) -> Path | None:
     """The file that lists the names of a part, or None."""
-    sets = ("Segmentation", "Main") if kind == "masks" else ("Main", "Segmentation")
-    named = [f"{name}_{split}.txt" for name in dict.fromkeys((*folders, home.name.lower()))]
-    places = [(home, [f"{split}.txt", *named]), (home.parent, named)]
+    sets = ("Segmentation", "Main") if label_type == "masks" else ("Main", "Segmentation")
+    set_lists = [f"{name}_{split}.txt" for name in dict.fromkeys((*folders, home.name.lower()))]
+    places = [(home, [f"{split}.txt", *set_lists]), (home.parent, set_lists)]
     for folder, parts in ((home, ("splits",)), (home.parent, ("splits",)), *((home, ("ImageSets", x)) for x in sets)):
-        if (inner := below(folder, parts)) is not None:
-            places.append((inner, named if folder == home.parent else [f"{split}.txt", *named]))
-    for folder, wanted in places:
+        if (inner := find_folder(folder, parts)) is not None:
+            places.append((inner, set_lists if folder == home.parent else [f"{split}.txt", *set_lists]))
+    for folder, candidates in places:
         files = {x.name.lower(): x for x in sorted(folder.iterdir()) if x.is_file()}
-        for name in wanted:
+        for name in candidates:
             if name.lower() in files:
                 return files[name.lower()]
     return None
 
 
-def names_in(path: Path) -> tuple[list[str], dict[str, list[Row]]]:
+def read_names(path: Path) -> tuple[list[str], dict[str, list[PixelBox]]]:
     """Names and boxes of a list; a plain list of names gives no boxes."""
     rows = read_list(path)
     return list(rows), (rows if any(rows.values()) else {})
 
 
-def shared(one: Mapping[str, Path], other: Mapping[str, Path]) -> list[str]:
+def find_duplicates(one: Mapping[str, Path], other: Mapping[str, Path]) -> list[str]:
     """Names that stand for the same picture in both: the same file, or one with the same bytes."""
     return [name for name in one if name in other and filecmp.cmp(one[name], other[name], shallow=False)]
 
 
-def drawn(names: Iterable[str], every: int, seed: int) -> set[str]:
+def draw_names(names: Iterable[str], every: int, seed: int) -> set[str]:
     """One in `every` names, drawn with a seed: the same for the same names, whatever their order.
 
-    >>> len(drawn([str(i) for i in range(4200)], 4, seed=0))
+    >>> len(draw_names([str(i) for i in range(4200)], 4, seed=0))
     1050
     """
     ordered = sorted(names)
@@ -151,12 +151,18 @@ def drawn(names: Iterable[str], every: int, seed: int) -> set[str]:
 
 
 def make_labels(
-    kind: str, folder: Path, files: Files, classes: tuple[str, ...], homes: Sequence[Path], *, unordered: bool = False
+    label_type: str,
+    folder: Path,
+    files: Files,
+    classes: tuple[str, ...],
+    homes: Sequence[Path],
+    *,
+    unordered: bool = False,
 ) -> Labels:
     """Readers for the labels in a folder.
 
     Args:
-        kind: "masks" or "boxes".
+        label_type: "masks" or "boxes".
         folder: that holds `files`.
         files: by name.
         classes: names of the classes; without any they come from classes.txt, else from what the files hold.
@@ -166,34 +172,36 @@ def make_labels(
     Raises:
         ValueError: the order is needed and nowhere, or names a class that the set has not.
     """
-    listed = stated_classes((folder, *homes))
-    if kind == "masks":
-        return MaskFiles(files, classes or listed or counted_masks(files))
+    class_names = _read_class_names((folder, *homes))
+    if label_type == "masks":
+        return MaskFiles(files, classes or class_names or _count_mask_classes(files))
     text = next(iter(files.values())).suffix.lower() == ".txt"
-    listed = listed or (stated_in_manifest(homes[-1]) if text else ())
+    class_names = class_names or (_read_manifest_classes(homes[-1]) if text else ())
     if not classes:
-        return BoxFiles(files, listed or counted_boxes(files))
+        return BoxFiles(files, class_names or _count_box_classes(files))
     same = {name.lower(): name for name in classes}
-    strange = [name for name in listed if name.lower() not in same]
-    if strange:
-        raise UserError(f"classes.txt for {folder} names {strange[0]}, the set has {', '.join(classes)}; correct it")
-    if text and unordered and not listed:
+    unknown_names = [name for name in class_names if name.lower() not in same]
+    if unknown_names:
+        raise UserError(
+            f"classes.txt for {folder} names {unknown_names[0]}, the set has {', '.join(classes)}; correct it"
+        )
+    if text and unordered and not class_names:
         raise UserError(
             f"the classes of {folder} are numbered in more than one way by those who share them; write the names in "
             f"the order of its numbers into {folder / 'classes.txt'}, one a line ({', '.join(classes)})"
         )
-    return BoxFiles(files, classes, tuple(same[name.lower()] for name in listed) if text else ())
+    return BoxFiles(files, classes, tuple(same[name.lower()] for name in class_names) if text else ())
 
 
-def stated_classes(folders: Iterable[Path]) -> tuple[str, ...]:
+def _read_class_names(folders: Iterable[Path]) -> tuple[str, ...]:
     """The lines of the first classes.txt."""
     for folder in folders:
         if (folder / "classes.txt").is_file():
-            return tuple(line for _, line in numbered(folder / "classes.txt"))
+            return tuple(line for _, line in read_lines(folder / "classes.txt"))
     return ()
 
 
-def stated_in_manifest(home: Path) -> tuple[str, ...]:
+def _read_manifest_classes(home: Path) -> tuple[str, ...]:
     """Box classes of a set in a `manifest.json` beside its folder: {"datasets": {SET: {"box_classes": {"0": ...}}}}."""
     path = home.parent / "manifest.json"
     if not path.is_file():
@@ -205,16 +213,16 @@ def stated_in_manifest(home: Path) -> tuple[str, ...]:
         return ()  # somebody else's manifest
 
 
-def counted_masks(files: Files) -> tuple[str, ...]:
+def _count_mask_classes(files: Files) -> tuple[str, ...]:
     """As many classes as the masks use, by number."""
     top = 0
     for path in files.values():
         indices = read_indices(path)
-        top = max(top, int(indices[indices != IGNORED].max(initial=0)))
+        top = max(top, int(indices[indices != IGNORE_INDEX].max(initial=0)))
     return tuple(str(i) for i in range(top + 1))
 
 
-def counted_boxes(files: Mapping[str, Path]) -> tuple[str, ...]:
+def _count_box_classes(files: Mapping[str, Path]) -> tuple[str, ...]:
     """The classes that the boxes use: names in XML, numbers in text."""
     names: set[str] = set()
     top = 0
@@ -222,7 +230,7 @@ def counted_boxes(files: Mapping[str, Path]) -> tuple[str, ...]:
         if path.suffix.lower() == ".xml":
             names |= {name for name, _ in voc_objects(path)}
             continue
-        for where, line in numbered(path):
+        for where, line in read_lines(path):
             first = line.split()[0]
             if not first.isdecimal():
                 raise UserError(f"a line must start with a class from 0, {where} has {first!r}; correct it")

@@ -15,14 +15,14 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from tectum.data.folders import images, luminance, read_8bit
+from tectum.data.folders import image_files, luminance, read_8bit
 from tectum.errors import UserError
 from tectum.io.image import EXTENSIONS
 
-ENDS = ("<first>", "<last>")
+_EXTREMES = ("<first>", "<last>")
 
 
-def side_files(home: Path, side: str) -> dict[str, Path] | None:
+def find_side(home: Path, side: str) -> dict[str, Path] | None:
     """The files of a side by name, or None where there is no such folder.
 
     Raises:
@@ -30,16 +30,16 @@ def side_files(home: Path, side: str) -> dict[str, Path] | None:
     """
     *folders, last = side.split("/")
     if "*" not in side:
-        found = below(home, (*folders, last))
-        return None if found is None else images(found)
+        found = find_folder(home, (*folders, last))
+        return None if found is None else image_files(found)
     star = folders.index("*") if "*" in folders else len(folders)
-    top = below(home, folders[:star])
+    top = find_folder(home, folders[:star])
     if top is None:
         return None
-    places = [top] if star == len(folders) else scene_folders(top)
+    places = [top] if star == len(folders) else _list_scene_folders(top)
     files: dict[str, Path] = {}
     for place in places:
-        for name, path in matching(place, last):
+        for name, path in _match_files(place, last):
             name = name if star == len(folders) else place.name
             if name in files:
                 raise UserError(f"one image per scene must be called {last} in {place}, got {files[name].name} and "
@@ -48,31 +48,31 @@ def side_files(home: Path, side: str) -> dict[str, Path] | None:
     return files or None
 
 
-def scene_folders(top: Path) -> list[Path]:
+def _list_scene_folders(top: Path) -> list[Path]:
     """A folder a scene; those of reference images are none."""
     return sorted(x for x in top.iterdir() if x.is_dir() and not x.name.lower().startswith("label"))
 
 
-def matching(place: Path, last: str) -> list[tuple[str, Path]]:
+def _match_files(place: Path, last: str) -> list[tuple[str, Path]]:
     """(what the star stands for, file) of the images of a folder; for <first> and <last> the one by its number."""
-    there = [x for x in sorted(place.iterdir()) if x.suffix.lower() in EXTENSIONS and not x.name.startswith(".")]
-    if last in ENDS:
-        numbered = sorted((int(x.stem), x) for x in there if x.stem.isdecimal())
+    image_paths = [x for x in sorted(place.iterdir()) if x.suffix.lower() in EXTENSIONS and not x.name.startswith(".")]
+    if last in _EXTREMES:
+        numbered = sorted((int(x.stem), x) for x in image_paths if x.stem.isdecimal())
         return [(place.name, numbered[-1 if last == "<last>" else 0][1])] if len(numbered) > 1 else []
     pattern = re.compile("(.+)".join(map(re.escape, last.split("*"))), re.IGNORECASE)
-    return [(found[1], x) for x in there if (found := pattern.fullmatch(x.stem))]
+    return [(found[1], x) for x in image_paths if (found := pattern.fullmatch(x.stem))]
 
 
 def brighter_first(a: dict[str, Path], b: dict[str, Path]) -> tuple[dict[str, Path], dict[str, Path]]:
     """Exchange the two files of each scene whose second is the brighter one."""
-    darker = {name for name in a.keys() & b.keys() if mean_level(a[name]) < mean_level(b[name])}
+    swapped = {name for name in a.keys() & b.keys() if _measure_luminance(a[name]) < _measure_luminance(b[name])}
     return (
-        {name: b[name] if name in darker else path for name, path in a.items()},
-        {name: a[name] if name in darker else path for name, path in b.items()},
+        {name: b[name] if name in swapped else path for name, path in a.items()},
+        {name: a[name] if name in swapped else path for name, path in b.items()},
     )
 
 
-def mean_level(path: Path) -> float:
+def _measure_luminance(path: Path) -> float:
     """Mean luminance, of an eighth of the size where the file offers it (JPEG).
 
     Raises:
@@ -90,7 +90,7 @@ def mean_level(path: Path) -> float:
     return float(luminance(read_8bit(path)).to(torch.float32).mean())
 
 
-def below(folder: Path, parts: Sequence[str]) -> Path | None:
+def find_folder(folder: Path, parts: Sequence[str]) -> Path | None:
     """The folder `parts` below another, whatever its letter case, or None."""
     for part in parts:
         found = [path for path in folder.iterdir() if path.name.lower() == part.lower() and path.is_dir()]

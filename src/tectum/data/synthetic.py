@@ -170,8 +170,8 @@ class SyntheticPairs(Dataset[Scene]):
             raise IndexError(f"index must be in 0..{self.num - 1}, got {index}; ask for fewer or make the set larger")
         if self._kept is not None and index in self._kept:
             return self._kept[index]
-        own = int(np.random.SeedSequence((self.seed, index)).generate_state(1)[0])
-        scene = render(own, self.size, hour=self.hour)
+        scene_seed = int(np.random.SeedSequence((self.seed, index)).generate_state(1)[0])
+        scene = render(scene_seed, self.size, hour=self.hour)
         if self._kept is not None:
             self._kept[index] = scene
         return scene
@@ -188,12 +188,12 @@ def save(scene: Scene, folder: str | Path, name: str) -> None:
     root = Path(folder)
     for part in ("vi", "ir", "labels", "boxes"):
         (root / part).mkdir(parents=True, exist_ok=True)
-    eight = {
+    images_8bit = {
         "vi": (scene.visible.permute(1, 2, 0) * 255).round().to(torch.uint8),
         "ir": (scene.infrared[0] * 255).round().to(torch.uint8),
         "labels": scene.mask.to(torch.uint8),
     }
-    for part, pixels in eight.items():
+    for part, pixels in images_8bit.items():
         Image.fromarray(pixels.numpy()).save(root / part / f"{name}.png")
     height, width = scene.mask.shape
     low, high = scene.boxes[:, :2], scene.boxes[:, 2:]

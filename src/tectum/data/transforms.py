@@ -18,7 +18,7 @@ from tectum.pair import Boxes, Pair
 
 MIN_SHARE = 0.25
 """Of a box's area: less than that inside a crop is too little to know the thing by."""
-IGNORED = 255
+IGNORE_INDEX = 255
 """The class of mask pixels that nothing is known about."""
 
 
@@ -45,10 +45,10 @@ def random_crop(
         )
     top = int(torch.randint(height - size_px + 1, (1,), generator=generator))
     left = int(torch.randint(width - size_px + 1, (1,), generator=generator))
-    mirrored = bool(torch.randint(2, (1,), generator=generator))
+    flipped = bool(torch.randint(2, (1,), generator=generator))
     window = crop(pair, top, left, size_px, size_px, min_share=min_share)
-    window = flip(window) if mirrored else window
-    return turn(window, int(torch.randint(4, (1,), generator=generator))) if turns else window
+    window = flip(window) if flipped else window
+    return rotate_quarters(window, int(torch.randint(4, (1,), generator=generator))) if turns else window
 
 
 def centre_crop(pair: Pair, size_px: int, *, min_share: float = MIN_SHARE) -> Pair:
@@ -81,16 +81,16 @@ def crop(pair: Pair, top: int, left: int, height: int, width: int, *, min_share:
             f"mask of {pair.target.shape[-1]}x{pair.target.shape[-2]}; crop before resizing, or resize with masks=True"
         )
 
-    def cut(x: Tensor) -> Tensor:
+    def crop_tensor(x: Tensor) -> Tensor:
         return x[..., top : top + height, left : left + width]
 
     scale = torch.tensor([columns, rows, columns, rows]) / torch.tensor([width, height, width, height])
     offset = torch.tensor([left / width, top / height, left / width, top / height])
 
-    def move(x: Boxes) -> Boxes:
-        return clipped(x, x["boxes"] * scale.to(x["boxes"]) - offset.to(x["boxes"]), min_share)
+    def move_boxes(x: Boxes) -> Boxes:
+        return _clip_boxes(x, x["boxes"] * scale.to(x["boxes"]) - offset.to(x["boxes"]), min_share)
 
-    return carried(pair, cut, cut, move)
+    return _apply(pair, crop_tensor, crop_tensor, move_boxes)
 
 
 def flip(pair: Pair) -> Pair:
@@ -101,32 +101,32 @@ def flip(pair: Pair) -> Pair:
     [1.0, 0.5, 0.0]
     """
 
-    def move(x: Boxes) -> Boxes:
+    def move_boxes(x: Boxes) -> Boxes:
         x1, y1, x2, y2 = x["boxes"].unbind(-1)
         return {**x, "boxes": torch.stack([1 - x2, y1, 1 - x1, y2], -1)}
 
-    return carried(pair, lambda x: x.flip(-1), lambda x: x.flip(-1), move)
+    return _apply(pair, lambda x: x.flip(-1), lambda x: x.flip(-1), move_boxes)
 
 
-def turn(pair: Pair, quarters: int) -> Pair:
+def rotate_quarters(pair: Pair, quarters: int) -> Pair:
     """Turned to the left by so many quarters.
 
     >>> ramp = torch.linspace(0, 1, 3).reshape(1, 1, 1, 3)
-    >>> turn(Pair(ramp, ramp), 1).a.shape, turn(Pair(ramp, ramp), 1).a.flatten().tolist()
+    >>> rotate_quarters(Pair(ramp, ramp), 1).a.shape, rotate_quarters(Pair(ramp, ramp), 1).a.flatten().tolist()
     (torch.Size([1, 1, 3, 1]), [1.0, 0.5, 0.0])
     """
 
     def rotate(x: Tensor) -> Tensor:
         return x.rot90(quarters, (-2, -1))
 
-    def move(x: Boxes) -> Boxes:
+    def move_boxes(x: Boxes) -> Boxes:
         boxes = x["boxes"]
         for _ in range(quarters % 4):
             x1, y1, x2, y2 = boxes.unbind(-1)
             boxes = torch.stack([y1, 1 - x2, y2, 1 - x1], -1)
         return {**x, "boxes": boxes}
 
-    return carried(pair, rotate, rotate, move)
+    return _apply(pair, rotate, rotate, move_boxes)
 
 
 def resize(pair: Pair, size: tuple[int, int], *, antialias: bool = False, masks: bool = False) -> Pair:
@@ -143,13 +143,13 @@ def resize(pair: Pair, size: tuple[int, int], *, antialias: bool = False, masks:
     Raises:
         ValueError: the size is not positive.
     """
-    check_size(size)
+    _check_size(size)
 
     def scale(x: Tensor) -> Tensor:
         same = tuple(x.shape[-2:]) == tuple(size)
         return x if same else F.interpolate(x, size, mode="bilinear", align_corners=False, antialias=antialias)
 
-    return carried(pair, scale, (lambda x: nearest(x, size)) if masks else None, None)
+    return _apply(pair, scale, (lambda x: resize_mask(x, size)) if masks else None, None)
 
 
 def letterbox(pair: Pair, size: tuple[int, int], *, value: float = 0.5, antialias: bool = False) -> Pair:
@@ -165,7 +165,7 @@ def letterbox(pair: Pair, size: tuple[int, int], *, value: float = 0.5, antialia
     Raises:
         ValueError: the size is not positive.
     """
-    check_size(size)
+    _check_size(size)
     rows, columns = pair.a.shape[2:]
     scale = min(size[0] / rows, size[1] / columns)
     inner = max(1, round(rows * scale)), max(1, round(columns * scale))
@@ -175,13 +175,15 @@ def letterbox(pair: Pair, size: tuple[int, int], *, value: float = 0.5, antialia
     share = torch.tensor([inner[1] / size[1], inner[0] / size[0]]).repeat(2)
     offset = torch.tensor([before / size[1], above / size[0]]).repeat(2)
 
-    def move(x: Boxes) -> Boxes:
+    def move_boxes(x: Boxes) -> Boxes:
         return {**x, "boxes": x["boxes"] * share.to(x["boxes"]) + offset.to(x["boxes"])}
 
-    return carried(scaled, lambda x: F.pad(x, border, value=value), lambda x: F.pad(x, border, value=IGNORED), move)
+    return _apply(
+        scaled, lambda x: F.pad(x, border, value=value), lambda x: F.pad(x, border, value=IGNORE_INDEX), move_boxes
+    )
 
 
-def carried(
+def _apply(
     pair: Pair,
     images: Callable[[Tensor], Tensor],
     mask: Callable[[Tensor], Tensor] | None,
@@ -201,18 +203,18 @@ def is_boxes(target: Any) -> bool:
     return isinstance(target, Sequence) and all(isinstance(x, dict) and {"boxes", "labels"} <= x.keys() for x in target)
 
 
-def clipped(entry: Boxes, boxes: Tensor, min_share: float) -> Boxes:
+def _clip_boxes(entry: Boxes, boxes: Tensor, min_share: float) -> Boxes:
     """An entry with `boxes` cut at the image's edges, without those of which less than `min_share` is left."""
     inside = boxes.clamp(0, 1)
-    kept = area(inside) > max(min_share - 1e-5, 1e-5) * area(boxes)  # rounding decides nothing
-    return {**{key: x[kept] for key, x in entry.items()}, "boxes": inside[kept]}
+    keep = box_area(inside) > max(min_share - 1e-5, 1e-5) * box_area(boxes)  # rounding decides nothing
+    return {**{key: x[keep] for key, x in entry.items()}, "boxes": inside[keep]}
 
 
-def area(boxes: Tensor) -> Tensor:
+def box_area(boxes: Tensor) -> Tensor:
     return (boxes[:, 2] - boxes[:, 0]).clamp_min(0) * (boxes[:, 3] - boxes[:, 1]).clamp_min(0)
 
 
-def nearest(mask: Tensor, size: tuple[int, int]) -> Tensor:
+def resize_mask(mask: Tensor, size: tuple[int, int]) -> Tensor:
     """A mask (...,h,w) in another size; each pixel takes the class of the one nearest to its centre."""
     rows, columns = (
         ((torch.arange(new, device=mask.device) * 2 + 1) * old // (2 * new))
@@ -221,6 +223,6 @@ def nearest(mask: Tensor, size: tuple[int, int]) -> Tensor:
     return mask[..., rows[:, None], columns]
 
 
-def check_size(size: tuple[int, int]) -> None:
+def _check_size(size: tuple[int, int]) -> None:
     if min(size) < 1:
         raise UserError(f"a size must be (height, width) of at least 1 pixel each, got {tuple(size)}; ask for more")

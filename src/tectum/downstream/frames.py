@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tectum.data.transforms import IGNORED, area, nearest
+from tectum.data.transforms import IGNORE_INDEX, box_area, resize_mask
 from tectum.pair import Boxes
 
 _MIN_FREQUENCY = 1e-4
@@ -55,7 +55,7 @@ class Frames:
         if not self.has_masks:
             return self
         height, width = self.images.shape[1:]
-        return replace(self, targets=tuple(nearest(mask, (height, width)) for mask in self.targets))
+        return replace(self, targets=tuple(resize_mask(mask, (height, width)) for mask in self.targets))
 
 
 def class_weights(frames: Frames, num_classes: int, power: float) -> list[float]:
@@ -125,9 +125,9 @@ def view_windows(
     images = functional.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     targets = [frames.targets[i] for i in indices]
     if isinstance(targets[0], Tensor):
-        masks = torch.stack(targets)[:, None].float() - IGNORED  # so that the zeros around are the ignored class
+        masks = torch.stack(targets)[:, None].float() - IGNORE_INDEX  # so that the zeros around are the ignored class
         masks = functional.grid_sample(masks, grid, mode="nearest", padding_mode="zeros", align_corners=False)
-        return images, masks[:, 0].round().long() + IGNORED
+        return images, masks[:, 0].round().long() + IGNORE_INDEX
     return images, [
         _view_boxes(boxes, float(s), float(m), c) for boxes, s, m, c in zip(targets, scale, mirror, centre, strict=True)
     ]
@@ -138,5 +138,5 @@ def _view_boxes(boxes: Boxes, scale: float, mirror: float, centre: Tensor) -> Bo
     x, y = ((2 * boxes["boxes"][:, i::2] - 1 - centre[i]) / scale for i in (0, 1))
     whole = torch.cat([(mirror * x).sort(1).values, y], 1)[:, [0, 2, 1, 3]] / 2 + 0.5
     clipped = whole.clamp(0, 1)
-    inside = area(clipped) / area(whole).clamp(min=1e-12) >= _MIN_VISIBLE
+    inside = box_area(clipped) / box_area(whole).clamp(min=1e-12) >= _MIN_VISIBLE
     return {"boxes": clipped[inside], "labels": boxes["labels"][inside]}

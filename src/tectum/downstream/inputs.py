@@ -56,7 +56,7 @@ class Data:
             UserError, FileNotFoundError: the set is incomplete, or training and test pairs are not apart.
         """
         from tectum.data.datasets import open_set
-        from tectum.data.parts import shared
+        from tectum.data.parts import find_duplicates
 
         def open_split(split: str) -> "LabelledPairs":
             return open_set(self.set_name(), self.data, split=split, target=label_type, memory_gib=0)  # read once
@@ -72,7 +72,7 @@ class Data:
                 f"training and test pairs must share their classes, got {', '.join(train.classes)} and "
                 f"{', '.join(test.classes)}; complete the labels"
             )
-        in_both = shared(*({name: visible for name, (visible, _) in x.files.items()} for x in (train, test)))
+        in_both = find_duplicates(*({name: visible for name, (visible, _) in x.files.items()} for x in (train, test)))
         if in_both:
             raise UserError(
                 f"training and test pairs must be different, {len(in_both)} of {len(test)} test pairs are trained on, "
@@ -81,17 +81,17 @@ class Data:
         return {"train": train, "test": test}, train.classes
 
     def _split_validation(self, train: "LabelledPairs") -> "dict[str, Pairs]":
-        from tectum.data.folders import packaged_splits, without
+        from tectum.data.folders import list_splits, exclude_names
         from tectum.evaluation.sources import read_names
 
         own_list = f"{self.set_name()}-validation"
         if self.validation is not None:
             validation = read_names(self.validation)
         else:
-            validation = read_names(own_list) if own_list in packaged_splits() else []
+            validation = read_names(own_list) if own_list in list_splits() else []
             if not set(validation) & set(train.names):  # our list is of another part of the set
                 validation = train.names[::6]
-        parts = {"train": without(train.names, validation), "test": validation}
+        parts = {"train": exclude_names(train.names, validation), "test": validation}
         if not parts["train"]:
             raise UserError("--validation must leave pairs to train on, but names all of them; shorten the list")
         return {part: train.subset(names) for part, names in parts.items()}

@@ -154,13 +154,13 @@ class Eval(EvaluationOptions, _Inputs):
         root = self.root or os.environ.get("TECTUM_DATA")
         if not root:
             raise UserError(f"--data {self.data} needs the folder it lies in; give --root DIR or set TECTUM_DATA")
-        from tectum.data.datasets import DATASETS, find_pairs, find_set, known_set
+        from tectum.data.datasets import DATASETS, find_pairs, find_set, get_known_set
         from tectum.io.folders import Matches, PairFiles
 
-        if self.data in DATASETS and (known := known_set(self.data, self.kind)).kind != "infrared":
+        if self.data in DATASETS and (known := get_known_set(self.data, self.kind)).kind != "infrared":
             images, names = find_pairs(self.data, root, self.split)
             pairs = tuple(PairFiles(name, images.visible[name], images.infrared[name]) for name in names)
-            return "", "", known.kind, Matches(pairs, {}, {}, dict.fromkeys(known.role.roles, images.home))
+            return "", "", known.kind, Matches(pairs, {}, {}, dict.fromkeys(known.pair_kind.roles, images.home))
         visible, infrared = find_set(self.data, root, self.split)
         return str(visible), str(infrared), self.kind, None
 

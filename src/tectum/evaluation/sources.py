@@ -59,10 +59,10 @@ def read_names(source: str) -> list[str]:
     Raises:
         UserError, OSError: the file is no text, or cannot be read.
     """
-    from tectum.data.folders import packaged_splits, split_names
+    from tectum.data.folders import list_splits, read_split
 
-    if not Path(source).exists() and source in packaged_splits():
-        return split_names(source)
+    if not Path(source).exists() and source in list_splits():
+        return read_split(source)
     try:
         lines = Path(source).read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError:

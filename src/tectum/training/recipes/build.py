@@ -11,7 +11,7 @@ from torch import nn
 
 from tectum.color import rgb_to_ycbcr
 from tectum.data.datasets import open_set
-from tectum.data.folders import PairFolder, split_names, without
+from tectum.data.folders import PairFolder, exclude_names, read_split
 from tectum.data.synthetic import CLASSES, Scene, render
 from tectum.errors import UserError
 from tectum.kinds import KINDS
@@ -57,7 +57,7 @@ def build(recipe: Recipe, data: Path | None) -> Built:
     fuser = system.fuser()
     objective = make_objective(**recipe.options)
     task = None if recipe.task is None else resolve(TASKS, recipe.task, noun="task")(classes, **recipe.task_options)
-    label_type = getattr(task, "kind", recipe.target)
+    label_type = getattr(task, "label_type", recipe.target)
     if task is not None and label_type != recipe.target:
         raise UserError(
             f"task '{recipe.task}' learns from {label_type}, recipe '{recipe.name}' has {recipe.target}; choose "
@@ -138,11 +138,11 @@ def _open_data(recipe: Recipe, folder: Path | None) -> tuple[Pairs, Pairs, tuple
     if recipe.kind == "infrared" and recipe.target is None:
         names = PairFolder(folder).names
         validation = _validation_names(recipe, names, folder)
-        return PairFolder(folder, without(names, validation)), PairFolder(folder, validation), ()
+        return PairFolder(folder, exclude_names(names, validation)), PairFolder(folder, validation), ()
     kind = None if recipe.kind == "infrared" else recipe.kind
     dataset = open_set(recipe.data, folder, target=recipe.target, every=recipe.every, kind=kind)
     validation = _validation_names(recipe, dataset.names, folder)
-    pairs = dataset.subset(without(dataset.names, validation))
+    pairs = dataset.subset(exclude_names(dataset.names, validation))
     return pairs, dataset.subset(validation), tuple(dataset.classes)
 
 
@@ -151,7 +151,7 @@ def _validation_names(recipe: Recipe, names: list[str], folder: Path) -> list[st
     if len(names) < 2:
         raise UserError(f"training needs at least two pairs, one of them for validation, got {len(names)} in {folder}")
     packaged = recipe.validation is not None and recipe.kind == "infrared"  # such lists are of infrared sets
-    listed = split_names(str(recipe.validation)) if packaged else []
+    listed = read_split(str(recipe.validation)) if packaged else []
     if recipe.data != "folder" and not set(listed) & set(names):
         listed = []
     return listed or names[::6]
