@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from tectum.data.folders import PairFolder
+from tectum.data.datasets import open_set
 from tectum.io.files import load_state
 from tectum.nn.stages import fuse_tensors
 from tectum.pair import Pairs
@@ -54,7 +54,7 @@ def main() -> None:
         built = build(recipe, arguments.data)
         objective, sets = built.objective, {"validation": built.validation}
         if recipe.kind == "infrared":
-            sets["test"] = PairFolder(arguments.data / "test")
+            sets["test"] = open_set("folder", arguments.data / "test")
     rows = {recipe.system: fuser.eval(), "average": SYSTEMS["average"].fuser(), "maximum": SYSTEMS["maximum"].fuser()}
     scores = {
         f"{where} objective of {name} ({len(pairs)} pairs)": round(mean_loss(row, objective, pairs), 4)

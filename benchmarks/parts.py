@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 import tectum
 from tectum import balance
-from tectum.data.folders import PairFolder, read_split
+from tectum.data.datasets import open_set
+from tectum.data.folders import exclude_names, read_split
 from tectum.data.synthetic import render
 from tectum.systems.sfofusion import SFOFusion, SFOFusionLoss
 from tectum.systems.tdfusion import TDFusionLoss
@@ -168,8 +169,9 @@ FUSERS: dict[str, Callable[[], nn.Module]] = {
 def fuser_parts(data: Path, seeds: int) -> list[str]:
     """The table of the fusers' parts."""
     kept = read_split("msrs-validation")
-    validation = PairFolder(data, kept[::4])
-    pairs = PairFolder(data, [name for name in PairFolder(data).names if name not in kept])
+    validation = open_set("folder", data, names=kept[::4])
+    whole = open_set("folder", data)
+    pairs = whole.subset(exclude_names(whole.names, kept))
     lines = ["| | parameters | fixed objective | each seed |", "| --- | --: | --: | --: |"]
     for name, make in FUSERS.items():
         found = []

@@ -11,7 +11,6 @@ from PIL import Image
 from tectum.cli import main
 from tectum.data.check import check, detect, detect_kind
 from tectum.data.datasets import find_pairs, open_set
-from tectum.data.folders import PairFolder
 from tectum.data.known import DATASETS
 from tectum.data.labelled import LabelledPairs
 from tectum.kinds import KINDS
@@ -162,11 +161,11 @@ def test_letters_without_a_kind_are_not_guessed(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="folders a and b: if they are exposure or focus or medical"):
         open_set("folder", tmp_path, split="all")
     with pytest.raises(FileNotFoundError, match="if they are exposure or focus or medical pairs"):
-        PairFolder(tmp_path)
+        open_set("folder", tmp_path)
     put_all(tmp_path / "foci" / "train", "imageA/{}.png", "imageB/{}.png", ("x",))
-    for read in (PairFolder, lambda root: open_set("folder", root, split="all")):
+    for split in ("train", "all"):
         with pytest.raises(FileNotFoundError, match="folders imageA and imageB: if they are focus pairs, say so"):
-            read(tmp_path / "foci")
+            open_set("folder", tmp_path / "foci", split=split)
     with pytest.raises(ValueError, match="lytro holds focus pairs, not medical"):
         open_set("lytro", tmp_path, kind="medical")
     with pytest.raises(FileNotFoundError, match="the folders of medical pairs"):

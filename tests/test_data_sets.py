@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from tectum.data.datasets import find_set, open_set
-from tectum.data.folders import PairFolder, read_split
+from tectum.data.folders import read_split
 from tectum.data.known import DATASETS
 from tectum.data.labelled import LabelledPairs
 from tectum.data.parts import draw_names
@@ -344,7 +344,7 @@ def test_colours_are_those_of_the_file_and_luminance_is_that_of_pair_folders(tmp
         pairs = open_set("folder", tmp_path, channels=channels)
         rgb = pairs.visible_rgb(0)
         assert torch.equal((rgb[0] * 255).byte().permute(1, 2, 0), torch.from_numpy(pictures("a")[0]))
-        assert torch.equal(pairs[0].a, PairFolder(tmp_path)[0].a)
+        assert torch.equal(pairs[0].a, open_set("folder", tmp_path)[0].a)
     put(tmp_path / "vi" / "a.png", pictures("a")[1])
     grey = open_set("folder", tmp_path).visible_rgb(0)
     assert grey.shape == (1, 3, HEIGHT, WIDTH) and torch.equal(grey[:, 0], grey[:, 2])

@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from tectum.data.folders import PairFolder, exclude_names, read_luminance, read_split
+from tectum.data.datasets import open_set
+from tectum.data.folders import exclude_names, read_luminance, read_split
 from tectum.data.transforms import centre_crop, random_crop
 from tectum.pair import Pair
 
@@ -41,16 +42,23 @@ def write(tmp_path: Path) -> Write:
 def test_layouts(write: Write, visible: str, infrared: str, inside: str) -> None:
     write(inside + visible, "two", "one")
     root = write(inside + infrared, "one", "two")
-    folder = PairFolder(root)
+    folder = open_set("folder", root)
     assert (len(folder), folder.names) == (2, ["one", "two"])
     assert [folder[i].name for i in range(2)] == [("one",), ("two",)]
 
 
-def test_the_folder_itself_comes_before_its_train_folder(write: Write) -> None:
+def test_the_train_folder_comes_before_the_folder_itself(write: Write) -> None:
     for folder in ("vi", "ir"):
         write(folder, "here")
         root = write(f"train/{folder}", "there")
-    assert PairFolder(root).names == ["here"]
+    assert open_set("folder", root).names == ["there"]
+
+
+def test_a_list_beside_the_folders_is_obeyed(write: Write) -> None:
+    write("vi", "a", "b", "c")
+    root = write("ir", "a", "b", "c")
+    (root / "test.txt").write_text("b\n")
+    assert open_set("folder", root).names == ["a", "c"], "what is for the test is not trained on"
 
 
 def test_files_are_matched_by_stem_whatever_their_format(write: Write) -> None:
@@ -58,38 +66,36 @@ def test_files_are_matched_by_stem_whatever_their_format(write: Write) -> None:
     root = write("ir", "a.png", "b.png", "c.png", "d.tif", "e.jpeg")
     (root / "vi" / "notes.txt").write_text("not an image")
     (root / "ir" / "notes.txt").write_text("not an image")
-    assert PairFolder(root).names == ["a", "b", "c", "d", "e"]
+    assert open_set("folder", root).names == ["a", "b", "c", "d", "e"]
 
 
 def test_names_choose_and_order(write: Write) -> None:
     write("vi", "a", "b", "c")
     root = write("ir", "a", "b", "c")
-    folder = PairFolder(str(root), ["c", "a"])
+    folder = open_set("folder", str(root), names=["c", "a"])
     assert folder.names == ["c", "a"]
-    assert torch.equal(folder[0].a, PairFolder(root)[2].a)
+    assert torch.equal(folder[0].a, open_set("folder", root)[2].a)
 
 
 def test_a_name_that_is_missing_on_one_side_is_refused(write: Write) -> None:
     write("vi", "a", "b", "c")
     root = write("ir", "a")
-    with pytest.raises(FileNotFoundError, match=r"must hold pair b \(and 1 more\) in its visible and infrared folders"):
-        PairFolder(root, ["a", "b", "c"])
+    with pytest.raises(FileNotFoundError, match=r"2 of 3 have no infrared one in .*, the first is b"):
+        open_set("folder", root, names=["a", "b", "c"])
 
 
 def test_folders_that_are_not_there_are_named(write: Write) -> None:
     root = write("vi", "a")
     for missing in (root, root / "nowhere"):
-        with pytest.raises(
-            FileNotFoundError, match=r"pairs not found in .*: expected folders vi and ir .* train folder"
-        ):
-            PairFolder(missing)
+        with pytest.raises(FileNotFoundError, match=r"not found in .*: expected .* such as|does not exist"):
+            open_set("folder", missing)
 
 
 def test_folders_without_a_pair_are_refused(write: Write) -> None:
     write("vi", "a")
     root = write("ir", "b")
-    with pytest.raises(FileNotFoundError, match="must hold any pair of files with one stem"):
-        PairFolder(root)
+    with pytest.raises(FileNotFoundError, match="every pair of folder needs both images"):
+        open_set("folder", root)
 
 
 def test_two_files_for_one_name_are_refused(write: Write) -> None:
@@ -97,7 +103,7 @@ def test_two_files_for_one_name_are_refused(write: Write) -> None:
     write("vi", "a.png", "a.jpg")
     root = write("ir", "a")
     with pytest.raises(ValueError, match=r"\ba\.(png|jpg)\b"):
-        PairFolder(root)
+        open_set("folder", root)
 
 
 # ---- which pixels ----------------------------------------------------------------------------------------------------
@@ -106,7 +112,7 @@ def test_two_files_for_one_name_are_refused(write: Write) -> None:
 def test_pixels_are_those_of_pillow(write: Write) -> None:
     write("vi", "a")
     root = write("ir", "a")
-    pair = PairFolder(root)[0]
+    pair = open_set("folder", root)[0]
     assert (pair.a.shape, pair.a.dtype, pair.target) == ((1, 1, HEIGHT, WIDTH), torch.float32, None)
     for image, folder in ((pair.a, "vi"), (pair.b, "ir")):
         with Image.open(root / folder / "a.png") as file:
@@ -114,7 +120,7 @@ def test_pixels_are_those_of_pillow(write: Write) -> None:
     rgb = np.array(Image.open(root / "vi" / "a.png")).astype(float)
     luminance = rgb @ (0.299, 0.587, 0.114)
     assert np.abs(pair.a[0, 0].numpy() * 255 - luminance).max() < 0.51
-    assert torch.equal(PairFolder(root)[0].b, pair.b)
+    assert torch.equal(open_set("folder", root)[0].b, pair.b)
 
 
 def test_black_and_white_are_0_and_1(tmp_path: Path) -> None:
@@ -132,7 +138,7 @@ def test_other_8_bit_images_are_read(tmp_path: Path, mode: str) -> None:
 def test_pairs_are_read_once_and_never_shared(write: Write) -> None:
     write("vi", "a")
     root = write("ir", "a")
-    folder = PairFolder(root)
+    folder = open_set("folder", root)
     first = folder[0]
     (root / "vi" / "a.png").unlink()
     folder[0].a.zero_()
@@ -186,14 +192,14 @@ def test_damaged_files_are_named(write: Write, damage: Callable[[Path], None], n
     root = write("ir", "a")
     damage(root / "vi" / name)
     with pytest.raises(ValueError, match=rf"vi.{name} is .*; (copy or save|give)"):
-        PairFolder(root)[0]
+        open_set("folder", root)[0]
 
 
 def test_images_of_two_sizes_are_refused_by_name(write: Write) -> None:
     write("vi", "first", "second")
     write("ir", "first")
     root = write("ir", "second", size=(HEIGHT, WIDTH + 1))
-    folder = PairFolder(root)
+    folder = open_set("folder", root)
     assert folder[0].name == ("first",)
     with pytest.raises(ValueError, match="second"):
         folder[1]
@@ -213,9 +219,9 @@ def test_the_validation_list_is_part_of_the_training_pairs() -> None:
         pytest.skip("TECTUM_DATA is not set: it names the folder of real data")
     root = Path(os.environ["TECTUM_DATA"]) / "msrs"
     kept = read_split("msrs-validation")
-    everything = PairFolder(root)
+    everything = open_set("folder", root)
     assert len(everything) == 221
-    assert PairFolder(root, kept).names == kept
+    assert open_set("folder", root, names=kept).names == kept
     assert len(exclude_names(everything.names, kept)) == 181
     assert not set(kept) & {path.stem for path in (root / "test" / "vi").iterdir()}
 

@@ -1,71 +1,17 @@
 """Folders of registered pairs to train on: `ROOT/vi` and `ROOT/ir`, one file per pair and folder, matched by stem."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from tectum.color import rgb_to_ycbcr
 from tectum.errors import UserError
 from tectum.io.image import EXTENSIONS, read_pixels
 from tectum.kinds import KINDS
-from tectum.pair import Pair
-
-_LAYOUTS = (("vi", "ir"), ("visible", "infrared"))
-
-
-class PairFolder(Dataset[Pair]):
-    """The pairs of one folder, as luminances in [0,1], each kept in memory as 8-bit once it has been read.
-
-    Args:
-        root: a folder with `vi` and `ir` (or `visible` and `infrared`) inside, or with `train/vi` and `train/ir`.
-        names: the pairs to take, by stem; None takes all.
-
-    Raises:
-        FileNotFoundError: the folders are not there, or a name has no file on one side.
-    """
-
-    def __init__(self, root: str | Path, names: Sequence[str] | None = None) -> None:
-        visible, infrared = self.locate(Path(root))
-        self.files = {
-            stem: (visible[stem], infrared[stem])
-            for stem in (sorted(visible.keys() & infrared.keys()) if names is None else names)
-            if stem in visible and stem in infrared
-        }
-        missing = [] if names is None else [name for name in names if name not in self.files]
-        if missing or not self.files:
-            what = f"pair {missing[0]} (and {len(missing) - 1} more)" if missing else "any pair of files with one stem"
-            raise FileNotFoundError(f"{root} must hold {what} in its visible and infrared folders; complete it")
-        self.names = list(self.files)
-        self.cache: dict[int, tuple[Tensor, Tensor]] = {}
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __getitem__(self, index: int) -> Pair:
-        if index not in self.cache:
-            a, b = (read_luminance(path) for path in self.files[self.names[index]])
-            self.cache[index] = a, b
-        a, b = self.cache[index]
-        try:
-            return Pair(a[None, None] / 255, b[None, None] / 255, name=(self.names[index],))
-        except ValueError as error:
-            raise UserError(f"pair {self.names[index]} cannot be trained on: {error}") from error
-
-    @staticmethod
-    def locate(root: Path) -> tuple[dict[str, Path], dict[str, Path]]:
-        for folder in (root, root / "train", root / "train" / "IVF", root / "train" / "VIF"):
-            for a, b in _LAYOUTS:
-                if (folder / a).is_dir() and (folder / b).is_dir():
-                    return image_files(folder / a), image_files(folder / b)
-        raise FileNotFoundError(
-            f"pairs not found in {root}: expected folders vi and ir (or visible and infrared) there or in its train "
-            f"folder, with one file per pair and the same name in both{suggest_kind((root, root / 'train'))}"
-        )
 
 
 def suggest_kind(places: Iterable[Path]) -> str:

@@ -11,7 +11,7 @@ from torch import nn
 
 from tectum.color import rgb_to_ycbcr
 from tectum.data.datasets import open_set
-from tectum.data.folders import PairFolder, exclude_names, read_split
+from tectum.data.folders import exclude_names, read_split
 from tectum.data.synthetic import CLASSES, Scene, render
 from tectum.errors import UserError
 from tectum.kinds import KINDS
@@ -135,10 +135,6 @@ def _open_data(recipe: Recipe, folder: Path | None) -> tuple[Pairs, Pairs, tuple
         raise UserError(
             f"recipe '{recipe.name}' needs a folder of pairs ({' and '.join(sides)} inside); give it with --data"
         )
-    if recipe.kind == "infrared" and recipe.target is None:
-        names = PairFolder(folder).names
-        validation = _validation_names(recipe, names, folder)
-        return PairFolder(folder, exclude_names(names, validation)), PairFolder(folder, validation), ()
     kind = None if recipe.kind == "infrared" else recipe.kind
     dataset = open_set(recipe.data, folder, target=recipe.target, every=recipe.every, kind=kind)
     validation = _validation_names(recipe, dataset.names, folder)
