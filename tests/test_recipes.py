@@ -166,7 +166,7 @@ def test_a_run_is_repeated_from_its_recipe(pairs: Path, tmp_path: Path) -> None:
     [
         (["tdfusion-fixd"], "unknown recipe 'tdfusion-fixd'; did you mean 'tdfusion-fixed'?"),
         (["tdfusion-fixed"], "needs a folder of pairs (vi and ir inside); give it with --data"),
-        (["tdfusion-fixed", "--data", "nowhere"], "the folder .*nowhere of folder does not exist"),
+        (["tdfusion-fixed", "--data", "nowhere"], "nowhere does not exist; check the path"),
         (["tdfusion-fixed-street", "--steps", "0"], "steps must be greater than 0 and finite, got 0"),
         (["missing.json"], "a recipe must be a file"),
         (["test_recipes:NONSENSE"], "must be a Recipe or a function that returns one, got str"),

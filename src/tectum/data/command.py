@@ -22,7 +22,7 @@ class ListData:
     Nothing is downloaded: each set comes from its authors.
     """
 
-    make_markdown: Flag = False
+    markdown: Flag = False
     """Print tables in Markdown, as in docs/data.md."""
 
     def run(self) -> int:
