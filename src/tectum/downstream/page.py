@@ -73,25 +73,7 @@ def write_page(
         OSError: the file cannot be written.
     """
     need_report_extra()
-    featured, seed = featured_input(summary.inputs), _first_seed(cells)
-    predictions = _load_predictions(comparison, cells, seed)
-    rivals = [name for name in summary.inputs if name != featured and name in predictions]
-    rivals = [name for name in rivals if name in _SOURCES] or rivals
-    images = []
-    if person in summary.classes and predictions:
-        images = find_instances(comparison, cells, summary.classes.index(person))
-    counts = count_instances(images, summary.inputs, featured)
-    gains = rank_by_gain(images, featured, rivals, seed)
-
-    num = num_examples // 2
-    max_bytes = _PAGE_BYTES // max(1, 2 * num)
-
-    def examples(ranked: Sequence[tuple[int, int]]) -> list[_Example]:
-        return [
-            _example(comparison, summary, predictions, images[k], k, gain, seed, featured, max_bytes)
-            for k, gain in ranked[:num]
-        ]
-
+    objects = _object_values(comparison, cells, summary, person, num_examples // 2)
     best = {
         score: max((row[score].mean for row in summary.means.values() if row[score].seeds), default=math.nan)
         for score in summary.scores
@@ -102,10 +84,8 @@ def write_page(
         summary=summary,
         command=command,
         budget=comparison.budget,
-        featured=featured,
-        rivals=rivals,
         person=person,
-        overview=_overview(summary, counts, featured, person),
+        overview=_overview(summary, objects["counts"], objects["featured"], person),
         notes=notes(summary),
         best=best,
         classes_of={
@@ -113,14 +93,6 @@ def write_page(
             for score, by_input in summary.per_class.items()
         },
         plot=_plot_differences(summary),
-        counts=counts,
-        num_objects=sum(len(image.boxes) for image in images),
-        seed=seed,
-        num_gained=sum(gain > 0 for _, gain in gains),
-        num_lost=sum(gain < 0 for _, gain in gains),
-        num_even=sum(gain == 0 for _, gain in gains),
-        gained=examples([(k, gain) for k, gain in gains if gain > 0]),
-        lost=examples([(k, gain) for k, gain in reversed(gains) if gain < 0]),
         legend={
             name: "#{:02x}{:02x}{:02x}".format(*colour)
             for name, colour in class_colours(summary.classes, comparison.label_type).items()
@@ -130,7 +102,44 @@ def write_page(
         signed=signed_percent,
         mean_hint=_mean_hint,
         difference_hint=_difference_hint,
+        **objects,
     )
+
+
+def _object_values(
+    comparison: Comparison, cells: Sequence[Cell], summary: Summary, person: str, num: int
+) -> dict[str, Any]:
+    """Counts of objects found and missed, and `num` examples of each end of the order of images."""
+    featured, seed = featured_input(summary.inputs), _first_seed(cells)
+    predictions = _load_predictions(comparison, cells, seed)
+    rivals = [name for name in summary.inputs if name != featured and name in predictions]
+    rivals = [name for name in rivals if name in _SOURCES] or rivals
+    images = []
+    if person in summary.classes and predictions:
+        images = find_instances(comparison, cells, summary.classes.index(person))
+    ranked = rank_by_gain(images, featured, rivals, seed)
+    gained = [(k, gain) for k, gain in ranked if gain > 0]
+    lost = [(k, gain) for k, gain in reversed(ranked) if gain < 0]
+
+    def example(k: int, gain: int) -> _Example:
+        names = [name for name in dict.fromkeys((*_SOURCES, featured, *summary.inputs)) if name in predictions]
+        answers = {name: predictions[name][k] for name in names}
+        max_bytes = _PAGE_BYTES // max(1, 2 * num)
+        panels = _panels(comparison, summary.classes, answers, images[k], k, seed, featured, max_bytes)
+        return _Example(comparison.test_frames.names[k], gain, len(images[k].boxes), panels)
+
+    return {
+        "featured": featured,
+        "rivals": rivals,
+        "seed": seed,
+        "counts": count_instances(images, summary.inputs, featured),
+        "num_objects": sum(len(image.boxes) for image in images),
+        "num_gained": len(gained),
+        "num_lost": len(lost),
+        "num_even": len(ranked) - len(gained) - len(lost),
+        "gained": [example(*pair) for pair in gained[:num]],
+        "lost": [example(*pair) for pair in lost[:num]],
+    }
 
 
 def draw_predictions(comparison: Comparison, cells: Sequence[Cell], classes: Sequence[str], folder: Path) -> int:
@@ -180,34 +189,29 @@ def rank_by_gain(
     return sorted(gains, key=lambda pair: (-pair[1], -len(images[pair[0]].boxes), pair[0]))
 
 
-def _example(
+def _panels(
     comparison: Comparison,
-    summary: Summary,
-    predictions: Mapping[str, list[Any]],
+    classes: Sequence[str],
+    predictions: Mapping[str, Any],
     instances: ImageInstances,
     k: int,
-    gain: int,
     seed: int,
     featured: str,
     max_bytes: int,
-) -> _Example:
-    """Test image k: its label, the sources, the featured input, then the other inputs."""
-    frames = comparison.test_frames
-    names = [name for name in dict.fromkeys((*_SOURCES, featured, *summary.inputs)) if name in predictions]
-    pictures = {name: comparison.picture(name, k) for name in names}
-    label = paint(pictures[featured], frames.targets[k], summary.classes)
+) -> tuple[_Panel, ...]:
+    """Test image k: its label, then each input with its prediction."""
+    pictures = {name: comparison.picture(name, k) for name in predictions}
+    label = paint(pictures[featured], comparison.test_frames.targets[k], classes)
     drawn = {"label": frame_objects(label, instances.boxes, None, np.zeros((0, 4)))}
     captions = {"label": f"{len(instances.boxes)} marked"}
     for name, picture in pictures.items():
         found, false = instances.found[name][seed], instances.false_alarms[name][seed]
-        painted = paint(picture, predictions[name][k], summary.classes)
-        drawn[name] = frame_objects(painted, instances.boxes, found, false)
+        drawn[name] = frame_objects(paint(picture, predictions[name], classes), instances.boxes, found, false)
         captions[name] = f"{int(found.sum())} found, {int((~found).sum())} missed"
         if len(false):
             captions[name] += f", {len(false)} false alarm{'s' * (len(false) > 1)}"
     jpegs = fit_jpegs(list(drawn.values()), max_bytes)
-    panels = [_Panel(name, data_uri("jpeg", data), captions[name]) for name, data in zip(drawn, jpegs, strict=True)]
-    return _Example(frames.names[k], gain, len(instances.boxes), tuple(panels))
+    return tuple(_Panel(name, data_uri("jpeg", data), captions[name]) for name, data in zip(drawn, jpegs, strict=True))
 
 
 def _mean_hint(x: SeedMean) -> str:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -113,17 +114,7 @@ def summarise(
         reference=reference,
         means=means,
         differences=differences,
-        per_class={
-            score: {
-                name: {
-                    c: seed_mean([r[score][c] for r in results if r["input"] == name and r[score].get(c) is not None])
-                    for c in classes
-                }
-                for name in inputs
-            }
-            for score in ("IoU", "AP50")
-            if results and score in results[0]
-        },
+        per_class=_class_means(results, inputs, classes),
         num_images=num_images,
         seconds=float(np.median([result["seconds a step"] for result in results])) if results else math.nan,
         finished={
@@ -132,6 +123,21 @@ def summarise(
         },
         without=tuple(without),
     )
+
+
+def _class_means(
+    results: Sequence[Mapping[str, Any]], inputs: Sequence[str], classes: Sequence[str]
+) -> dict[str, dict[str, dict[str, SeedMean]]]:
+    """{"IoU" or "AP50": {input: {class: mean}}}; a seed without a value of a class is left out."""
+    per_class: dict[str, dict[str, dict[str, SeedMean]]] = {}
+    for score in ("IoU", "AP50"):
+        if results and score in results[0]:
+            per_class[score] = {}
+            for name in inputs:
+                rows = [result[score] for result in results if result["input"] == name]
+                values = {c: [row[c] for row in rows if row.get(c) is not None] for c in classes}
+                per_class[score][name] = {c: seed_mean(values[c]) for c in classes}
+    return per_class
 
 
 def check_names(names: Sequence[str | None], known: Sequence[str], noun: str) -> None:
