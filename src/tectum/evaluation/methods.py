@@ -14,8 +14,8 @@ import json
 import threading
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from tectum.io.folders import ResultFolder, find_images, group_by_name, group_by
 from tectum.io.image import Array, Picture, picture_from_array, px, read_image, read_pixels, to_array, write_image
 from tectum.kinds import KINDS, Kind
 from tectum.metrics.conventions import Convention
+from tectum.nn.modes import evaluation_mode
 from tectum.systems import SYSTEMS
 from tectum.weights import loading as weights
 
@@ -283,7 +284,7 @@ def make_system(
             settings["code"] = file_identity(Path(inspect.getfile(type(pipeline.fuser))))
 
     def fuse(a: Picture, b: Picture) -> Tensor:
-        with _eval_mode(pipeline.fuser):
+        with evaluation_mode(pipeline.fuser):
             return pipeline(a, b).y
 
     return FuserMethod(
@@ -317,19 +318,6 @@ def make_baseline(name: str, kind: Kind = KINDS["infrared"]) -> FuserMethod:
         is_baseline=True,
         mix_chroma=kind.mixes,
     )
-
-
-@contextmanager
-def _eval_mode(module: nn.Module) -> Iterator[None]:
-    """In eval mode inside; the user may be in the middle of training it."""
-    modes = {part: part.training for part in module.modules()}
-    if any(modes.values()):
-        module.eval()
-    try:
-        yield
-    finally:
-        for part, mode in modes.items():
-            part.training = mode
 
 
 def file_identity(path: Path) -> str:
