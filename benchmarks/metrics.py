@@ -72,17 +72,17 @@ def speed(threads: list[int], rounds: int) -> None:
     """One pair, and one pair under six fused images."""
     fused, a, b = images()
     times: dict[tuple[str, int, int], list[float]] = {}  # what, threads (0 = literal), fused images
-    for turn in range(rounds + 1):
+    for round_number in range(rounds + 1):
         for names in ("six", "twelve"):
             for num in (1, 6):
-                found = {(names, n, num): 0.0 for n in threads}
+                seconds = {(names, n, num): 0.0 for n in threads}
                 for n in threads:
                     torch.set_num_threads(n)
-                    found[names, n, num] = clock(ours, names, fused[:num], a, b)
+                    seconds[names, n, num] = clock(ours, names, fused[:num], a, b)
                 if num == 1:
-                    found[names, 0, 1] = clock(literal, names, fused[:1], a, b)
-                for key, seconds in found.items() if turn else ():  # the first round warms up
-                    times.setdefault(key, []).append(seconds)
+                    seconds[names, 0, 1] = clock(literal, names, fused[:1], a, b)
+                for key, value in seconds.items() if round_number else ():  # the first round warms up
+                    times.setdefault(key, []).append(value)
     load = ", ".join(f"{x:.1f}" for x in os.getloadavg())
     print(
         f"{datetime.date.today()}, 640x480, {platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, "
@@ -109,11 +109,11 @@ def growth(threads: int) -> None:
     for times in TIMES:
         for num in (1, 6):
             command = [sys.executable, __file__, "--child", str(times), str(num), str(threads)]
-            found = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+            measured = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
             pixels = 480 * 640 * times**2
-            each = 1e6 * found["seconds"] / pixels / num
-            sizes = " | ".join(f"{found[key] / 2**20:.0f}" for key in ("images", "peak"))
-            print(f"| {pixels / 1e6:.1f} | {num} | {found['seconds']:.2f} | {each:.3f} | {sizes} |")
+            each = 1e6 * measured["seconds"] / pixels / num
+            sizes = " | ".join(f"{measured[key] / 2**20:.0f}" for key in ("images", "peak"))
+            print(f"| {pixels / 1e6:.1f} | {num} | {measured['seconds']:.2f} | {each:.3f} | {sizes} |")
 
 
 def child(times: int, num: int, threads: int) -> None:
@@ -145,8 +145,8 @@ def agreement(folder: Path) -> None:
                 values = dict(zip((f"{symbol}_a", f"{symbol}_b"), metric.per_source(fused, a, b), strict=True))
             else:
                 values = {symbol: metric(fused, a, b)}
-            for key, found in values.items():
-                for name, value in zip(names, found.tolist(), strict=True):
+            for key, tensor in values.items():
+                for name, value in zip(names, tensor.tolist(), strict=True):
                     difference = abs(value / of_fused[name][key] - 1)
                     if not difference <= worst.get(symbol, (-1.0, ""))[0]:  # NaN counts as the worst
                         worst[symbol] = (difference, f"{pair}, {name}")

@@ -63,8 +63,8 @@ def test_columns() -> None:
 
 
 def test_how_the_tables_differ(three: tuple[Tensor, ...]) -> None:
-    found = {name: convention(*three) for name, convention in CONVENTIONS.items()}
-    ours, td, cdd, ada = (found[name] for name in ("tectum", "tdfusion", "cddfuse", "adasffuse"))
+    tables = {name: convention(*three) for name, convention in CONVENTIONS.items()}
+    ours, td, cdd, ada = (tables[name] for name in ("tectum", "tdfusion", "cddfuse", "adasffuse"))
 
     def same(x: Tensor, y: Tensor) -> None:
         torch.testing.assert_close(x, y, rtol=1e-6, atol=0)
@@ -233,8 +233,8 @@ def test_published_rows_come_out_to_the_printed_digit(name: str, data: Path) -> 
     for image in names:
         a, b = (grey(next((data / name / "test" / folder).glob(f"{image}.*"))) for folder in ("vi", "ir"))
         average = ((a + b) / 2 * 255 + 0.5).floor() / 255  # rounded, not stretched
-        found = convention(torch.cat([average, torch.maximum(a, b), a, b]), a, b)
-        values.append(torch.stack([found[column] for column in COLUMNS]))
+        table = convention(torch.cat([average, torch.maximum(a, b), a, b]), a, b)
+        values.append(torch.stack([table[column] for column in COLUMNS]))
     means = torch.stack(values).mean(0)  # (columns, methods)
     for i, method in enumerate(("average", "maximum", "visible", "infrared")):
         assert means[:, i].tolist() == pytest.approx(ROWS[name, method], abs=0.00501, nan_ok=True), method

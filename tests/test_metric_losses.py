@@ -161,8 +161,8 @@ def test_a_collection_of_all_metrics(images: Images) -> None:
 def test_options_names_and_copies_in_a_collection(images: Images) -> None:
     torchmetrics = pytest.importorskip("torchmetrics")
     three = images(48, 48, batch=2, count=3)
-    chosen = {"mean": SSIM().to_torchmetrics(), "sum": SSIM(reduction="sum").to_torchmetrics()}
-    collection = torchmetrics.MetricCollection(chosen, prefix="test/")
+    metrics = {"mean": SSIM().to_torchmetrics(), "sum": SSIM(reduction="sum").to_torchmetrics()}
+    collection = torchmetrics.MetricCollection(metrics, prefix="test/")
     copies = [collection.clone(prefix="copy/"), pickle.loads(pickle.dumps(collection))]
     for one in (collection, *copies):
         one.update(*three)

@@ -34,8 +34,8 @@ def three(images: Images) -> tuple[Tensor, ...]:
     return tuple(x.mul(255).round().div(255) for x in ((fused + a + b) / 3, a, b))
 
 
-def close(found: Tensor, expected: Tensor, rtol: float = 1e-6) -> None:
-    torch.testing.assert_close(found, expected, rtol=rtol, atol=1e-7, equal_nan=True)
+def close(actual: Tensor, expected: Tensor, rtol: float = 1e-6) -> None:
+    torch.testing.assert_close(actual, expected, rtol=rtol, atol=1e-7, equal_nan=True)
 
 
 # ---- the contract ----------------------------------------------------------------------------------------------------
@@ -122,9 +122,9 @@ def test_summary(metric: Metric, three: tuple[Tensor, ...]) -> None:
     empty = metric.compute()
     assert math.isnan(empty.mean) and (empty.num, empty.num_undefined) == (0, 0)
     values = torch.cat([metric.update(*(x[:2] for x in three)), metric.update(*(x[2:] for x in three))])
-    found = metric.compute()
-    assert found.mean == pytest.approx(float(values.mean())) and (found.num, found.num_undefined) == (3, 0)
-    assert found.std == pytest.approx(float(values.std(correction=0)))
+    score = metric.compute()
+    assert score.mean == pytest.approx(float(values.mean())) and (score.num, score.num_undefined) == (3, 0)
+    assert score.std == pytest.approx(float(values.std(correction=0)))
     metric.reset()
     assert metric.compute().num == 0
 
@@ -253,9 +253,9 @@ def test_reference_values(golden: Path) -> None:
             metric = METRICS[symbol]()
             if symbol in ("MI", "VIF", "SSIM"):
                 assert isinstance(metric, SourceMetric)
-                found = metric.per_source(fused, a, b)
+                values = metric.per_source(fused, a, b)
                 expected = torch.tensor([[of_fused[name][f"{symbol}_{side}"] for name in names] for side in "ab"])
             else:
-                found = metric(fused, a, b)
+                values = metric(fused, a, b)
                 expected = torch.tensor([of_fused[name][symbol] for name in names])
-            torch.testing.assert_close(found, expected.double(), rtol=1e-6, atol=0, msg=f"{symbol} of {pair}")
+            torch.testing.assert_close(values, expected.double(), rtol=1e-6, atol=0, msg=f"{symbol} of {pair}")

@@ -30,8 +30,8 @@ def three(images: Images) -> tuple[Tensor, ...]:
     return tuple(x.mul(255).round().div(255) for x in ((fused + a + b) / 3, a, b))
 
 
-def close(found: Tensor, expected: Tensor, rtol: float = 1e-6) -> None:
-    torch.testing.assert_close(found, expected, rtol=rtol, atol=1e-7, equal_nan=True)
+def close(actual: Tensor, expected: Tensor, rtol: float = 1e-6) -> None:
+    torch.testing.assert_close(actual, expected, rtol=rtol, atol=1e-7, equal_nan=True)
 
 
 # ---- loops from the formulas -----------------------------------------------------------------------------------------
@@ -224,13 +224,13 @@ def test_the_literal_evaluator_agrees(literal: ModuleType, three: tuple[Tensor, 
 def test_a_copy_of_two_equal_sources(images: Images) -> None:
     (x,) = images(64, 70, batch=2, count=1)
     x = x.mul(255).round() / 255
-    found = {name: METRICS[name]()(x, x, x) for name in CORE}
-    entropy = found["EN"] * math.log(2)
+    values = {name: METRICS[name]()(x, x, x) for name in CORE}
+    entropy = values["EN"] * math.log(2)
     expected = {"MI": entropy, "NMI": 2.0, "CC": 1.0, "MSE": 0.0, "PSNR": math.inf, "SSIM": 1.0, "VIF": 1.0}
     for name, value in expected.items():
-        close(found[name], torch.as_tensor(value, dtype=torch.float64).expand(2))
-    assert found["SCD"].isnan().all() and found["Nabf"].max() == 0
-    close(found["Qabf"], torch.full((2,), 0.9994 * 0.9879 / (1 + math.exp(-22 * 0.2)), dtype=torch.float64), rtol=1e-5)
+        close(values[name], torch.as_tensor(value, dtype=torch.float64).expand(2))
+    assert values["SCD"].isnan().all() and values["Nabf"].max() == 0
+    close(values["Qabf"], torch.full((2,), 0.9994 * 0.9879 / (1 + math.exp(-22 * 0.2)), dtype=torch.float64), rtol=1e-5)
 
 
 def test_entropy_of_noise_and_of_few_levels(images: Images) -> None:

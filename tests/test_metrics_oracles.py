@@ -124,7 +124,7 @@ def slow_mef_ssim(f: Image, a: Image, b: Image) -> float:
     gauss11, value, f, a, b = gauss(11, 1.5), 1.0, 255 * f, 255 * a, 255 * b
     root = np.sqrt(gauss11)
     for beta in (0.0448, 0.2856, 0.3001):
-        mean = np.mean([similarity(*found) for found in windows(f, a, b, size=11)])
+        mean = np.mean([similarity(*patches) for patches in windows(f, a, b, size=11)])
         value *= max(float(mean), 0) ** (beta / 0.6305)
         f, a, b = (x[: len(x) // 2 * 2, : x.shape[1] // 2 * 2] for x in (f, a, b))
         f, a, b = ((x[::2, ::2] + x[1::2, ::2] + x[::2, 1::2] + x[1::2, 1::2]) / 4 for x in (f, a, b))
@@ -145,14 +145,14 @@ def slow_viff(f: Image, a: Image, b: Image) -> float:
             )
         fvid = fvind = 0.0
         for wf, *sources in windows(f, a, b, size=size):
-            found = []
+            terms = []
             for wx in sources:
                 _, _, vf, vx, cov = moments(w, wf, wx)
                 vx = vx if vx > 1e-10 else 0.0
                 g = cov / vx if vx and vf > 1e-10 and cov > 0 else 0.0
                 vv = max(vf - g * cov, 0)
-                found.append((g, math.log2(1 + vx / noise), math.log2(1 + g * g * vx / (vv + noise))))
-            _, vind, vid = max(found)  # by gain, then by VIND
+                terms.append((g, math.log2(1 + vx / noise), math.log2(1 + g * g * vx / (vv + noise))))
+            _, vind, vid = max(terms)  # by gain, then by VIND
             fvid, fvind = fvid + vid, fvind + vind
         value += p * fvid / fvind
     return value
@@ -223,7 +223,7 @@ def slow_qcv(f: Image, a: Image, b: Image) -> float:
                 strength[i, j] = math.sqrt(across**2 + down**2)
         return strength
 
-    def seen(difference: Image) -> Image:
+    def weight_by_sensitivity(difference: Image) -> Image:
         height, width = difference.shape
         spectrum = np.fft.fft2(difference)
         for i in range(height):
@@ -240,7 +240,7 @@ def slow_qcv(f: Image, a: Image, b: Image) -> float:
             for j in range(0, f.shape[1], 16):
                 region = slice(i, i + 16), slice(j, j + 16)
                 saliency = edges[region].sum()
-                above += saliency * (seen(x[region] - f[region]) ** 2).mean()
+                above += saliency * (weight_by_sensitivity(x[region] - f[region]) ** 2).mean()
                 below += saliency
     return above / below
 
@@ -334,8 +334,8 @@ def test_qcb_is_the_published_filter_in_the_frequency_domain() -> None:
     v, u = (np.fft.fftfreq(side) for side in canvas.shape)
     nu = np.hypot(v[:, None], u)
     r = 32 * nu
-    seen = np.fft.fft2(canvas) * (np.exp(-((r / 15.3870) ** 2)) - 0.7622 * np.exp(-((r / 1.3456) ** 2)))
-    near, far = (np.fft.ifft2(seen * np.exp(-2 * (math.pi * sigma * nu) ** 2)).real for sigma in (2, 4))
+    spectrum = np.fft.fft2(canvas) * (np.exp(-((r / 15.3870) ** 2)) - 0.7622 * np.exp(-((r / 1.3456) ** 2)))
+    near, far = (np.fft.ifft2(spectrum * np.exp(-2 * (math.pi * sigma * nu) ** 2)).real for sigma in (2, 4))
     c = np.abs(near / far - 1)[44:-44, 44:-44]
     ours = Qcb()._masked_contrast(pad_border(a.double(), 37))[0, 0].numpy()
     assert c.max() > 0.5 > c.min()
@@ -488,7 +488,7 @@ def test_viff_takes_each_block_from_the_source_with_more_gain() -> None:
     assert copied > 0.9 > average
 
 
-def test_what_a_metric_does_not_depend_on(scene: tuple[Tensor, Tensor]) -> None:
+def test_units_that_do_not_matter(scene: tuple[Tensor, Tensor]) -> None:
     a, b = scene
     fused = mixed(a, b)
     for metric in (Qw(), Qe(), Qcb(), FMI(), FMI(feature="pixel")):
@@ -560,12 +560,12 @@ def golden() -> dict[str, dict[str, Tensor]]:
         pytest.skip(f"the golden pictures are not in {folder}")
     from PIL import Image as Pictures
 
-    found = {}
-    for of_pair in (folder / name for name in json.loads((folder / "metrics.json").read_text())):
-        arrays = {path.stem: np.asarray(Pictures.open(path).convert("L")) for path in of_pair.glob("*.png")}
+    pairs = {}
+    for pair_folder in (folder / name for name in json.loads((folder / "metrics.json").read_text())):
+        arrays = {path.stem: np.asarray(Pictures.open(path).convert("L")) for path in pair_folder.glob("*.png")}
         tensors = {name: torch.from_numpy(x[:192, :240].astype(np.float32) / 255) for name, x in arrays.items()}
-        found[of_pair.name] = {name: x[None, None] for name, x in tensors.items()}
-    return found
+        pairs[pair_folder.name] = {name: x[None, None] for name, x in tensors.items()}
+    return pairs
 
 
 @pytest.mark.parametrize("metric", METRICS)

@@ -27,12 +27,12 @@ def test_a_confusion_matrix_by_hand() -> None:
     expected = torch.zeros(5, 5, dtype=torch.int64)
     expected[0, 0], expected[0, 1], expected[1, 1], expected[1, 0], expected[2, 3] = 2, 1, 2, 1, 1
     assert torch.equal(score.confusion, expected) and score.confusion.dtype == torch.int64
-    found = score.compute()
-    assert found.iou == pytest.approx((2 / 4, 2 / 4, 0, 0, np.nan), nan_ok=True)
-    assert found.recall == pytest.approx((2 / 3, 2 / 3, 0, np.nan, np.nan), nan_ok=True)
-    assert found.miou == pytest.approx(1 / 4)  # four classes occur in target or prediction
-    assert found.macc == pytest.approx(4 / 9)
-    assert (found.accuracy, found.num_pixels) == (pytest.approx(4 / 7), 7)
+    result = score.compute()
+    assert result.iou == pytest.approx((2 / 4, 2 / 4, 0, 0, np.nan), nan_ok=True)
+    assert result.recall == pytest.approx((2 / 3, 2 / 3, 0, np.nan, np.nan), nan_ok=True)
+    assert result.miou == pytest.approx(1 / 4)  # four classes occur in target or prediction
+    assert result.macc == pytest.approx(4 / 9)
+    assert (result.accuracy, result.num_pixels) == (pytest.approx(4 / 7), 7)
 
 
 def test_which_classes_are_averaged() -> None:
@@ -60,10 +60,10 @@ def test_against_a_loop_over_pixels(dtype: torch.dtype) -> None:
         both = sum(t == c == p for t, p in pairs)
         ious.append(both / sum(t == c or p == c for t, p in pairs))
         recalls.append(both / sum(t == c for t, p in pairs))
-    found = score.compute()
-    assert found.iou == pytest.approx(ious) and found.miou == pytest.approx(np.mean(ious))
-    assert found.macc == pytest.approx(np.mean(recalls))
-    assert found.accuracy == pytest.approx(np.mean([t == p for t, p in pairs])) and found.num_pixels == len(pairs)
+    result = score.compute()
+    assert result.iou == pytest.approx(ious) and result.miou == pytest.approx(np.mean(ious))
+    assert result.macc == pytest.approx(np.mean(recalls))
+    assert result.accuracy == pytest.approx(np.mean([t == p for t, p in pairs])) and result.num_pixels == len(pairs)
 
 
 def test_batches_and_processes_add_up() -> None:
@@ -146,13 +146,13 @@ def detection(predictions: list[dict[str, Tensor]], targets: list[dict[str, Tens
 
 
 @pytest.mark.parametrize(
-    ("found", "there", "map50", "map75", "mean"),
+    ("detections", "target", "map50", "map75", "mean"),
     [
         ([(A, 0, 0.9), (B, 0, 0.1)], [(A, 0), (B, 0)], 1, 1, 1),
         ([(A, 0, 0.9)], [(A, 0), (B, 0)], 51 / 101, 51 / 101, 51 / 101),  # recalls 0 to 0.5
         ([(LOW, 0, 0.9)], [(A, 0)], 1, 0, 0.3),  # right at 0.5, 0.55 and 0.6
         ([(A, 0, 0.9), (A, 0, 0.8), (B, 0, 0.7)], [(A, 0), (B, 0)], *[(51 + 50 * 2 / 3) / 101] * 3),  # a duplicate
-        ([(A, 0, 0.9), (A, 0, 0.8)], [(A, 0)], 1, 1, 1),  # a duplicate after all was found
+        ([(A, 0, 0.9), (A, 0, 0.8)], [(A, 0)], 1, 1, 1),  # a duplicate after all boxes are matched
         ([(ELSEWHERE, 0, 0.9), (A, 0, 0.8)], [(A, 0)], 0.5, 0.5, 0.5),
         ([(A, 0, 0.9), (LOW, 0, 0.95)], [(A, 0)], 1, 0.5, (3 + 7 * 0.5) / 10),  # the worse box first
         ([(A, 0, 0.5), (ELSEWHERE, 0, 0.5)], [(A, 0)], 1, 1, 1),  # equal scores: the first is first
@@ -165,15 +165,17 @@ def detection(predictions: list[dict[str, Tensor]], targets: list[dict[str, Tens
         ([], [], np.nan, np.nan, np.nan),
     ],
 )
-def test_average_precision_by_hand(found: Any, there: Any, map50: float, map75: float, mean: float, capfd: Any) -> None:
-    score = detection([boxes(*found)], [boxes(*there)])
+def test_average_precision_by_hand(
+    detections: Any, target: Any, map50: float, map75: float, mean: float, capfd: Any
+) -> None:
+    score = detection([boxes(*detections)], [boxes(*target)])
     assert (score.map50, score.map75, score.map) == pytest.approx((map50, map75, mean), nan_ok=True)
     assert score.ap50 == pytest.approx((map50,), nan_ok=True) and score.num_images == 1
     assert capfd.readouterr() == ("", "")
 
 
 def test_classes_and_images() -> None:
-    """Class 0 found, class 1 not, class 2 only imagined, class 3 nowhere; images with nothing in them."""
+    """Class 0 detected, class 1 not, class 2 only a false alarm, class 3 nowhere; images with nothing in them."""
     predictions = [boxes((A, 0, 0.9), (B, 2, 0.8)), boxes(), boxes((ELSEWHERE, 2, 0.4)), boxes()]
     targets = [boxes((A, 0)), boxes((B, 1)), boxes(), boxes()]
     score = detection(predictions, targets, 4)
@@ -183,21 +185,21 @@ def test_classes_and_images() -> None:
 
 def slow_average_precision(predictions: list[Any], targets: list[Any], label: int, threshold: float) -> float:
     """AP of one class by the definition, one detection, one box, one recall at a time."""
-    found, num = [], 0
+    detections, num = [], 0
     for prediction, target in zip(predictions, targets, strict=True):
-        there = [box for box, of in zip(target["boxes"].tolist(), target["labels"], strict=True) if of == label]
-        num += len(there)
-        taken: set[int] = set()
+        truths = [box for box, of in zip(target["boxes"].tolist(), target["labels"], strict=True) if of == label]
+        num += len(truths)
+        matched: set[int] = set()
         rows = zip(prediction["scores"].tolist(), prediction["boxes"].tolist(), prediction["labels"], strict=True)
         for score, box, _ in sorted((row for row in rows if row[2] == label), key=lambda row: -row[0]):
-            free = [(overlap(box, other), i) for i, other in enumerate(there) if i not in taken]
-            best, where = max(free, default=(0.0, -1))
-            found.append((score, best >= threshold))
-            taken |= {where} if best >= threshold else set()
+            free = [(overlap(box, other), i) for i, other in enumerate(truths) if i not in matched]
+            best, match = max(free, default=(0.0, -1))
+            detections.append((score, best >= threshold))
+            matched |= {match} if best >= threshold else set()
     if not num:
         return float("nan")
     curve, right = [], 0
-    for rank, (_, is_right) in enumerate(sorted(found, key=lambda row: -row[0]), 1):
+    for rank, (_, is_right) in enumerate(sorted(detections, key=lambda row: -row[0]), 1):
         right += is_right
         curve.append((right / num, right / rank))
     return sum(max((p for r, p in curve if r >= at), default=0.0) for at in np.linspace(0, 1, 101)) / 101
@@ -215,17 +217,19 @@ def random_scenes(seed: int, num: int = 12) -> tuple[list[dict[str, Tensor]], li
     predictions, targets = [], []
     for _ in range(num):
         corners = random.uniform(0, 60, (random.integers(0, 6), 2))
-        there = np.hstack([corners, corners + random.uniform(8, 40, corners.shape)])
-        labels = random.integers(0, 3, len(there))
-        copies = np.vstack([there + random.normal(0, 2, there.shape), there + random.normal(0, 5, there.shape)])
-        named = np.where(random.random(len(copies)) < 0.2, random.integers(0, 3, len(copies)), np.tile(labels, 2))
-        kept = random.random(len(copies)) < 0.7
-        targets.append({"boxes": torch.from_numpy(there), "labels": torch.from_numpy(labels)})
+        truths = np.hstack([corners, corners + random.uniform(8, 40, corners.shape)])
+        labels = random.integers(0, 3, len(truths))
+        copies = np.vstack([truths + random.normal(0, 2, truths.shape), truths + random.normal(0, 5, truths.shape)])
+        copied_labels = np.where(
+            random.random(len(copies)) < 0.2, random.integers(0, 3, len(copies)), np.tile(labels, 2)
+        )
+        sampled = random.random(len(copies)) < 0.7
+        targets.append({"boxes": torch.from_numpy(truths), "labels": torch.from_numpy(labels)})
         predictions.append(
             {
-                "boxes": torch.from_numpy(np.sort(copies[kept].reshape(-1, 2, 2), axis=1).reshape(-1, 4)),
-                "labels": torch.from_numpy(named[kept]),
-                "scores": torch.from_numpy(random.random(kept.sum())),
+                "boxes": torch.from_numpy(np.sort(copies[sampled].reshape(-1, 2, 2), axis=1).reshape(-1, 4)),
+                "labels": torch.from_numpy(copied_labels[sampled]),
+                "scores": torch.from_numpy(random.random(sampled.sum())),
             }
         )
     return predictions, targets
