@@ -425,7 +425,7 @@ def test_how_many_are_kept_aside(num: int, aside: int) -> None:
     ("changes", "sentence"),
     [
         ({"task": None, "meta_steps": 0}, "a balance weighs the task's loss, but there is no task"),
-        ({"task_weight": 1.0}, "the task's weight is the balance's, got task_weight 1.0 too"),
+        ({"task_weight": 1.0}, "a balance sets the task's weight, got task_weight 1.0 too"),
         ({"num": 3}, "a balance that holds out pairs needs at least 4, got 3; give more pairs"),
     ],
 )

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tectum.metrics.task import SegmentationScore
 from tectum.pair import Pair
 from tectum.systems.tdfusion import TDFusionLoss
-from tectum.training.loop import batch_indices, meta_indices
+from tectum.training.batches import batch_indices, meta_indices
 from tectum.training.schedule import Schedule
 from tectum.training.trainer import Trainer
 

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from tectum.pair import Pair
 from tectum.systems.tdfusion import TDFusion, TDFusionLoss
 from tectum.training import checkpoint
+from tectum.training.batches import batch_indices, crop_batch
 from tectum.training.distributed import World
-from tectum.training.loop import batch_indices, crop_batch, fit
+from tectum.training.loop import fit
 from tectum.training.schedule import Schedule
 from tectum.training.trainer import Trainer
 from tectum.training.validation import validate

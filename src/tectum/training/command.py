@@ -123,19 +123,10 @@ class Train(_Changes, _Arguments):  # type: ignore[misc]
             _check_same_recipe(recipe, run)
         elif world.is_main:
             recipes.save(recipe, run / "recipe.json")
-        networks = {"fuser": built.fuser, "objective": built.objective, "task": built.task, "balance": built.balance}
+        options: dict[str, Any] = {"schedule": recipe.schedule, "device": device, "world": world}
         with _Report(run, recipe.schedule, quiet=self.quiet or not world.is_main, writes=world.is_main) as report:
             try:
-                best = fit(
-                    **networks,
-                    pairs=built.pairs,
-                    validation=built.validation,
-                    run=run,
-                    schedule=recipe.schedule,
-                    device=device,
-                    world=world,
-                    report=report,
-                )
+                best = fit(**vars(built), run=run, report=report, **options)
             except KeyboardInterrupt:
                 say(f"interrupted; the same command continues the run in {run}")
                 return 130

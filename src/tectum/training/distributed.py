@@ -28,8 +28,7 @@ class World:
     """The processes of a distributed run, as seen from one of them: `size` processes, this one has number `rank`.
 
     Args:
-        devices: number of devices on each machine; `torchrun` overrides it.
-        nodes: number of machines.
+        devices: number of devices; `torchrun` overrides it, also the number of machines.
         accelerator: "cpu", "cuda", "mps" or "auto".
         precision: of the forward passes: "32-true", or "bf16-mixed" on a GPU.
 
@@ -37,17 +36,15 @@ class World:
         UserError: Lightning Fabric is needed and not installed, or there are not so many devices.
     """
 
-    def __init__(
-        self, devices: int = 1, *, nodes: int = 1, accelerator: str = "cpu", precision: str = "32-true"
-    ) -> None:
+    def __init__(self, devices: int = 1, *, accelerator: str = "cpu", precision: str = "32-true") -> None:
         if precision not in _PRECISIONS:
             raise UserError(f"precision must be {' or '.join(_PRECISIONS)}, got {precision!r}")
-        if devices < 1 or nodes < 1:
-            raise UserError(f"devices must be 1 or more, got {min(devices, nodes)}; leave it out for one")
+        if devices < 1:
+            raise UserError(f"devices must be 1 or more, got {devices}; leave it out for one")
         if accelerator == "cuda" and devices > torch.cuda.device_count():
             raise UserError(f"there are {torch.cuda.device_count()} GPUs here, got --devices {devices}; ask for fewer")
         self.size, self.rank, self._fabric = 1, 0, None
-        started = int(os.environ.get("WORLD_SIZE", "1"))  # by torchrun
+        nodes, started = 1, int(os.environ.get("WORLD_SIZE", "1"))  # by torchrun
         if started > 1:
             devices = int(os.environ.get("LOCAL_WORLD_SIZE", started))
             nodes = started // devices

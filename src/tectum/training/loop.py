@@ -25,12 +25,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from tectum.data.transforms import flip, random_crop, resize
+from tectum.data.transforms import flip
 from tectum.errors import UserError
 from tectum.io.files import write_tensors, write_whole
 from tectum.nn.memory import keep_memory
 from tectum.pair import Pair, Pairs
 from tectum.protocols import Balance
+from tectum.training.batches import batch_indices, crop_batch, meta_indices, whole_batch
 from tectum.training.checkpoint import FILES, Checkpoint
 from tectum.training.distributed import World
 from tectum.training.held_out import epoch_means, held_out_losses, split_held_out, weights_to_log
@@ -100,54 +101,6 @@ def fit(
         fuser.load_state_dict(load_file(folder / FILES["fuser"], device=device))
     world.broadcast(fuser)
     return best
-
-
-def batch_indices(num: int, schedule: Schedule, step: int, batch: int, *, salt: int = 0) -> list[int]:
-    """Returns the indices of the pairs of a fit step: all pairs in a fresh order, again and again.
-
-    Args:
-        num: number of pairs.
-        schedule: for its seed.
-        step: number of the step, from 0.
-        batch: pairs in a step.
-        salt: another number gives other orders.
-    """
-    indices = []
-    for position in range(step * batch, (step + 1) * batch):
-        epoch, index = divmod(position, num)
-        indices.append(_random_order(num, schedule.seed * 7_919 + epoch + salt * 1_000_000_007)[index])
-    return indices
-
-
-def meta_indices(num: int, schedule: Schedule, meta: int, step: int) -> tuple[list[int], list[int]]:
-    """Returns the indices of the meta-train and the meta-test pairs of a meta step; disjoint over an epoch.
-
-    Args:
-        num: number of pairs.
-        schedule: for its seed and batches.
-        meta: number of the meta step, from 0.
-        step: number of the fit step that follows.
-    """
-    epoch, k = (step, 0) if schedule.interleaved else divmod(meta, schedule.meta_steps)
-    order = _random_order(num, schedule.seed * 7_919 + epoch + 2_000_000_011)
-    train, test = order[::2], order[1::2]
-    batch = max(schedule.batch, schedule.task_batch)
-    indices = [train[(k * batch + i) % len(train)] for i in range(batch)]
-    if schedule.interleaved:  # the crops of the fit step that follows; no image of theirs is in the outer loss
-        indices = (batch_indices(num, schedule, step, schedule.batch) * batch)[:batch]
-        test = [index for index in order if index not in indices]
-    return indices, [test[(k * schedule.task_batch + i) % len(test)] for i in range(schedule.task_batch)]
-
-
-def crop_batch(pairs: Pairs, indices: Sequence[int], schedule: Schedule, world: World, seed: int) -> Pair:
-    """Returns this process's part of a batch of random crops (B,1,crop_px,crop_px), without targets."""
-    generator = torch.Generator().manual_seed(seed)
-    crops = []
-    for index in indices:
-        pair = pairs[index]
-        pair = Pair(pair.a, pair.b, name=pair.name)
-        crops.append(random_crop(pair, schedule.crop_px, generator, turns=schedule.dihedral))
-    return _collate(crops[world.local_part(len(crops))], schedule)
 
 
 def selection_score(line: dict[str, Any]) -> float:
@@ -248,10 +201,7 @@ class _Loop:
         return {"loss": loss} | {f"train_{name}": float(x) for name, x in terms.items()}
 
     def whole_batch(self, indices: Sequence[int]) -> Pair:
-        """This process's part of a batch of whole labelled images, at the task's size, on the device."""
-        schedule, indices = self.schedule, indices[self.world.local_part(len(indices))]
-        images = [resize(self.pairs[index], schedule.task_px, masks=schedule.small_masks) for index in indices]
-        return _collate(images, schedule).to(self.device)
+        return whole_batch(self.pairs, indices, self.schedule, self.world).to(self.device)
 
     def check_finite(self, name: str, value: Tensor, batch: Pair) -> None:
         """Stop before a value that is not finite reaches the weights, and save the batch it came from."""
@@ -323,51 +273,31 @@ def _check_inputs(
     balance: Balance | None,
 ) -> None:
     """Refuse what cannot be trained, before anything is written."""
-    meta_steps, name = schedule.meta_steps, type(objective).__name__
-    trainable = any(p.requires_grad for p in objective.parameters())
-    if len(pairs) == 0 or len(validation) == 0:
-        raise UserError(
-            f"training needs pairs and validation pairs, got {len(pairs)} and {len(validation)}; complete the data set"
-        )
+    meta_steps, name, num, batch = schedule.meta_steps, type(objective).__name__, len(pairs), schedule.batch
+    if not (num and len(validation)):
+        raise UserError(f"training needs pairs and validation pairs, got {num} and {len(validation)}; complete the set")
     if not list(fuser.parameters()):
         raise UserError(f"{type(fuser).__name__} has no parameters to train; choose another system")
-    if trainable and not meta_steps:
+    if not meta_steps and any(p.requires_grad for p in objective.parameters()):
         raise UserError(
             f"{name} has trainable parameters, but there are no meta steps to train them; give a task and meta_steps "
             "(--meta-steps), or freeze the objective with requires_grad_(False)"
         )
     if meta_steps and not list(objective.parameters()):
         raise UserError(f"{name} has no parameters to learn; give it a generator, or set meta_steps to 0")
-    if (meta_steps or schedule.task_weight) and task is None:
-        raise UserError(
-            "a loss can only be learned from a task; give one (task=...), or a fixed objective without meta steps"
-        )
-    if balance is not None and task is None:
-        raise UserError(
-            "a balance weighs the task's loss, but there is no task; give one, or no balance (--balance none)"
-        )
-    if balance is not None and schedule.task_weight:
-        raise UserError(
-            f"the task's weight is the balance's, got task_weight {schedule.task_weight} too; leave one of them out"
-        )
-    for noun, some_pairs in (("training", pairs), ("validation", validation)):
-        if task is not None and some_pairs[0].target is None:
+    if task is None and (meta_steps or schedule.task_weight):
+        raise UserError("a loss can only be learned from a task; give one (task=...), or leave out meta steps")
+    if task is None and balance is not None:
+        raise UserError("a balance weighs the task's loss, but there is no task; give one, or leave out --balance")
+    if schedule.task_weight and balance is not None:
+        raise UserError(f"a balance sets the task's weight, got task_weight {schedule.task_weight} too; leave one out")
+    for noun, part in (("training", pairs), ("validation", validation)):
+        if task is not None and part[0].target is None:
             raise UserError(f"a task needs labels, the {noun} pairs have none; give labelled pairs")
-    if meta_steps and len(pairs) < 2:
+    if meta_steps and num < 2:
         raise UserError("a meta step needs two pairs, one for each of its losses, got 1; give more pairs")
-    if meta_steps and schedule.interleaved and len(pairs) <= schedule.batch:
+    if meta_steps and schedule.interleaved and num <= batch:
         raise UserError(
-            f"an interleaved meta step needs pairs outside its batch for the outer loss, got {len(pairs)} pairs for a "
-            f"batch of {schedule.batch}; give more pairs, or lower --batch"
+            "an interleaved meta step needs pairs outside its batch for the outer loss, got "
+            f"{num} pairs for a batch of {batch}; give more pairs, or lower --batch"
         )
-
-
-def _random_order(num: int, seed: int) -> list[int]:
-    order: list[int] = torch.randperm(num, generator=torch.Generator().manual_seed(seed)).tolist()
-    return order
-
-
-def _collate(pairs: Sequence[Pair], schedule: Schedule) -> Pair:
-    """A batch of pairs and, with `schedule.swap`, of the same with their images exchanged."""
-    swapped = [pair.swap() for pair in pairs] if schedule.swap else []
-    return Pair.collate([*pairs, *swapped])
