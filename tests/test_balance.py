@@ -20,8 +20,8 @@ from tectum.training.bilevel import hypergradient, sgd_step
 from tectum.training.held_out import split_held_out
 from tectum.training.loop import fit
 from tectum.training.trainer import Trainer
-from test_learners import PX, SHORT, Generator, Segmenter, Small, changed, everything, labelled, pass_all, ready
 from test_meta_runs import Stopped, log, result, stop_after
+from test_training_steps import PX, SHORT, Generator, Segmenter, Small, changed, everything, labelled, pass_all, ready
 
 Images = Callable[..., tuple[Tensor, ...]]
 TERMS = ("intensity", "gradient", "task")

@@ -24,7 +24,7 @@ from tectum.training.sample_sheets import centre_on_grey, paint_target
 from tectum.training.schedule import Schedule
 from tectum.training.trainer import Trainer
 from tectum.training.validation import validate
-from test_learners import PX, SHORT, Generator, Segmenter, Small, labelled
+from test_training_steps import PX, SHORT, Generator, Segmenter, Small, labelled
 
 Images = Callable[..., tuple[Tensor, ...]]
 Run = Callable[..., dict[str, Any]]

@@ -22,8 +22,8 @@ from tectum.training.recipes.build import build
 from tectum.training.schedule import Schedule
 from tectum.weights import loading as weights
 from test_data_sets import write_masks, write_pair, write_xml, write_yolo
-from test_learners import Generator, Small
 from test_meta_runs import OneWeight
+from test_training_steps import Generator, Small
 
 TINY = ["--steps", "4", "--batch", "2", "--crop-px", "16", "--quiet"]
 
@@ -194,8 +194,8 @@ def own() -> recipes.Recipe:
         task_batch=2,
     )  # fmt: skip
     return recipes.Recipe(
-        name="own", system="tdfusion", data="folder", task="test_learners:Segmenter", target="masks", learned=True,
-        schedule=schedule,
+        name="own", system="tdfusion", data="folder", task="test_training_steps:Segmenter", target="masks",
+        learned=True, schedule=schedule,
     )  # fmt: skip
 
 
@@ -221,7 +221,7 @@ def test_a_learned_loss_leaves_fuser_objective_and_task(
         "best.safetensors", "objective.safetensors", "task.safetensors",
     }  # fmt: skip
     TDFusionLoss(Generator()).load_state_dict(load_file(run / "objective.safetensors"))
-    assert recipes.read(run / "recipe.json").task == "test_learners:Segmenter"
+    assert recipes.read(run / "recipe.json").task == "test_training_steps:Segmenter"
 
 
 @pytest.mark.usefixtures("tiny")

@@ -15,8 +15,8 @@ from tectum.training import recipes
 from tectum.training.recipes import Recipe
 from tectum.training.recipes.build import build
 from test_data_kinds import TREE, put_all, sides_are_right
-from test_learners import Small
 from test_recipes import TINY
+from test_training_steps import Small
 
 
 class OfKind(nn.Module):

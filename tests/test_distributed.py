@@ -25,7 +25,7 @@ from tectum.training.distributed import World
 from tectum.training.loop import fit
 from tectum.training.recipes import Recipe
 from tectum.training.trainer import Trainer
-from test_learners import PX, SHORT, Generator, Segmenter, labelled
+from test_training_steps import PX, SHORT, Generator, Segmenter, labelled
 
 TESTS = Path(__file__).parent
 SCHEDULE = replace(SHORT, swap=True, outer="adam", task_first=2, ema=0.8, dihedral=True)
@@ -108,9 +108,9 @@ SYSTEM = System(Plain, TDFusionLoss, lambda: TDFusionLoss(Generator()))
 def own() -> Recipe:
     return Recipe(
         "own",
-        "test_ranks:SYSTEM",
+        "test_distributed:SYSTEM",
         "folder",
-        task="test_ranks:PlainTask",
+        task="test_distributed:PlainTask",
         target="masks",
         learned=True,
         schedule=SCHEDULE,
@@ -122,7 +122,7 @@ def test_the_command_starts_the_second_process_itself(tmp_path: Path) -> None:
     """And ends with the weights that the same command without `--devices` ends with."""
     for seed in range(8):
         save(render(seed, (PX, PX)), tmp_path / "pairs", f"scene-{seed}")
-    command = ["train", "test_ranks:own", "--data", str(tmp_path / "pairs"), "--quiet", "--device", "cpu"]
+    command = ["train", "test_distributed:own", "--data", str(tmp_path / "pairs"), "--quiet", "--device", "cpu"]
     assert main([*command, "-o", str(tmp_path / "one")]) in (0, 1)
     done = start("-m", "tectum", *command, "-o", str(tmp_path / "two"), "--devices", "2", codes=(0, 1))
     assert done.stdout.count("best.safetensors") == 1, "one process speaks"
