@@ -1,4 +1,4 @@
-"""Boxes in files: YOLO text, VOC XML and lists of a line per image; all come out relative to their image.
+"""Readers of bounding boxes: YOLO text, VOC XML, and lists with a line per image; boxes relative to the image.
 
     boxes/NAME.txt        class cx cy w h                       a line per box, relative, classes from 0; none: no boxes
     Annotation/NAME.xml   <object><name>, <bndbox>              pixels, classes by name
@@ -26,7 +26,7 @@ TOLERANCE_PX = 0.5
 
 
 class PixelBox(NamedTuple):
-    """A box in pixels and where it was read."""
+    """A box in pixels, its class, and its place in a file for messages."""
 
     x1: float
     y1: float
@@ -38,7 +38,7 @@ class PixelBox(NamedTuple):
 
 @dataclass(frozen=True)
 class BoxFiles:
-    """A text or XML file of boxes per image.
+    """Reader of one text or XML file of boxes per image.
 
     Args:
         files: one for each image, .txt (YOLO) or .xml (VOC).
@@ -55,7 +55,7 @@ class BoxFiles:
         return name in self.files
 
     def read(self, name: str, size: tuple[int, int]) -> Boxes:
-        """The boxes of an image of `size` (height, width).
+        """Returns the boxes of an image of `size` (height, width).
 
         Raises:
             ValueError: the file cannot be read, a box is out of the image or of no known class.
@@ -68,7 +68,7 @@ class BoxFiles:
 
 @dataclass(frozen=True)
 class BoxList:
-    """The boxes of a whole part of a set, from one list.
+    """Reader of the boxes of a whole part from one list file.
 
     Args:
         rows: by the name of the image.
@@ -83,7 +83,7 @@ class BoxList:
         return name in self.rows
 
     def read(self, name: str, size: tuple[int, int]) -> Boxes:
-        """The boxes of an image of `size` (height, width).
+        """Returns the boxes of an image of `size` (height, width).
 
         Raises:
             ValueError: a box is out of the image or of no known class.
@@ -94,7 +94,7 @@ class BoxList:
 
 
 def to_relative(rows: Sequence[PixelBox], size: tuple[int, int]) -> Boxes:
-    """Boxes in pixels as parts of an image of `size` (height, width).
+    """Convert boxes in pixels to parts of an image of `size` (height, width).
 
     Raises:
         ValueError: a box has no area, or reaches out of the image by more than rounding does.
@@ -120,7 +120,7 @@ def to_relative(rows: Sequence[PixelBox], size: tuple[int, int]) -> Boxes:
 
 
 def _read_yolo(path: Path, classes: Sequence[str], size: tuple[int, int], order: Sequence[str] = ()) -> list[PixelBox]:
-    """Boxes of a text file of `class cx cy w h`, in pixels; a file without lines has none.
+    """Returns the boxes of a YOLO text file (`class cx cy w h`), in pixels; a file without lines has none.
 
     Raises:
         ValueError: a line is not of that form, or its class is not there.
@@ -149,7 +149,7 @@ def _read_yolo(path: Path, classes: Sequence[str], size: tuple[int, int], order:
 
 
 def read_voc(path: Path, classes: Sequence[str], size: tuple[int, int] | None = None) -> list[PixelBox]:
-    """Boxes of a VOC annotation, in pixels; the coordinates count as edges, as the common tools write them.
+    """Returns the boxes of a VOC annotation, in pixels; coordinates are edges, as the common tools write them.
 
     Raises:
         ValueError: it is not such a file, is of an image of another size, or names a class that is not there.
@@ -165,7 +165,7 @@ def read_voc(path: Path, classes: Sequence[str], size: tuple[int, int] | None = 
 
 
 def voc_objects(path: Path, size: tuple[int, int] | None = None) -> list[tuple[str, tuple[float, float, float, float]]]:
-    """Name and corners of each object in a VOC annotation."""
+    """Returns the class name and corners of each object in a VOC annotation."""
     try:
         root = ElementTree.fromstring(path.read_bytes())
         annotated_size = [int(float(root.findtext(f"size/{side}") or 0)) for side in ("height", "width")]
@@ -186,7 +186,7 @@ def voc_objects(path: Path, size: tuple[int, int] | None = None) -> list[tuple[s
 
 
 def read_list(path: Path) -> dict[str, list[PixelBox]]:
-    """Names and boxes in pixels of a list `NAME x1,y1,x2,y2,class ...`, by the name without folder and ending.
+    """Returns the boxes in pixels of a list `NAME x1,y1,x2,y2,class ...`, by name without folder and extension.
 
     Raises:
         ValueError: a line is not of that form, or a name comes twice.
@@ -210,7 +210,7 @@ def read_list(path: Path) -> dict[str, list[PixelBox]]:
 
 
 def read_lines(path: Path) -> list[tuple[str, str]]:
-    """Lines that hold something, with where they stand; lines that start with # are comments."""
+    """Returns (place, text) of the lines that are not empty; lines that start with # are comments."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError:

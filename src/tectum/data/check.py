@@ -1,4 +1,4 @@
-"""Read all of a set and say what is in it and what is wrong with it."""
+"""Check of a data set: read every file, count its contents, list its problems."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -24,7 +24,7 @@ _READ_ERRORS = (ValueError, OSError)
 
 @dataclass
 class ClassCounts:
-    """How much of each class there is: pixels of masks, or boxes."""
+    """Number of pixels (masks) or boxes of each class, and of images that show it."""
 
     classes: tuple[str, ...]
     amount: list[int] = field(default_factory=list)
@@ -50,7 +50,7 @@ class ClassCounts:
 
 @dataclass
 class Part:
-    """What a part of a set holds."""
+    """Contents of a part (split): names, image sizes, class counts, problems."""
 
     split: str
     names: list[str]
@@ -69,7 +69,7 @@ def check(
     kind: str | None = None,
     each: Callable[[str, list[str]], Iterable[str]] = lambda split, names: names,
 ) -> list[Part]:
-    """Read every image and label of a set.
+    """Read every image and label of a set and list its problems.
 
     Args:
         root: the set's folder, or the one that holds it.
@@ -102,7 +102,7 @@ def check(
 
 
 def detect(root: str | Path) -> tuple[str, str]:
-    """Which set a folder holds, and by what it was told.
+    """Returns the name of the set that a folder holds, and the evidence for it, in words.
 
     Raises:
         FileNotFoundError: there is no such folder.
@@ -127,7 +127,7 @@ def detect(root: str | Path) -> tuple[str, str]:
 
 
 def detect_kind(root: str | Path) -> str:
-    """The kind of the pairs in a folder of one's own: infrared, or the one that a tree such as train/MEF names.
+    """Returns the kind of the pairs in a user's folder: infrared, or the one that a tree such as train/MEF names.
 
     Raises:
         ValueError: the tree holds several.
@@ -144,7 +144,7 @@ def detect_kind(root: str | Path) -> str:
 
 
 def _find_parts(root: str | Path, name: str, known: KnownSet, splits: Sequence[str]) -> list[tuple[str, SetImages]]:
-    """The parts that are asked for, or all there are."""
+    """Returns the parts that were asked for, or all that exist."""
     if splits:
         return [(split, find_part(name, known, Path(root), split)) for split in splits]
     found: list[tuple[str, SetImages]] = []
@@ -164,7 +164,7 @@ def _find_parts(root: str | Path, name: str, known: KnownSet, splits: Sequence[s
 
 
 def _list_parts(name: str, known: KnownSet, images: SetImages) -> list[tuple[str, SetImages]]:
-    """The parts that lists or a rule make of a set whose folders make none."""
+    """Returns the parts that lists or a rule make of a set whose folders make none."""
     parts = []
     for split in SPLITS:
         try:
@@ -180,7 +180,7 @@ def _list_parts(name: str, known: KnownSet, images: SetImages) -> list[tuple[str
 def _open_label_files(
     name: str, known: KnownSet, images: SetImages, targets: Sequence[str], part: Part
 ) -> dict[str, Labels]:
-    """Readers of the labels that are there, and the names of the part."""
+    """Returns the label readers of a part; fills in its names."""
     labels: dict[str, Labels] = {}
     names: dict[str, None] = {}
     for label_type in targets or LABEL_TYPES:
@@ -206,7 +206,7 @@ def _open_label_files(
 
 
 def _find_orphan_labels(images: SetImages, split: str, label_type: str) -> list[str]:
-    """Labels of a part that belong to no image of it."""
+    """Returns a problem for each label file that belongs to no image of the part."""
     labels = find_labels(images.home, split, label_type)
     if labels is None:
         return []
@@ -218,7 +218,7 @@ def _find_orphan_labels(images: SetImages, split: str, label_type: str) -> list[
 
 
 def _check_images(images: SetImages, part: Part, known: KnownSet) -> None:
-    """Names that lack an image."""
+    """Add a problem for each name that lacks an image."""
     for side, files in zip(known.pair_kind.words, (images.visible, images.infrared), strict=True):
         for stem in part.names:
             if stem not in files:
@@ -226,7 +226,7 @@ def _check_images(images: SetImages, part: Part, known: KnownSet) -> None:
 
 
 def _check_pair(stem: str, images: SetImages, labels: dict[str, Labels], part: Part, known: KnownSet) -> None:
-    """One pair and what is known about it."""
+    """Read one pair and its labels; add its size, classes and problems."""
     if stem not in images.visible or stem not in images.infrared:
         return
     try:

@@ -1,4 +1,4 @@
-"""`tectum data`: what each set must look like, and what is wrong with this one."""
+"""`tectum data`: list the known sets and their layouts, and check a set for problems."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ _MAX_PROBLEMS = 20
 
 @dataclass(frozen=True)
 class ListData:
-    """List the sets tectum knows: where they come from, their licence, their folders and classes.
+    """List the known sets: where they come from, their licence, their folders and classes.
 
     Nothing is downloaded: each set comes from its authors.
     """
@@ -96,7 +96,7 @@ class CheckData:
 
 
 def _describe_part(part: "Part", known: "KnownSet") -> str:
-    """What a part holds, in lines."""
+    """Returns the contents of a part as text, several lines."""
     published = known.splits.get(part.split)
     sizes = ", ".join(f"{size} ({num})" if len(part.sizes) > 1 else size for size, num in part.sizes.most_common(4))
     more = f" and {len(part.sizes) - 4} sizes more" if len(part.sizes) > 4 else ""
@@ -109,7 +109,7 @@ def _describe_part(part: "Part", known: "KnownSet") -> str:
 
 
 def _describe_classes(label_type: str, counts: "ClassCounts") -> list[str]:
-    """A line per class."""
+    """Returns a line of text per class."""
     total = sum(counts.amount) + counts.ignored
     unit = "pixels" if label_type == "masks" else "boxes"
     without = f", {counts.num_empty} images without one" if label_type == "boxes" else ""
@@ -125,7 +125,7 @@ def _describe_classes(label_type: str, counts: "ClassCounts") -> list[str]:
 
 
 def _describe_set(name: str, known: "KnownSet") -> str:
-    """A set in lines."""
+    """Returns the facts of a set as text, several lines."""
     numbered = {kind: ", ".join(f"{i} {x}" for i, x in enumerate(getattr(known, kind))) for kind in ("masks", "boxes")}
     rows = {
         "kind": known.kind,
@@ -142,7 +142,7 @@ def _describe_set(name: str, known: "KnownSet") -> str:
 
 
 def make_markdown() -> str:
-    """The tables of docs/data.md."""
+    """Returns the tables of docs/data.md in Markdown."""
     from tectum.data.known import DATASETS
 
     lines = ["| name | set | kind | images | pairs | classes | licence as stated |", "|---|---|---|---|---|---|---|"]

@@ -1,4 +1,4 @@
-"""Open a known set of pairs, or find its folders.
+"""Data sets by name: open the pairs of a part (split), or find their files.
 
     ROOT/<one of the set's folders>/<one of the layouts>        e.g. ROOT/MSRS/test/vi and ROOT/MSRS/test/ir
 
@@ -47,7 +47,7 @@ def open_set(
     memory_gib: float = 4.0,
     kind: str | None = None,
 ) -> LabelledPairs:
-    """The pairs of a part of a set, with masks, boxes or nothing.
+    """Open the pairs of a part (split) of a set, with masks, boxes or no labels.
 
     Args:
         name: a key of DATASETS, "voc" for a VOCdevkit, or "folder" for pairs of your own.
@@ -92,7 +92,7 @@ def open_set(
 
 
 def get_known_set(name: str, kind: str | None = None) -> KnownSet:
-    """What is known of a set, by its name, "voc" or "folder"; whose pairs are of the kind that is asked for.
+    """Returns the facts of a set by its name, "voc" or "folder", checked against the kind that is asked for.
 
     Raises:
         ValueError: the set is unknown, or of another kind.
@@ -111,7 +111,7 @@ def get_known_set(name: str, kind: str | None = None) -> KnownSet:
 def find_pairs(
     name: str, root: str | Path, split: str = "test", kind: str | None = None
 ) -> tuple[SetImages, list[str]]:
-    """The files of a part and the names of its pairs, of whatever kind and layout.
+    """Returns the image files of a part and the names of its pairs, for any kind and layout.
 
     Raises:
         ValueError, FileNotFoundError: as `open_set`.
@@ -124,7 +124,7 @@ def find_pairs(
 
 
 def find_part(name: str, known: KnownSet, root: Path, split: str) -> SetImages:
-    """The images of a part; of the whole set where its folders do not divide it."""
+    """Returns the image files of a part, or of the whole set where its folders do not divide it."""
     root = root.resolve()
     if not root.is_dir():
         raise FileNotFoundError(f"the folder {root} does not exist; check the path")
@@ -164,7 +164,7 @@ def choose_names(
     names: Sequence[str] | str | Path | None,
     seed: int,
 ) -> tuple[list[str], dict[str, list[PixelBox]]]:
-    """Names of a part, and their boxes where a list has them."""
+    """Returns the names of a part, and their boxes where a list has them."""
     all_names = sorted(images.visible.keys() | images.infrared.keys())
     if isinstance(names, str) and not Path(names).exists() and names in list_splits():
         return read_split(names), _read_listed_boxes(known, images, split, target)
@@ -221,7 +221,7 @@ def _check_images(images: SetImages, pair_names: Sequence[str], name: str, known
 
 
 def open_labels(name: str, known: KnownSet, images: SetImages, split: str, target: str) -> Labels:
-    """The labels of a part from its folder of masks or boxes."""
+    """Returns the reader of the masks or boxes of a part."""
     label_folder = find_labels(images.home, split, target)
     if label_folder is None:
         raise FileNotFoundError(
@@ -234,13 +234,13 @@ def open_labels(name: str, known: KnownSet, images: SetImages, split: str, targe
 
 
 def make_box_list(rows: dict[str, list[PixelBox]], classes: tuple[str, ...]) -> BoxList:
-    """Boxes of a list; without names of classes there are as many as the list uses, by number."""
+    """Returns the reader of listed boxes; without class names the classes are the numbers in use."""
     used = 1 + max((row.label for boxes in rows.values() for row in boxes), default=-1)
     return BoxList(rows, classes or tuple(str(i) for i in range(used)))
 
 
 def find_set(name: str, root: str | Path, split: str = "test") -> tuple[Path, Path]:
-    """The folders of a known set: (visible, infrared), or a and b of its kind.
+    """Returns the two image folders of a known set: (visible, infrared), or a and b of its kind.
 
     Sets that keep both images of a pair in one folder are found by `find_pairs` only.
 

@@ -1,4 +1,4 @@
-"""Folders of registered pairs to train on: `ROOT/vi` and `ROOT/ir`, one file per pair and folder, matched by stem."""
+"""Image files of a data set: files by name, 8-bit pixels, and packaged lists of names."""
 
 from collections.abc import Iterable
 from importlib import resources
@@ -15,7 +15,7 @@ from tectum.kinds import KINDS
 
 
 def suggest_kind(places: Iterable[Path]) -> str:
-    """For a message that visible and infrared are missing: which other kinds' folders there are; else nothing."""
+    """Returns a hint at folders of another kind, for the message that visible and infrared are missing; else ""."""
     for place in places:
         inside = {x.name.lower() for x in place.iterdir() if x.is_dir()} if place.is_dir() else set()
         for kind in KINDS.values():
@@ -29,7 +29,7 @@ def suggest_kind(places: Iterable[Path]) -> str:
 
 
 def image_files(folder: Path) -> dict[str, Path]:
-    """Image files by stem.
+    """Returns the image files of a folder by name without extension.
 
     Raises:
         ValueError: two files of one stem.
@@ -47,7 +47,7 @@ def image_files(folder: Path) -> dict[str, Path]:
 
 
 def read_luminance(path: Path) -> Tensor:
-    """8-bit luminance (H,W) uint8 of an image file, rounded.
+    """Returns the 8-bit luminance (H,W) uint8 of an image file, rounded.
 
     Raises:
         ValueError: not an image that can be read, or deeper than 8 bits.
@@ -56,7 +56,7 @@ def read_luminance(path: Path) -> Tensor:
 
 
 def read_8bit(path: Path) -> Tensor:
-    """Pixels of an image file, uint8: (H,W), or (H,W,C) with RGB(A) or grey and alpha.
+    """Returns the pixels of an image file, uint8: (H,W), or (H,W,C) with RGB(A) or grey and alpha.
 
     Raises:
         ValueError: not an image that can be read, or deeper than 8 bits.
@@ -68,7 +68,7 @@ def read_8bit(path: Path) -> Tensor:
 
 
 def luminance(raw: Tensor) -> Tensor:
-    """Luminance (H,W) uint8 of pixels as `read_8bit` gives them, rounded."""
+    """Returns the luminance (H,W) uint8 of pixels as `read_8bit` gives them, rounded."""
     if raw.ndim == 2 or raw.shape[2] < 3:
         return raw if raw.ndim == 2 else raw[..., 0]
     y, _ = rgb_to_ycbcr(raw[..., :3].permute(2, 0, 1).float() / 255)
@@ -76,7 +76,7 @@ def luminance(raw: Tensor) -> Tensor:
 
 
 def read_split(split: str) -> list[str]:
-    """Names of a packaged list of pairs, e.g. "msrs-validation".
+    """Returns the names of a packaged list of pairs, e.g. "msrs-validation".
 
     >>> len(read_split("msrs-validation"))
     40
@@ -86,11 +86,11 @@ def read_split(split: str) -> list[str]:
 
 
 def list_splits() -> list[str]:
-    """What `read_split` knows."""
+    """Returns the names of the packaged lists that `read_split` takes."""
     return sorted(p.name.removesuffix(".txt") for p in (resources.files("tectum.data") / "splits").iterdir())
 
 
 def exclude_names(names: Iterable[str], left_out: Iterable[str]) -> list[str]:
-    """Names that are not in `left_out`, in their order."""
+    """Returns the names that are not in `left_out`, in their order."""
     out = set(left_out)
     return [name for name in names if name not in out]

@@ -1,4 +1,4 @@
-"""What is known of the published sets: where they come from, what their folders hold, and what their numbers mean.
+"""Facts of the published data sets: source, licence, folder layouts, splits and class names.
 
 Nothing is downloaded: the sets come from their authors, and most state no licence. `tectum data list` prints these
 facts, docs/data.md has them as tables.
@@ -12,7 +12,7 @@ from tectum.kinds import KINDS, Kind
 
 @dataclass(frozen=True)
 class KnownSet:
-    """A published set of pairs.
+    """Facts of a published set of pairs.
 
     Attributes:
         title: with authors and year.
@@ -62,7 +62,7 @@ class KnownSet:
 
     @property
     def expected(self) -> str:
-        """What its folder must hold, for a message."""
+        """Contents that its folder must have, for a message."""
         return "a visible and an infrared folder" if self.kind == "infrared" else f"the folders of {self.kind} pairs"
 
 

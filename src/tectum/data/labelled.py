@@ -1,4 +1,4 @@
-"""Pairs with what a task wants to see in them: masks or boxes."""
+"""Data set of image pairs with labels for a task: segmentation masks or boxes."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -13,7 +13,7 @@ from tectum.pair import Pair
 
 
 class Labels(Protocol):
-    """What is known about the images of a set: `MaskFiles`, `BoxFiles`, `BoxList`."""
+    """Interface of a label reader: `MaskFiles`, `BoxFiles`, `BoxList`."""
 
     @property
     def label_type(self) -> str:
@@ -31,7 +31,7 @@ class Labels(Protocol):
 
 
 class LabelledPairs(Dataset[Pair]):
-    """Single pairs with their targets: luminances in [0,1], a mask (1,H,W) int64 or a list of one `Boxes`.
+    """Data set of single pairs: luminances (1,1,H,W) in [0,1] and a mask (1,H,W) int64 or a list of one `Boxes`.
 
     What has been read stays in memory in 8 bits, up to `memory_gib`.
 
@@ -93,7 +93,7 @@ class LabelledPairs(Dataset[Pair]):
         return Pair(a[None, None] / 255, b[None, None] / 255, target, (self.names[index],))
 
     def subset(self, names: Iterable[str]) -> "LabelledPairs":
-        """Some of the pairs, in the order of `names`, with the labels and classes they have here.
+        """Returns the pairs of these names, in this order, with their labels and all classes.
 
         Raises:
             ValueError: a name is not one of this set's, or there is none.
@@ -109,7 +109,7 @@ class LabelledPairs(Dataset[Pair]):
         return LabelledPairs(files, self.labels, channels=self.channels, memory_gib=self.memory_gib, words=self.words)
 
     def visible_rgb(self, index: int) -> Tensor:
-        """The visible image of a pair in colour, (1,3,H,W) in [0,1]; a grey one has three equal channels."""
+        """Returns the visible image of a pair in colour, (1,3,H,W) in [0,1]; a grey one has three equal channels."""
         rgb = self._read(index)[2] if self.channels == 3 else None
         return (to_rgb(read_pair_pixels(*self.files[self.names[index]])[0]) if rgb is None else rgb)[None] / 255
 
@@ -136,7 +136,7 @@ class LabelledPairs(Dataset[Pair]):
 
 
 def read_pair_pixels(visible: Path, infrared: Path) -> tuple[Tensor, Tensor]:
-    """Visible and infrared pixels as `read_8bit` gives them; the same path twice is one file of four channels.
+    """Returns the pixels of both images as `read_8bit` does; the same path twice is one file of four channels.
 
     Raises:
         ValueError: a file cannot be read, is deeper than 8 bits, or has not four channels where it must.
@@ -150,7 +150,7 @@ def read_pair_pixels(visible: Path, infrared: Path) -> tuple[Tensor, Tensor]:
 
 
 def to_rgb(raw: Tensor) -> Tensor:
-    """(3,H,W) of pixels as `read_8bit` gives them."""
+    """Returns (3,H,W) of pixels as `read_8bit` returns them."""
     if raw.ndim == 2 or raw.shape[2] < 3:
         raw = (raw if raw.ndim == 2 else raw[..., 0])[..., None].expand(-1, -1, 3)
     return raw[..., :3].permute(2, 0, 1).contiguous()

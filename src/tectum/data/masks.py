@@ -1,4 +1,4 @@
-"""Masks in files: the pixel is the index of its class, 255 is a pixel nobody knows.
+"""Reader of segmentation masks: a pixel is the index of its class, 255 is ignored.
 
 PNG palettes are colours for the eye: the index counts, as it does in VOC. A grey PNG of 1, 2 or 4 bits holds the same
 small numbers. Files of three equal channels are grey; colours are refused, for which index a colour means is nowhere
@@ -21,7 +21,7 @@ from tectum.io.image import Array, read_pixels
 
 @dataclass(frozen=True)
 class MaskFiles:
-    """Masks by the name of their image.
+    """Reader of one mask file per image.
 
     Args:
         files: one for each image.
@@ -36,7 +36,7 @@ class MaskFiles:
         return name in self.files
 
     def read(self, name: str, size: tuple[int, int]) -> Tensor:
-        """The mask (H,W) uint8 of an image of `size`.
+        """Returns the mask (H,W) uint8 of an image of `size` (height, width).
 
         Raises:
             ValueError: it cannot be read, is of another size, or holds a class that is not there.
@@ -45,7 +45,7 @@ class MaskFiles:
 
 
 def read_mask(path: Path, classes: Sequence[str], size: tuple[int, int] | None = None) -> Tensor:
-    """Class indices (H,W) uint8 of a file, 255 where ignored.
+    """Returns the class indices (H,W) uint8 of a mask file, 255 where ignored.
 
     Args:
         path: a PNG, or another format that keeps numbers as they are.
@@ -73,7 +73,7 @@ def read_mask(path: Path, classes: Sequence[str], size: tuple[int, int] | None =
 
 
 def read_indices(path: Path) -> Array:
-    """The numbers of a mask (H,W) uint8, whatever they mean.
+    """Returns the numbers of a mask file, (H,W) uint8, without a check of classes.
 
     Raises:
         ValueError: it is no image, a colour picture, lossy, or deeper than 8 bits.

@@ -1,4 +1,4 @@
-"""Where a part of a set lies: its images, its labels, and which names belong to it.
+"""Files of a part (split) of a data set: images, labels, and the names that belong to it.
 
     HOME/train/vi   HOME/vi/train   HOME/vi        images, and the same three places for labels and boxes
     HOME/train.txt, HOME/SET_train.txt, ...        which names belong to a part, where its folders do not say so
@@ -28,7 +28,7 @@ Layouts = tuple[tuple[str, str], ...]
 
 
 def layouts_of(kind: Kind, sides: Layouts = ()) -> Layouts:
-    """(a, b) below a set's folder; sets with layouts of their own have these too.
+    """Returns the folder layouts of a kind, (a, b) relative to the set's folder, most usual first.
 
     Args:
         kind: of the pairs.
@@ -57,7 +57,7 @@ Files = dict[str, Path]
 
 @dataclass(frozen=True)
 class SetImages:
-    """The images found: by name, and whether the folders themselves are one part of the set.
+    """Image files of a part by name; `divided` says that the folders themselves are one part of the set.
 
     `visible` and `infrared` hold a and b of whatever kind the set is.
     """
@@ -71,7 +71,7 @@ class SetImages:
 def find_images(
     home: Path, layouts: Iterable[tuple[str, str]], split: str, *, part: str = "", brighter: bool = False
 ) -> SetImages | None:
-    """The images of a part below `home`, in the first layout that is there.
+    """Returns the image files of a part below `home`, in the first layout that exists; None without one.
 
     Args:
         home: the set's folder.
@@ -92,7 +92,7 @@ def find_images(
 
 
 def find_labels(home: Path, split: str, label_type: str) -> tuple[Path, Files] | None:
-    """The folder of the labels of a part, and its files by name: pictures for masks, text or XML for boxes."""
+    """Returns the label folder of a part and its files by name (images for masks, text or XML for boxes), or None."""
     for name in LABELS[label_type]:
         for place in ((split, name), (name, split), (name,)):
             folder = find_folder(home, place)
@@ -113,7 +113,7 @@ def _list_label_files(folder: Path, label_type: str) -> Files:
 
 
 def find_list(home: Path, folders: Sequence[str], split: str, label_type: str | None) -> Path | None:
-    """The file that lists the names of a part, or None."""
+    """Returns the file that lists the names of a part, or None."""
     sets = ("Segmentation", "Main") if label_type == "masks" else ("Main", "Segmentation")
     set_lists = [f"{name}_{split}.txt" for name in dict.fromkeys((*folders, home.name.lower()))]
     places = [(home, [f"{split}.txt", *set_lists]), (home.parent, set_lists)]
@@ -129,18 +129,18 @@ def find_list(home: Path, folders: Sequence[str], split: str, label_type: str | 
 
 
 def read_names(path: Path) -> tuple[list[str], dict[str, list[PixelBox]]]:
-    """Names and boxes of a list; a plain list of names gives no boxes."""
+    """Returns the names in a list file, and their boxes; a plain list of names gives no boxes."""
     rows = read_list(path)
     return list(rows), (rows if any(rows.values()) else {})
 
 
 def find_duplicates(one: Mapping[str, Path], other: Mapping[str, Path]) -> list[str]:
-    """Names that stand for the same picture in both: the same file, or one with the same bytes."""
+    """Returns the names whose image is the same in both parts: one file, or the same bytes."""
     return [name for name in one if name in other and filecmp.cmp(one[name], other[name], shallow=False)]
 
 
 def draw_names(names: Iterable[str], every: int, seed: int) -> set[str]:
-    """One in `every` names, drawn with a seed: the same for the same names, whatever their order.
+    """Draw one in `every` names by a seed; the order of the names has no effect.
 
     >>> len(draw_names([str(i) for i in range(4200)], 4, seed=0))
     1050
@@ -159,7 +159,7 @@ def make_labels(
     *,
     unordered: bool = False,
 ) -> Labels:
-    """Readers for the labels in a folder.
+    """Returns the reader of the labels in a folder, with its class names.
 
     Args:
         label_type: "masks" or "boxes".
@@ -194,7 +194,7 @@ def make_labels(
 
 
 def _read_class_names(folders: Iterable[Path]) -> tuple[str, ...]:
-    """The lines of the first classes.txt."""
+    """Returns the lines of the first classes.txt."""
     for folder in folders:
         if (folder / "classes.txt").is_file():
             return tuple(line for _, line in read_lines(folder / "classes.txt"))
@@ -202,7 +202,7 @@ def _read_class_names(folders: Iterable[Path]) -> tuple[str, ...]:
 
 
 def _read_manifest_classes(home: Path) -> tuple[str, ...]:
-    """Box classes of a set in a `manifest.json` beside its folder: {"datasets": {SET: {"box_classes": {"0": ...}}}}."""
+    """Returns the "box_classes" of a set in a `manifest.json` beside its folder, {"datasets": {SET: ...}}, or none."""
     path = home.parent / "manifest.json"
     if not path.is_file():
         return ()
@@ -214,7 +214,7 @@ def _read_manifest_classes(home: Path) -> tuple[str, ...]:
 
 
 def _count_mask_classes(files: Files) -> tuple[str, ...]:
-    """As many classes as the masks use, by number."""
+    """Returns as many classes as the masks use, named by number."""
     top = 0
     for path in files.values():
         indices = read_indices(path)
@@ -223,7 +223,7 @@ def _count_mask_classes(files: Files) -> tuple[str, ...]:
 
 
 def _count_box_classes(files: Mapping[str, Path]) -> tuple[str, ...]:
-    """The classes that the boxes use: names in XML, numbers in text."""
+    """Returns the classes that the boxes use: names in XML, numbers in text."""
     names: set[str] = set()
     top = 0
     for path in files.values():

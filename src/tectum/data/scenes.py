@@ -23,7 +23,7 @@ _EXTREMES = ("<first>", "<last>")
 
 
 def find_side(home: Path, side: str) -> dict[str, Path] | None:
-    """The files of a side by name, or None where there is no such folder.
+    """Returns the image files of a side by name, or None without such a folder.
 
     Raises:
         ValueError: two files have one name.
@@ -49,12 +49,12 @@ def find_side(home: Path, side: str) -> dict[str, Path] | None:
 
 
 def _list_scene_folders(top: Path) -> list[Path]:
-    """A folder a scene; those of reference images are none."""
+    """Returns the folders of the scenes, without those of reference images."""
     return sorted(x for x in top.iterdir() if x.is_dir() and not x.name.lower().startswith("label"))
 
 
 def _match_files(place: Path, last: str) -> list[tuple[str, Path]]:
-    """(what the star stands for, file) of the images of a folder; for <first> and <last> the one by its number."""
+    """Returns (text of the star, file) of the images of a folder; for <first> and <last> the one by its number."""
     image_paths = [x for x in sorted(place.iterdir()) if x.suffix.lower() in EXTENSIONS and not x.name.startswith(".")]
     if last in _EXTREMES:
         numbered = sorted((int(x.stem), x) for x in image_paths if x.stem.isdecimal())
@@ -64,7 +64,7 @@ def _match_files(place: Path, last: str) -> list[tuple[str, Path]]:
 
 
 def brighter_first(a: dict[str, Path], b: dict[str, Path]) -> tuple[dict[str, Path], dict[str, Path]]:
-    """Exchange the two files of each scene whose second is the brighter one."""
+    """Exchange the two files of each scene whose second image is brighter; returns both sides."""
     swapped = {name for name in a.keys() & b.keys() if _measure_luminance(a[name]) < _measure_luminance(b[name])}
     return (
         {name: b[name] if name in swapped else path for name, path in a.items()},
@@ -73,7 +73,7 @@ def brighter_first(a: dict[str, Path], b: dict[str, Path]) -> tuple[dict[str, Pa
 
 
 def _measure_luminance(path: Path) -> float:
-    """Mean luminance, of an eighth of the size where the file offers it (JPEG).
+    """Returns the mean luminance, 0..255; of an eighth of the size where the format offers it (JPEG).
 
     Raises:
         ValueError: no image that can be read.
@@ -91,7 +91,7 @@ def _measure_luminance(path: Path) -> float:
 
 
 def find_folder(folder: Path, parts: Sequence[str]) -> Path | None:
-    """The folder `parts` below another, whatever its letter case, or None."""
+    """Returns the folder at the path `parts` below another, in any letter case, or None."""
     for part in parts:
         found = [path for path in folder.iterdir() if path.name.lower() == part.lower() and path.is_dir()]
         if not found:

@@ -1,4 +1,4 @@
-"""What is done to a pair before a network sees it; the same to both images and to what is known about them.
+"""Crops, flips, quarter turns and resizing of a pair, together with its mask or boxes.
 
 A mask is cut, mirrored and padded with its image, boxes are mapped to what is left of it and clipped; a box of which
 less than `min_share` of the area is left is dropped. A mask is a tensor of three or more dimensions, boxes are a list
@@ -25,7 +25,7 @@ IGNORE_INDEX = 255
 def random_crop(
     pair: Pair, size_px: int, generator: torch.Generator, *, turns: bool = False, min_share: float = MIN_SHARE
 ) -> Pair:
-    """A square window at a random place, mirrored every other time: (B,1,H,W) -> (B,1,size,size).
+    """Random square crop, flipped half of the time: (B,1,H,W) -> (B,1,size,size).
 
     Args:
         pair: images at least as large as the crop, with what is known about them.
@@ -52,14 +52,14 @@ def random_crop(
 
 
 def centre_crop(pair: Pair, size_px: int, *, min_share: float = MIN_SHARE) -> Pair:
-    """The middle window of at most size x size pixels."""
+    """Centre crop of at most size x size pixels."""
     height, width = pair.a.shape[2:]
     top, left = max(0, (height - size_px) // 2), max(0, (width - size_px) // 2)
     return crop(pair, top, left, min(size_px, height), min(size_px, width), min_share=min_share)
 
 
 def crop(pair: Pair, top: int, left: int, height: int, width: int, *, min_share: float = MIN_SHARE) -> Pair:
-    """The window of height x width pixels whose upper left pixel is (top, left).
+    """Crop of height x width pixels whose upper left pixel is (top, left).
 
     Raises:
         ValueError: the window reaches out of the image, or the mask is of another size than the image.
@@ -94,7 +94,7 @@ def crop(pair: Pair, top: int, left: int, height: int, width: int, *, min_share:
 
 
 def flip(pair: Pair) -> Pair:
-    """Left and right exchanged.
+    """Horizontal flip.
 
     >>> ramp = torch.linspace(0, 1, 3).reshape(1, 1, 1, 3)
     >>> flip(Pair(ramp, ramp)).a.flatten().tolist()
@@ -109,7 +109,7 @@ def flip(pair: Pair) -> Pair:
 
 
 def rotate_quarters(pair: Pair, quarters: int) -> Pair:
-    """Turned to the left by so many quarters.
+    """Rotation to the left by so many quarter turns.
 
     >>> ramp = torch.linspace(0, 1, 3).reshape(1, 1, 1, 3)
     >>> rotate_quarters(Pair(ramp, ramp), 1).a.shape, rotate_quarters(Pair(ramp, ramp), 1).a.flatten().tolist()
@@ -130,7 +130,7 @@ def rotate_quarters(pair: Pair, quarters: int) -> Pair:
 
 
 def resize(pair: Pair, size: tuple[int, int], *, antialias: bool = False, masks: bool = False) -> Pair:
-    """Both images in another size, bilinear with `align_corners=False`, as the published task images are made.
+    """Resize both images, bilinear with `align_corners=False`, as the published task images are made.
 
     Boxes are relative and stay. A mask keeps its own size, which is how tasks are scored and trained.
 
@@ -153,7 +153,7 @@ def resize(pair: Pair, size: tuple[int, int], *, antialias: bool = False, masks:
 
 
 def letterbox(pair: Pair, size: tuple[int, int], *, value: float = 0.5, antialias: bool = False) -> Pair:
-    """The whole image scaled into `size` with its proportions kept, in the middle of borders of one grey.
+    """Letterbox: the whole image scaled into `size` with its proportions kept, in the middle of a grey border.
 
     Args:
         pair: (B,1,H,W) and what is known about it; boxes come out relative to the whole new image, masks in `size`
@@ -189,7 +189,7 @@ def _apply(
     mask: Callable[[Tensor], Tensor] | None,
     boxes: Callable[[Boxes], Boxes] | None,
 ) -> Pair:
-    """`images` done to both images, and `mask` or `boxes` to a target of that kind; None leaves it."""
+    """Apply `images` to both images, and `mask` or `boxes` to a target of that type; None leaves it."""
     target: Any = pair.target
     if isinstance(target, Tensor) and target.dim() >= 3 and mask is not None:
         target = mask(target)
@@ -199,12 +199,12 @@ def _apply(
 
 
 def is_boxes(target: Any) -> bool:
-    """Whether a target is one `Boxes` per image."""
+    """Returns True if a target is one `Boxes` per image."""
     return isinstance(target, Sequence) and all(isinstance(x, dict) and {"boxes", "labels"} <= x.keys() for x in target)
 
 
 def _clip_boxes(entry: Boxes, boxes: Tensor, min_share: float) -> Boxes:
-    """An entry with `boxes` cut at the image's edges, without those of which less than `min_share` is left."""
+    """Clip `boxes` to the image and drop those of which less than `min_share` of the area is left."""
     inside = boxes.clamp(0, 1)
     keep = box_area(inside) > max(min_share - 1e-5, 1e-5) * box_area(boxes)  # rounding decides nothing
     return {**{key: x[keep] for key, x in entry.items()}, "boxes": inside[keep]}
@@ -215,7 +215,7 @@ def box_area(boxes: Tensor) -> Tensor:
 
 
 def resize_mask(mask: Tensor, size: tuple[int, int]) -> Tensor:
-    """A mask (...,h,w) in another size; each pixel takes the class of the one nearest to its centre."""
+    """Resize a mask (...,h,w): each pixel takes the class of the one nearest to its centre."""
     rows, columns = (
         ((torch.arange(new, device=mask.device) * 2 + 1) * old // (2 * new))
         for new, old in zip(size, mask.shape[-2:], strict=True)
