@@ -1,4 +1,4 @@
-"""Registers an infrared image to a visible one, and believes the simplest transform that explains the pair.
+"""Registration of an infrared image to a visible one, with the simplest transform that explains the pair.
 
 Contrast between the two modalities differs in sign and size, the direction of an edge does not. So both images become
 normalised gradient fields with the angle doubled (an edge and its inverse are the same), as complex numbers
@@ -51,44 +51,47 @@ from tectum.registration.gradient_search import (
     FREEDOMS,
     Array,
     Size,
-    contrast_of,
-    corners,
+    contrast,
+    corner_points,
     dot,
     gradient_field,
+    limit_size,
     move_field,
     plain_matrix,
     refine,
-    resized,
-    score_of,
-    search_all,
-    shrunk,
+    resize,
+    score,
+    search_shifts,
     size_of,
 )
 
 if TYPE_CHECKING:
     from tectum.registration.camera_rig import Rig
 
-Level = tuple[Array, Array, Array]  # field of the visible image, field of the infrared, the infrared itself
+_Level = tuple[Array, Array, Array]  # field of the visible image, field of the infrared, the infrared itself
 Model = Literal["translation", "similarity", "affine", "homography"]
 
 MODELS = tuple(FREEDOMS)
 LEVELS = (19_200, 76_800, 307_200)  # pixels; larger images are registered at the last, which bounds the time
 
 # Chosen on real pairs, see docs/alignment.md.
-MIN_CONTRAST, MIN_SCORE = 4.75, 0.11
+_MIN_CONTRAST, _MIN_SCORE = 4.75, 0.11
 # The smallest (ratio of scores, evidence) for leaving plain resizing, and for taking a freer model after that.
-LEAVE_PLAIN = (1.5, 2.0)
-TAKE_FREER = (1.05, 2.0)
+_LEAVE_PLAIN = (1.5, 2.0)
+_TAKE_FREER = (1.05, 2.0)
 
 
 @dataclass(frozen=True, eq=False)
 class Registration:
-    """How one infrared image lies under one visible image.
+    """The transform from one visible image to one infrared image, with its scores.
 
-    `matrix` (3,3) maps visible pixel coordinates (x, y, 1) to infrared ones, as `cv2.warpPerspective` takes it with
-    WARP_INVERSE_MAP. Sizes are (height, width). Scores are in [-1, 1], higher is better, and never fall.
-    `shift_px` is the largest displacement of a corner against plain resizing, in visible pixels. `model` is the
-    simplest that sufficed: "plain" (resizing alone) or one of MODELS.
+    Attributes:
+        matrix: (3,3), maps visible pixel coordinates (x, y, 1) to infrared ones, as `cv2.warpPerspective` takes it
+            with WARP_INVERSE_MAP.
+        visible_size, infrared_size: (height, width).
+        score_before, score_after: of plain resizing and of the matrix, in [-1, 1], higher is better; it never falls.
+        shift_px: largest displacement of a corner against plain resizing, in visible pixels.
+        model: the simplest that sufficed: "plain" (resizing alone) or one of MODELS.
     """
 
     matrix: Array
@@ -100,31 +103,37 @@ class Registration:
     model: str
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "matrix", checked_matrix(self.matrix, self.visible_size, self.infrared_size))
+        object.__setattr__(self, "matrix", check_matrix(self.matrix, self.visible_size, self.infrared_size))
 
 
 def register(
     visible: Array, infrared: Array, *, model: Model = "similarity", max_shift: float = 0.08, prudent: bool = True
 ) -> Registration:
-    """Finds the transform between a visible and an infrared luminance, both (H,W) in [0,1], each of its own size.
+    """Find the transform between a visible and an infrared image, each of its own size.
 
-    `model` is the largest freedom allowed. `max_shift` is the largest displacement of a corner against plain resizing,
-    in widths of the visible image. Scales of 0.94 to 1.06 and rotations of up to 3 degrees are searched. A pair that
-    plain resizing fits nearly as well is left alone; `prudent=False` takes the best transform of `model` however small
-    its gain, for a rig, where many pairs vouch for one transform.
-    Raises ValueError if the two do not match well enough to believe the result. One transform cannot follow parallax,
-    and where one camera sees little (night) the corners may be off by several pixels: look at the result.
+    Scales of 0.94 to 1.06 and rotations of up to 3 degrees are searched. One transform cannot follow parallax, and
+    where one camera sees little (night) the corners may be off by several pixels: look at the result.
+
+    Args:
+        visible, infrared: luminances (H,W) in [0,1], at least 32 pixels a side.
+        model: the largest freedom allowed.
+        max_shift: largest displacement of a corner against plain resizing, in widths of the visible image.
+        prudent: leave a pair alone that plain resizing fits nearly as well; False takes the best transform of `model`
+            however small its gain, for a rig, where many pairs vouch for one transform.
+
+    Raises:
+        UserError: the two do not match well enough to believe the result.
     """
-    chosen, matrix, before, after, contrast = solve(
+    model_name, matrix, before, after, contrast = _find_transform(
         visible, infrared, model=model, max_shift=max_shift, prudent=prudent
     )
     size, infrared_size = size_of(visible), size_of(infrared)
     shifts = corner_shifts(matrix, plain_matrix(size, infrared_size), size)
-    shift = 0.0 if chosen == "plain" else float(np.linalg.norm(shifts, axis=1).max())
-    if contrast < MIN_CONTRAST or after < MIN_SCORE:
+    shift = 0.0 if model_name == "plain" else float(np.linalg.norm(shifts, axis=1).max())
+    if contrast < _MIN_CONTRAST or after < _MIN_SCORE:
         raise UserError(
-            f"visible and infrared could not be registered: their edges must agree with contrast >= {MIN_CONTRAST:g} "
-            f"and score >= {MIN_SCORE:g}, got contrast {contrast:.2f} and score {after:.3f}; check that they show one "
+            f"visible and infrared could not be registered: their edges must agree with contrast >= {_MIN_CONTRAST:g} "
+            f"and score >= {_MIN_SCORE:g}, got contrast {contrast:.2f} and score {after:.3f}; check that they show one "
             "scene, take one transform from many pairs of these cameras (a rig), or fuse without --align"
         )
     if shift > max_shift * size[1]:
@@ -132,13 +141,17 @@ def register(
             f"the infrared must lie within {max_shift * size[1]:.0f} px of plain resizing (max_shift {max_shift:g} of "
             f"the width), got {shift:.0f} px; raise max_shift, or crop the infrared to the visible's view first"
         )
-    return Registration(matrix, size, infrared_size, before, after, shift, chosen)
+    return Registration(matrix, size, infrared_size, before, after, shift, model_name)
 
 
-def solve(
+def _find_transform(
     visible: Array, infrared: Array, *, model: Model = "similarity", max_shift: float = 0.08, prudent: bool = True
 ) -> tuple[str, Array, float, float, float]:
-    """The transform, believable or not: (model, matrix, score of plain resizing, score of matrix, contrast)."""
+    """The best transform, whether to be believed or not.
+
+    Returns:
+        Its model, its matrix, the score of plain resizing, its own score, and its contrast.
+    """
     if model not in MODELS:
         raise UserError(f"model must be one of {', '.join(MODELS)}, got {model!r}")
     if not 0 < max_shift <= 0.25:
@@ -150,28 +163,36 @@ def solve(
             raise UserError(f"{name} must be finite to be registered, got NaN or infinite pixels; replace them first")
     levels = _levels(visible, infrared)
     (a, b, _), work = levels[-1], size_of(levels[-1][2])
-    steps = list(_ladder(levels, model, max_shift))
-    kept: tuple[str, Array] = ("plain", np.eye(3))
-    for step in steps if prudent else steps[-1:]:
-        (one, inside), (other, still) = move_field(b, kept[1]), move_field(b, step[1])
-        clear = (LEAVE_PLAIN if kept[0] == "plain" else TAKE_FREER) if prudent else (1.0, 0.0)
-        if _gains(a * inside * still, one * still, other * inside, *clear):
-            kept = step
-    moved, inside = move_field(b, kept[1])
-    before, after, contrast = (
-        score_of(a * inside, b * inside),
-        score_of(a * inside, moved),
-        contrast_of(a * inside, moved),
-    )
-    matrix = plain_matrix(work, size_of(infrared)) @ kept[1] @ plain_matrix(size_of(visible), work)
-    return kept[0], matrix / matrix[2, 2], before, after, contrast
+    candidates = list(_fit_models(levels, model, max_shift))
+    best_model, best = "plain", np.eye(3)
+    for name, candidate in candidates if prudent else candidates[-1:]:
+        # Both transforms are compared on the pixels that both see
+        (by_best, inside), (by_candidate, inside_too) = move_field(b, best), move_field(b, candidate)
+        demands = (_LEAVE_PLAIN if best_model == "plain" else _TAKE_FREER) if prudent else (1.0, 0.0)
+        if _is_clearly_better(a * inside * inside_too, by_best * inside_too, by_candidate * inside, *demands):
+            best_model, best = name, candidate
+    moved, inside = move_field(b, best)
+    a = a * inside
+    # From working pixels to those of the two images
+    matrix = plain_matrix(work, size_of(infrared)) @ best @ plain_matrix(size_of(visible), work)
+    return best_model, matrix / matrix[2, 2], score(a, b * inside), score(a, moved), contrast(a, moved)
 
 
 def warp(registration: Registration | Rig, infrared: Array) -> Array:
-    """The infrared image (H,W) or (H,W,C) in the visible frame, of the same dtype (uint8, uint16, float32 or float64).
+    """Warp an infrared image into the visible frame, bicubic, never beyond the input's own range.
 
-    Bicubic, never beyond the input's own range; smoothed first where the visible frame is much coarser. Outside the
-    infrared view the border pixels are repeated, see `valid_mask`. Raises ValueError for another size than registered.
+    It is smoothed first where the visible frame is much coarser. Outside the infrared view the border pixels are
+    repeated, see `valid_mask`.
+
+    Args:
+        registration: the transform.
+        infrared: (H,W) or (H,W,C) of the registered size, uint8, uint16, float32 or float64.
+
+    Returns:
+        The image in the visible's size, of the same dtype.
+
+    Raises:
+        UserError: another size or dtype.
     """
     import cv2
 
@@ -201,10 +222,12 @@ def warp(registration: Registration | Rig, infrared: Array) -> Array:
 
 
 def valid_mask(registration: Registration | Rig, *, feather_px: float = 0.0) -> Array:
-    """(H,W) float32 in the visible frame: 1 where the infrared camera sees, 0 where it does not.
+    """The infrared camera's view in the visible frame: (H,W) float32, 1 where it sees, 0 where it does not.
 
-    With `feather_px` the mask rises from 0 to 1 over that many pixels inside the view, against a visible seam. The
-    borders of the frame itself are never feathered.
+    Args:
+        registration: the transform.
+        feather_px: the mask rises from 0 to 1 over that many pixels inside the view, against a visible seam. The
+            borders of the frame itself are never feathered.
     """
     import cv2
 
@@ -212,6 +235,7 @@ def valid_mask(registration: Registration | Rig, *, feather_px: float = 0.0) -> 
     m, x, y = registration.matrix, np.arange(width)[None, :], np.arange(height)[:, None]
     depth = m[2, 0] * x + m[2, 1] * y + m[2, 2]
     u, v = (m[0, 0] * x + m[0, 1] * y + m[0, 2]) / depth, (m[1, 0] * x + m[1, 1] * y + m[1, 2]) / depth
+    # An infrared pixel reaches half a pixel beyond its centre
     tiny = 1e-6  # plain resizing, computed in floating point, sees everything
     inside = (u >= -0.5 - tiny) & (u <= iw - 0.5 + tiny) & (v >= -0.5 - tiny) & (v <= ih - 0.5 + tiny)
     if feather_px <= 0 or inside.all():
@@ -221,20 +245,20 @@ def valid_mask(registration: Registration | Rig, *, feather_px: float = 0.0) -> 
 
 
 def corner_shifts(matrix: Array, plain: Array, size: Size) -> Array:
-    """Displacement of the four corners of a frame against plain resizing: (4,2) in visible pixels."""
-    moved = np.linalg.inv(plain) @ matrix @ np.c_[corners(size), np.ones(4)].T
-    return np.asarray((moved[:2] / moved[2]).T - corners(size))
+    """Returns the displacement of the four corners of a frame against plain resizing: (4,2) in visible pixels."""
+    moved = np.linalg.inv(plain) @ matrix @ np.c_[corner_points(size), np.ones(4)].T
+    return np.asarray((moved[:2] / moved[2]).T - corner_points(size))
 
 
-def checked_matrix(matrix: Any, size: Size, infrared_size: Size) -> Array:
-    """The matrix as a read-only (3,3) array, if it can map a frame of the one size onto one of the other."""
+def check_matrix(matrix: Any, size: Size, infrared_size: Size) -> Array:
+    """Check that a matrix can map a frame of the one size onto one of the other. Returns it as a read-only array."""
     for name, value in (("the visible size", size), ("infrared_size", infrared_size)):
         if len(value) != 2 or not all(isinstance(n, int) and n > 0 for n in value):
             raise UserError(f"{name} must be (height, width) in whole pixels, got {value}")
     array = np.array(matrix, float)
     if array.shape != (3, 3) or not np.isfinite(array).all():
         raise UserError(f"the matrix must be (3,3) and finite, got shape {array.shape}: {array.tolist()}")
-    ends = array @ np.c_[corners(size), np.ones(4)].T
+    ends = array @ np.c_[corner_points(size), np.ones(4)].T
     relative = plain_matrix(infrared_size, size) @ array
     if min(ends[2]) <= 0 or np.linalg.det(relative / array[2, 2]) < 1e-3:
         raise UserError(f"the matrix must be invertible and keep the visible frame upright, got {array.tolist()}")
@@ -242,51 +266,50 @@ def checked_matrix(matrix: Any, size: Size, infrared_size: Size) -> Array:
     return array
 
 
-def compare(visible: Array, infrared: Array, matrix: Array) -> tuple[float, float]:
-    """The scores of plain resizing and of the matrix, on the same pixels of two images of one size."""
+def compare_scores(visible: Array, infrared: Array, matrix: Array) -> tuple[float, float]:
+    """Returns the scores of plain resizing and of the matrix, on the same pixels of two images of one size."""
     a, b = gradient_field(visible), gradient_field(infrared)
     moved, inside = move_field(b, matrix)
-    return score_of(a * inside, b * inside), score_of(a * inside, moved)
+    return score(a * inside, b * inside), score(a * inside, moved)
 
 
-def _levels(visible: Array, infrared: Array) -> list[Level]:
-    """Coarse to fine."""
+def _levels(visible: Array, infrared: Array) -> list[_Level]:
+    """Gradient fields of both images at each resolution, coarse to fine."""
     frames = [np.asarray(image, np.float32) for image in (visible, infrared)]
-    sizes = sorted({shrunk(size_of(visible), pixels) for pixels in LEVELS})
-    pairs = [[resized(frame, size) for frame in frames] for size in sizes]
+    sizes = sorted({limit_size(size_of(visible), pixels) for pixels in LEVELS})
+    pairs = [[resize(frame, size) for frame in frames] for size in sizes]
     return [(gradient_field(a), gradient_field(b), b) for a, b in pairs]
 
 
-def _ladder(levels: list[Level], model: str, max_shift: float) -> Iterator[tuple[str, Array]]:
+def _fit_models(levels: list[_Level], model: str, max_shift: float) -> Iterator[tuple[str, Array]]:
     """The best transform of each model up to the one asked for, in pixels of the finest level."""
     (coarse, _, infrared), work = levels[0], size_of(levels[-1][2])
     up, down = plain_matrix(size_of(infrared), work), plain_matrix(work, size_of(infrared))
-    searched = {name: up @ matrix @ down for name, matrix in search_all(coarse, infrared, max_shift).items()}
-    found = np.eye(3)
+    searched = {name: up @ matrix @ down for name, matrix in search_shifts(coarse, infrared, max_shift).items()}
+    best = np.eye(3)
     for name in MODELS[: MODELS.index(model) + 1]:
-        ends = []
-        for start in (found, searched[name]) if name in searched else (found,):
-            matrix, score = _descend(levels[:-1] or levels, start, work, name)
-            ends.append((score, matrix))
-        found, _ = _descend(levels[-1:], max(ends, key=lambda end: end[0])[1], work, name)
-        yield name, found
+        # From the simpler model's end and from the search, on the coarse levels; the better one on the finest
+        starts = (best, searched[name]) if name in searched else (best,)
+        ends = [_refine_levels(levels[:-1] or levels, start, work, name) for start in starts]
+        best, _ = _refine_levels(levels[-1:], max(ends, key=lambda end: end[1])[0], work, name)
+        yield name, best
 
 
-def _descend(levels: list[Level], matrix: Array, work: Size, model: str) -> tuple[Array, float]:
+def _refine_levels(levels: list[_Level], matrix: Array, work: Size, model: str) -> tuple[Array, float]:
     """The matrix, in pixels of `work`, refined at each level in turn, and its score at the last."""
-    score = -2.0
+    last_score = -2.0
     for a, b, infrared in levels:
         to, back = plain_matrix(work, size_of(infrared)), plain_matrix(size_of(infrared), work)
-        refined, score = refine(a, b, to @ matrix @ back, model)
+        refined, last_score = refine(a, b, to @ matrix @ back, model)
         matrix = back @ refined @ to
-    return matrix, score
+    return matrix, last_score
 
 
-def _gains(a: Array, one: Array, other: Array, ratio: float, evidence: float) -> bool:
-    """Whether `other` matches `a` clearly better than `one`: in the whole, and all over the picture (8x6 blocks)."""
+def _is_clearly_better(a: Array, one: Array, other: Array, ratio: float, evidence: float) -> bool:
+    """True if `other` matches `a` clearly better than `one`: in the whole, and all over the picture (8x6 blocks)."""
     import cv2
 
-    unit = [x / math.sqrt(float(np.vdot(x, x)) + 1e-12) for x in (one, other)]
-    blocks = cv2.resize(dot(a, unit[1] - unit[0]), (8, 6), interpolation=cv2.INTER_AREA)
-    stands_out = float(blocks.mean()) * math.sqrt(blocks.size) >= evidence * float(blocks.std())
-    return stands_out and score_of(a, other) >= ratio * max(score_of(a, one), 0)
+    unit_one, unit_other = (x / math.sqrt(float(np.vdot(x, x)) + 1e-12) for x in (one, other))
+    gains = cv2.resize(dot(a, unit_other - unit_one), (8, 6), interpolation=cv2.INTER_AREA)
+    has_evidence = float(gains.mean()) * math.sqrt(gains.size) >= evidence * float(gains.std())
+    return has_evidence and score(a, other) >= ratio * max(score(a, one), 0)

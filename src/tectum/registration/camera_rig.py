@@ -1,4 +1,4 @@
-"""A rig: two cameras fixed to each other, and the one transform and infrared range that hold for all their frames.
+"""Rig: two cameras fixed to each other, and the one transform and infrared range that hold for all their frames.
 
 Each pair of frames gives its own transform (`register`, here without its prudence); the median of the corners over the
 pairs that agree is the rig's. What one pair cannot prove, many pairs that agree can: offsets of a few pixels.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -16,21 +15,35 @@ from pathlib import Path
 import numpy as np
 
 from tectum.errors import UserError
+from tectum.io.files import write_json
 from tectum.io.image import px
-from tectum.registration.align import LEVELS, MODELS, Model, checked_matrix, compare, corner_shifts, register
-from tectum.registration.gradient_search import FREEDOMS, Array, Size, corners, plain_matrix, resized, shrunk, size_of
+from tectum.registration.align import LEVELS, MODELS, Model, check_matrix, compare_scores, corner_shifts, register
+from tectum.registration.gradient_search import (
+    FREEDOMS,
+    Array,
+    Size,
+    corner_points,
+    limit_size,
+    plain_matrix,
+    resize,
+    size_of,
+)
 
-MIN_GAIN = 0.004  # in score; a smaller one is not worth resampling every infrared frame
-RIG_FORMAT, RIG_VERSION = "tectum-rig", 1
+_MIN_GAIN = 0.004  # in score; a smaller one is not worth resampling every infrared frame
+_FORMAT, _VERSION = "tectum-rig", 1
 
 
 @dataclass(frozen=True, eq=False)
 class Rig:
     """Two cameras fixed to each other: one transform, and one range of raw infrared values, for all their frames.
 
-    `matrix` and sizes as in `Registration`; `infrared_range` = (low, high): the raw values that become 0 and 1, None
-    leaves them to each image. `num_pairs` agreed on the transform; `spread_px` is the median distance of their own
-    solutions from it, at the worst corner, in visible pixels: parallax and noise together. The scores are their means.
+    Attributes:
+        matrix, visible_size, infrared_size, model: as in `Registration`.
+        infrared_range: (low, high), the raw values that become 0 and 1; None leaves them to each image.
+        num_pairs: pairs that agreed on the transform.
+        spread_px: median distance of their own solutions from it, at the worst corner, in visible pixels: parallax and
+            noise together.
+        score_before, score_after: means of their scores.
     """
 
     matrix: Array
@@ -44,7 +57,7 @@ class Rig:
     score_after: float
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "matrix", checked_matrix(self.matrix, self.visible_size, self.infrared_size))
+        object.__setattr__(self, "matrix", check_matrix(self.matrix, self.visible_size, self.infrared_size))
         if self.model not in MODELS:
             raise UserError(f"model must be one of {', '.join(MODELS)}, got {self.model!r}")
         if self.infrared_range is not None:
@@ -54,19 +67,18 @@ class Rig:
             object.__setattr__(self, "infrared_range", (float(low), float(high)))
 
     def save(self, path: str | Path) -> None:
-        """Writes JSON, whole or not at all."""
-        path = Path(path)
-        content = {"format": RIG_FORMAT, "version": RIG_VERSION, **asdict(self), "matrix": self.matrix.tolist()}
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        try:
-            partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        """Write a JSON file, whole or not at all."""
+        content = {"format": _FORMAT, "version": _VERSION, **asdict(self), "matrix": self.matrix.tolist()}
+        write_json(Path(path), content, indent=2)
 
     @classmethod
     def load(cls, path: str | Path) -> Rig:
-        """Reads what `save` wrote. Raises FileNotFoundError, and ValueError for anything that is not a sound rig."""
+        """Read a file of `save`.
+
+        Raises:
+            FileNotFoundError: no such file.
+            UserError: it is no sound rig.
+        """
         path = Path(path)
         if not path.is_file():
             raise FileNotFoundError(f"rig file not found: {path}; fit one with `tectum align`")
@@ -76,14 +88,13 @@ class Rig:
             raise UserError(
                 f"{path} must be a rig file (JSON), but cannot be read: {error}; fit the rig anew"
             ) from error
-        if not isinstance(content, dict) or content.pop("format", None) != RIG_FORMAT:
+        if not isinstance(content, dict) or content.pop("format", None) != _FORMAT:
             raise UserError(
-                f'{path} must be a rig file with "format": "{RIG_FORMAT}", and is not; fit one with `tectum align`'
+                f'{path} must be a rig file with "format": "{_FORMAT}", and is not; fit one with `tectum align`'
             )
-        if (version := content.pop("version", None)) != RIG_VERSION:
-            raise UserError(f"{path} must be a rig file of version {RIG_VERSION}, got {version!r}; fit the rig anew")
-        names = {field.name for field in fields(cls)}
-        if wrong := names.symmetric_difference(content):
+        if (version := content.pop("version", None)) != _VERSION:
+            raise UserError(f"{path} must be a rig file of version {_VERSION}, got {version!r}; fit the rig anew")
+        if wrong := {field.name for field in fields(cls)}.symmetric_difference(content):
             raise UserError(
                 f"{path} must have exactly the keys of a rig, differs in {', '.join(sorted(wrong))}; fit it anew"
             )
@@ -94,8 +105,7 @@ class Rig:
                     content[key] = (first, second)
             for key in ("spread_px", "score_before", "score_after"):
                 content[key] = float(content[key])
-            content["num_pairs"] = int(content["num_pairs"])
-            return cls(**content)
+            return cls(**content | {"num_pairs": int(content["num_pairs"])})
         except (TypeError, ValueError) as error:
             raise UserError(f"{path} is not a sound rig: {error}; fit the rig anew") from error
 
@@ -108,69 +118,79 @@ def fit_rig(
     max_spread: float = 0.02,
     infrared_range: tuple[float, float] | None = None,
 ) -> Rig:
-    """One transform from many (visible, infrared) luminance pairs (H,W) in [0,1] of two cameras fixed to each other.
+    """Fit one transform to many pairs of frames of two cameras fixed to each other.
 
-    Each pair is registered on its own; the refused ones are dropped, and those whose corners lie further than
-    `max_spread` (in widths) from the median corners. The rest's median corners give the transform. 10 to 30 frames with
-    structure all over the view and most of it far away are best. `infrared_range` is kept, see `common_range`.
-    Raises ValueError if fewer than 3 pairs, or fewer than half of those registered, agree.
+    Each pair is registered on its own; the refused ones are dropped, and those whose corners lie too far from the
+    median corners. The median corners of the others give the transform. 10 to 30 frames with structure all over the
+    view and most of it far away are best.
+
+    Args:
+        pairs: (visible, infrared) luminances, (H,W) in [0,1].
+        model: the freedom of the transform.
+        max_shift: largest displacement of a corner against plain resizing, in widths.
+        max_spread: largest distance of a pair's corners from the median ones, in widths.
+        infrared_range: is kept in the rig, see `common_range`.
+
+    Raises:
+        UserError: fewer than 3 pairs, or fewer than half of those registered, agree.
     """
-    found: list[Array] = []
-    kept: list[tuple[Array, Array]] = []
+    registered: list[Array] = []
+    frames: list[tuple[Array, Array]] = []
     sizes: tuple[Size, Size] | None = None
     num_pairs, reason = 0, ""
     for num_pairs, (visible, infrared) in enumerate(pairs, 1):
-        here = size_of(visible), size_of(infrared)
-        sizes = sizes or here
-        if here != sizes:
+        pair_sizes = size_of(visible), size_of(infrared)
+        sizes = sizes or pair_sizes
+        if pair_sizes != sizes:
             raise UserError(
                 f"all pairs of a rig must have the first's sizes, {px(sizes[0])} visible, {px(sizes[1])} infrared, "
-                f"got {px(here[0])} and {px(here[1])} in pair {num_pairs}; give frames of one pair of cameras"
+                f"got {px(pair_sizes[0])} and {px(pair_sizes[1])} in pair {num_pairs}; give frames of one pair "
+                "of cameras"
             )
         try:
             single = register(visible, infrared, model=model, max_shift=max_shift, prudent=False)
         except ValueError as error:
             reason = f"; the last refusal: {error}"
             continue
-        found.append(corner_shifts(single.matrix, plain_matrix(*sizes), sizes[0]))
-        small = shrunk(sizes[0], LEVELS[1])
-        kept.append((resized(visible, small).astype(np.float16), resized(infrared, small).astype(np.float16)))
-    if sizes is None or len(found) < 3:
+        registered.append(corner_shifts(single.matrix, plain_matrix(*sizes), sizes[0]))
+        small = limit_size(sizes[0], LEVELS[1])
+        frames.append((resize(visible, small).astype(np.float16), resize(infrared, small).astype(np.float16)))
+    if sizes is None or len(registered) < 3:
         raise UserError(
-            f"a rig needs at least 3 pairs that register on their own, got {len(found)} of {num_pairs}; give "
+            f"a rig needs at least 3 pairs that register on their own, got {len(registered)} of {num_pairs}; give "
             f"more frames, by day, with structure all over the view{reason}"
         )
-    shifts, limit = np.stack(found), max_spread * sizes[0][1]
+    shifts, limit = np.stack(registered), max_spread * sizes[0][1]
     agree = np.ones(len(shifts), bool)
     for _ in range(3):  # the median moves a little as the outliers leave
         centre = np.median(shifts[agree] if agree.any() else shifts, axis=0)
-        away = np.linalg.norm(shifts - centre, axis=2).max(axis=1)
-        agree = away <= limit
+        distances = np.linalg.norm(shifts - centre, axis=2).max(axis=1)
+        agree = distances <= limit
     if agree.sum() < max(3, len(shifts) / 2):
         raise UserError(
             f"at least 3 pairs and half of the {len(shifts)} registered ones must agree within {limit:.1f} px, but "
-            f"{int(agree.sum())} do (median disagreement {np.median(away):.1f} px); check that the cameras did not "
-            "move and the scenes are far away, give more frames, or take a simpler model (translation)"
+            f"{int(agree.sum())} do (median disagreement {np.median(distances):.1f} px); check that the cameras did "
+            "not move and the scenes are far away, give more frames, or take a simpler model (translation)"
         )
-    matrix, small = plain_matrix(*sizes) @ _from_corners(centre, sizes[0], model), size_of(kept[0][0])
+    matrix, small = plain_matrix(*sizes) @ _from_corners(centre, sizes[0], model), size_of(frames[0][0])
     inner = plain_matrix(sizes[1], small) @ matrix @ plain_matrix(small, sizes[0])
     scores = np.array(
         [
-            compare(visible.astype(np.float32), infrared.astype(np.float32), inner)
-            for (visible, infrared), good in zip(kept, agree, strict=True)
+            compare_scores(visible.astype(np.float32), infrared.astype(np.float32), inner)
+            for (visible, infrared), good in zip(frames, agree, strict=True)
             if good
         ]
     )
     before, after = scores.mean(axis=0).tolist()
     deviation = float((scores[:, 1] - scores[:, 0]).std()) / math.sqrt(len(scores))
-    if after - before < max(MIN_GAIN, 2 * deviation):
+    if after - before < max(_MIN_GAIN, 2 * deviation):
         matrix, after = plain_matrix(*sizes), before
-    spread = float(np.median(away[agree]))
+    spread = float(np.median(distances[agree]))
     return Rig(matrix, *sizes, model, infrared_range, int(agree.sum()), spread, before, after)
 
 
 def common_range(ranges: Iterable[tuple[float, float]]) -> tuple[float, float]:
-    """One (low, high) for the raw values of many frames: 5 % quantile of the lows to 95 % quantile of the highs.
+    """Returns one (low, high) for the raw values of many frames: 5 % quantile of lows, 95 % quantile of highs.
 
     >>> common_range([(100.0, 200.0)] * 40 + [(0.0, 900.0)])
     (100.0, 200.0)
@@ -185,7 +205,7 @@ def _from_corners(shifts: Array, size: Size, model: str) -> Array:
     """The (3,3) matrix, in visible pixels, that moves the four corners by these shifts (4,2): by least squares."""
     import cv2
 
-    start = corners(size)
+    start = corner_points(size)
     if model == "homography":
         ends = (start + shifts).astype(np.float32)
         return np.asarray(cv2.getPerspectiveTransform(start.astype(np.float32), ends), float)

@@ -57,16 +57,16 @@ class Align:
             raise FileExistsError(f"{self.out} exists already; choose another name, or add --overwrite")
         from dataclasses import replace
 
-        from tectum.io import folders
+        from tectum.io.folders import match
         from tectum.registration.align import corner_shifts
         from tectum.registration.camera_rig import common_range, fit_rig
         from tectum.registration.gradient_search import plain_matrix
 
-        matches = folders.match(self.visible, self.infrared)
+        matches = match(self.visible, self.infrared)
         num = min(self.pairs, len(matches.pairs))
-        chosen = [matches.pairs[i * len(matches.pairs) // num] for i in range(num)]
+        pairs = [matches.pairs[i * len(matches.pairs) // num] for i in range(num)]
         ranges: list[tuple[float, float]] = []
-        rig = fit_rig(self.frames(chosen, ranges), model=self.model, max_shift=self.max_shift)
+        rig = fit_rig(self._read_frames(pairs, ranges), model=self.model, max_shift=self.max_shift)
         if ranges:
             rig = replace(rig, infrared_range=common_range(ranges))
         Path(self.out).parent.mkdir(parents=True, exist_ok=True)
@@ -82,12 +82,14 @@ class Align:
             )
         return 0
 
-    def frames(self, chosen: "Sequence[PairFiles]", ranges: list[tuple[float, float]]) -> "Iterator[tuple[Any, Any]]":
+    def _read_frames(
+        self, pairs: "Sequence[PairFiles]", ranges: list[tuple[float, float]]
+    ) -> "Iterator[tuple[Any, Any]]":
         """Luminance pairs (H,W), read one by one; the raw ranges of radiometric infrared frames go into `ranges`."""
         from tectum.io.image import read_image
 
-        with progress_bar(len(chosen), "pair", quiet=self.quiet) as bar:
-            for pair in chosen:
+        with progress_bar(len(pairs), "pair", quiet=self.quiet) as bar:
+            for pair in pairs:
                 try:
                     visible = read_image(pair.visible)
                     infrared = read_image(pair.infrared, modality="infrared", value_range=self.infrared_range)
