@@ -13,18 +13,29 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from small_training import (
+    PX,
+    SHORT,
+    Generator,
+    OneWeight,
+    Segmenter,
+    Small,
+    Stopped,
+    labelled_pairs,
+    read_log,
+    read_results,
+    stop_after,
+)
 from tectum.pair import Pair
 from tectum.report.painting import PALETTE, UNKNOWN
 from tectum.systems.tdfusion import TDFusionLoss
 from tectum.training import loop
-from tectum.training.checkpoint import FILES
 from tectum.training.loop import fit
 from tectum.training.old_names import OLD_NAMES
 from tectum.training.sample_sheets import centre_on_grey, paint_target
 from tectum.training.schedule import Schedule
 from tectum.training.trainer import Trainer
 from tectum.training.validation import validate
-from test_training_steps import PX, SHORT, Generator, Segmenter, Small, labelled
 
 Images = Callable[..., tuple[Tensor, ...]]
 Run = Callable[..., dict[str, Any]]
@@ -33,7 +44,7 @@ COURSE = "mmfffmmfff"  # the steps of SHORT
 
 @pytest.fixture
 def pairs(images: Images) -> list[Pair]:
-    return labelled(images, 8)
+    return labelled_pairs(images, 8)
 
 
 @pytest.fixture
@@ -57,55 +68,17 @@ def run(pairs: list[Pair], tmp_path: Path) -> Run:
     return train
 
 
-class Stopped(BaseException):
-    """What a user's Ctrl-C or a dying machine is to the trainer."""
-
-
-def stop_after(num: int) -> Callable[[dict[str, Any]], None]:
-    """Die in the `num`-th step of this session."""
-    seen: list[int] = []
-
-    def report(line: dict[str, Any]) -> None:
-        seen.extend([1] * ("valid_loss" not in line))
-        if len(seen) == num:
-            raise Stopped
-
-    return report
-
-
-def result(folder: Path) -> dict[str, Any]:
-    """All that a run leaves, as bytes and numbers; wall time left out."""
-    last = torch.load(folder / "last.pt", weights_only=True)
-    modules = {name: {k: x.numpy().tobytes() for k, x in last[name].items()} for name in FILES}
-    adams = {
-        name: [x.numpy().tobytes() for s in o["state"].values() for x in s.values()]
-        for name, o in last["optimizers"].items()
-    }
-    files = [*folder.glob("*.safetensors"), *(folder / "samples").iterdir()]
-    return {
-        "modules": modules,
-        "adams": adams,
-        "counts": {name: last["state"][name] for name in ("step", "meta", "first", "ended", "sums")},
-        "files": {path.name: path.read_bytes() for path in files},
-        "log": [{name: value for name, value in line.items() if name != "seconds"} for line in log(folder)],
-    }
-
-
-def log(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-
-
 # ---- the same bits ---------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def straight(images: Images, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What a run that is never stopped leaves."""
-    folder, pairs = tmp_path_factory.mktemp("straight"), labelled(images, 8)
+    folder, pairs = tmp_path_factory.mktemp("straight"), labelled_pairs(images, 8)
     torch.manual_seed(0)
     given = Small(), TDFusionLoss(Generator()), pairs[:6], pairs[6:]
     fit(*given, run=folder, schedule=replace(SHORT, outer="adam", task_first=2), task=Segmenter())
-    return result(folder)
+    return read_results(folder)
 
 
 @pytest.mark.parametrize("every_s", [30.0, -1.0])
@@ -128,13 +101,13 @@ def test_resumed_equals_uninterrupted(
             run(weights=99 if (tmp_path / "run/last.pt").exists() else 0, report=stop_after(num), **options)
         torch.manual_seed(num)  # whatever else the program drew at random
     run(weights=99 if (tmp_path / "run/last.pt").exists() else 0, **options)
-    assert result(tmp_path / "run") == straight
+    assert read_results(tmp_path / "run") == straight
 
 
 def test_the_seed_decides(run: Run, tmp_path: Path) -> None:
     for folder, seed in (("one", 0), ("same", 0), ("other", 1)):
         run(folder, seed=seed)
-    one, same, other = (result(tmp_path / folder) for folder in ("one", "same", "other"))
+    one, same, other = (read_results(tmp_path / folder) for folder in ("one", "same", "other"))
     assert one == same
     assert one["modules"]["objective"] != other["modules"]["objective"]
 
@@ -157,7 +130,7 @@ def test_the_order_of_steps(run: Run, tmp_path: Path, changes: dict[str, Any], c
     assert steps[-1]["meta"] == course.count("m") and steps[-1]["step"] == 6
     lessons = [x["outer_loss"] for x in steps if "outer_loss" in x and x["step"] >= 3]
     if lessons:
-        assert log(tmp_path / "run")[-1]["outer_loss"] == pytest.approx(np.mean(lessons)), (
+        assert read_log(tmp_path / "run")[-1]["outer_loss"] == pytest.approx(np.mean(lessons)), (
             "the mean over the last epoch"
         )
 
@@ -193,17 +166,6 @@ class Blend(nn.Module):
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         share = self.share.sigmoid()
         return share * b + (1 - share) * a
-
-
-class OneWeight(nn.Module):
-    """The same w for all pixels."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.logits = nn.Parameter(torch.zeros(2))
-
-    def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        return self.logits.softmax(0)[:, None, None].expand(len(a), 2, *a.shape[2:])
 
 
 class Wants(nn.Module):
@@ -259,10 +221,10 @@ def test_away_is_the_mean_distance_from_a_half(images: Images, tmp_path: Path) -
     with torch.no_grad():
         objective.generator.logits.copy_(torch.tensor([0.3, 0.7]).log())  # type: ignore[union-attr]
     trainer = Trainer(Blend(), objective, None, Schedule())
-    line = validate(trainer, labelled(images, 2), tmp_path / "sheet.png", "cpu")
+    line = validate(trainer, labelled_pairs(images, 2), tmp_path / "sheet.png", "cpu")
     assert line["weight_deviation"] == pytest.approx(0.2, rel=1e-5)
     trainer = Trainer(Blend(), TDFusionLoss(), None, Schedule())
-    assert "weight_deviation" not in validate(trainer, labelled(images, 1), tmp_path / "sheet.png", "cpu")
+    assert "weight_deviation" not in validate(trainer, labelled_pairs(images, 1), tmp_path / "sheet.png", "cpu")
 
 
 def test_the_score_of_the_task_chooses_what_is_kept(run: Run, tmp_path: Path) -> None:
@@ -381,11 +343,11 @@ def test_a_checkpoint_of_another_run_is_refused(
     run: Run, tmp_path: Path, changes: dict[str, Any], sentence: str
 ) -> None:
     run()
-    before = result(tmp_path / "run")
+    before = read_results(tmp_path / "run")
     with pytest.raises(ValueError, match=sentence) as error:
         run(**changes)
     assert "choose a new folder" in str(error.value) and "\n" not in str(error.value)
-    assert result(tmp_path / "run") == before
+    assert read_results(tmp_path / "run") == before
 
 
 def test_a_run_with_the_names_of_before_goes_on(run: Run, tmp_path: Path) -> None:
@@ -404,10 +366,10 @@ def test_a_run_with_the_names_of_before_goes_on(run: Run, tmp_path: Path) -> Non
     state["sums"], state["best"] = old(state["sums"]), old(state["best"])
     state["schedule"] = old(state["schedule"]) | {"penalty": 0.0}
     assert "lesson" in state["best"] and state["schedule"]["turns"] is True and "dihedral" not in state["schedule"]
-    log_file.write_text("".join(json.dumps(old(line)) + "\n" for line in log(tmp_path / "run")))
+    log_file.write_text("".join(json.dumps(old(line)) + "\n" for line in read_log(tmp_path / "run")))
     torch.save(saved, path)
     run(dihedral=True)
-    assert result(tmp_path / "run") == result(tmp_path / "straight")
+    assert read_results(tmp_path / "run") == read_results(tmp_path / "straight")
     state["schedule"]["penalty"] = 0.5
     torch.save(saved, path)
     with pytest.raises(ValueError, match=r"penalty must be 0, got 0\.5"):
@@ -442,7 +404,7 @@ def test_a_full_disk_is_said_and_costs_nothing_but_the_last_steps(
     assert torch.load(tmp_path / "run" / "last.pt", weights_only=True)["state"]["step"] == 3
     assert not list((tmp_path / "run").rglob(".tectum-*"))
     run(**options)
-    assert result(tmp_path / "run") == straight
+    assert read_results(tmp_path / "run") == straight
 
 
 # ---- pictures --------------------------------------------------------------------------------------------------------

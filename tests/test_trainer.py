@@ -1,6 +1,5 @@
 """The trainer's promises: the same bits however often it was stopped, the best weights kept, nothing lost."""
 
-import json
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from small_training import Stopped, read_log
 from tectum.pair import Pair
 from tectum.systems.tdfusion import TDFusion, TDFusionLoss
 from tectum.training import checkpoint
@@ -71,21 +71,13 @@ def result(folder: Path) -> dict[str, Any]:
         ],
         "step": last["state"]["step"],
         "best": (folder / "best.safetensors").read_bytes(),
-        "log": [timeless(line) for line in log(folder)],
+        "log": [timeless(line) for line in read_log(folder)],
         "samples": {path.name: path.read_bytes() for path in (folder / "samples").iterdir()},
     }
 
 
-def log(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-
-
 def timeless(line: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in line.items() if name != "seconds"}
-
-
-class Stopped(BaseException):
-    """What a user's Ctrl-C or a dying machine is to the trainer."""
 
 
 def stop_at(step: int) -> Callable[[dict[str, Any]], None]:
@@ -204,7 +196,7 @@ def test_the_lowest_validation_is_kept(run: Run, tmp_path: Path) -> None:
     assert abs(float(fuser.level.detach()) - 0.4) < 0.11
     assert_same(fuser.state_dict(), load_file(tmp_path / "run" / "best.safetensors"))
     assert best["valid_loss"] == pytest.approx(3 * (float(fuser.level.detach()) - 0.4) ** 2, rel=1e-5)
-    assert log(tmp_path / "run") == validations
+    assert read_log(tmp_path / "run") == validations
 
 
 def alone(fuser: nn.Module, objective: nn.Module) -> Trainer:
@@ -260,7 +252,7 @@ def test_the_loss_goes_down(pairs: list[Pair], tmp_path: Path) -> None:
     )  # fmt: skip
     assert len(losses) == 30
     assert sum(losses[-6:]) < 0.7 * sum(losses[:6])
-    assert log(tmp_path)[1]["valid_loss"] < log(tmp_path)[0]["valid_loss"]
+    assert read_log(tmp_path)[1]["valid_loss"] < read_log(tmp_path)[0]["valid_loss"]
 
 
 # ---- the schedule ----------------------------------------------------------------------------------------------------
@@ -282,7 +274,7 @@ def test_the_optimiser_gets_the_scheduled_rate(run: Run, tmp_path: Path) -> None
     run()
     last = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
     assert last["optimizers"]["fuser"]["param_groups"][0]["lr"] == SHORT.rate(8)
-    assert [line["lr"] for line in log(tmp_path / "run")] == [SHORT.rate(step) for step in (2, 5, 8)]
+    assert [line["lr"] for line in read_log(tmp_path / "run")] == [SHORT.rate(step) for step in (2, 5, 8)]
 
 
 def test_large_gradients_are_scaled_down(pairs: list[Pair]) -> None:
@@ -304,7 +296,7 @@ def test_large_gradients_are_scaled_down(pairs: list[Pair]) -> None:
 def test_the_log_has_the_means_of_an_epoch(run: Run, tmp_path: Path) -> None:
     steps: list[dict[str, Any]] = []
     run(report=lambda line: steps.append(line) if "valid_loss" not in line else None)
-    for epoch, line in enumerate(log(tmp_path / "run")):
+    for epoch, line in enumerate(read_log(tmp_path / "run")):
         for name in ("train_intensity", "train_gradient"):
             some = [step[name] for step in steps[3 * epoch : 3 * epoch + 3]]
             assert line[name] == pytest.approx(sum(some) / 3, rel=1e-12) and len(set(some)) == 3
@@ -453,4 +445,4 @@ def test_the_log_has_each_validation_once_wherever_the_run_is_stopped(
         with pytest.raises(Stopped):
             run()
     run()
-    assert [line["step"] for line in log(tmp_path / "run")] == [3, 6, 9]
+    assert [line["step"] for line in read_log(tmp_path / "run")] == [3, 6, 9]

@@ -1,138 +1,42 @@
 """The two kinds of steps: who may change in which, what the task may say to whom, and how far the loss moves."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tectum.metrics.task import SegmentationScore
-from tectum.pair import Pair
+from small_training import (
+    PX,
+    SHORT,
+    Generator,
+    Segmenter,
+    Small,
+    changed_names,
+    check_finite,
+    copy_state,
+    labelled_pairs,
+    prepare_trainer,
+)
 from tectum.systems.tdfusion import TDFusionLoss
 from tectum.training.batches import batch_indices, meta_indices
 from tectum.training.schedule import Schedule
 from tectum.training.trainer import Trainer
 
 Images = Callable[..., tuple[Tensor, ...]]
-PX = 32
-SHORT = Schedule(
-    steps=6, batch=2, crop_px=12, lr=1e-2, warmup=2, validate_every=3, meta_steps=2, meta_lr=1e-2, task_px=(PX, PX),
-    task_batch=2, task_lr=1e-2,
-)  # fmt: skip
-
-
-class Small(nn.Module):
-    """A fuser with dropout and a buffer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.hidden, self.norm, self.out = nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Conv2d(4, 1, 1)
-
-    def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        x = F.dropout(self.norm(self.hidden(torch.cat([a, b], 1))).relu(), 0.1, self.training)
-        return self.out(x).sigmoid()
-
-
-class Segmenter(nn.Module):
-    """A task with dropout and BatchNorm; `scale` multiplies its loss."""
-
-    label_type = "masks"
-
-    def __init__(self, classes: Sequence[str] = "abc", *, dropout: float = 0.2, scale: float = 1.0) -> None:
-        super().__init__()
-        num_classes = len(classes)
-        self.first, self.norm, self.last = (
-            nn.Conv2d(1, 6, 3, padding=1),
-            nn.BatchNorm2d(6),
-            nn.Conv2d(6, num_classes, 1),
-        )
-        self.classes, self.dropout, self.scale = tuple(classes), dropout, scale
-
-    def forward(self, fused: Tensor) -> Tensor:
-        return self.last(F.dropout(self.norm(self.first(fused)).relu(), self.dropout, self.training))
-
-    def loss(self, fused: Tensor, target: Tensor) -> Tensor:
-        logits = F.interpolate(self(fused), target.shape[1:], mode="bilinear", align_corners=False)
-        return self.scale * F.cross_entropy(logits, target)
-
-    @torch.no_grad()
-    def predict(self, fused: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-        training = self.training
-        logits = self.eval()(fused)
-        self.train(training)
-        return F.interpolate(logits, size or fused.shape[2:], mode="bilinear", align_corners=False).argmax(1)
-
-    def metric(self) -> SegmentationScore:
-        return SegmentationScore(len(self.classes))
-
-
-class Generator(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(2, 2, 3, padding=1)
-
-    def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        return self.conv(torch.cat([a, b], dim=1)).softmax(1)
-
-
-def labelled(
-    images: Images, num: int, *, size: tuple[int, int] = (36, 40), batch: int = 1, seed: int = 0
-) -> list[Pair]:
-    """Pairs whose classes are the brightness of the infrared in three steps."""
-    found = []
-    for index in range(num):
-        a, b = images(*size, batch=batch, seed=seed + index)
-        names = tuple(f"pair-{index}-{i}" if batch > 1 else f"pair-{index}" for i in range(batch))
-        found.append(Pair(a, b, (b[:, 0] * 2.999).long(), names))
-    return found
-
-
-def ready(images: Images, *, fits: int = 2, scale: float = 1.0, **changes: Any) -> tuple[Trainer, Pair, Pair, Pair]:
-    """A trainer after some fit steps, so that moments exist; crops, whole images and a pair for the outer loss."""
-    torch.manual_seed(0)
-    trainer = Trainer(Small(), TDFusionLoss(Generator()), Segmenter(scale=scale), replace(SHORT, **changes))
-    crops, whole, test = labelled(images, 3, size=(PX, PX), batch=2)
-    crops = Pair(crops.a[..., :12, :12], crops.b[..., :12, :12])
-    torch.manual_seed(1)
-    for step in range(fits):
-        trainer.set_rates(step, 0)
-        trainer.fit_step(crops, whole, pass_all)
-    return trainer, crops, whole, test
-
-
-def pass_all(what: str, value: Tensor, batch: Pair) -> None:
-    assert value.isfinite()
-
-
-def everything(trainer: Trainer) -> dict[str, Tensor]:
-    """Parameters, buffers and moments, by whose they are."""
-    found = {}
-    for name, module in trainer.modules.items():
-        found |= {f"{name}.{key}": x.detach().clone() for key, x in module.state_dict().items()}
-    for name, optimizer in trainer.optimizers.items():
-        for index, state in optimizer.state_dict()["state"].items():
-            found |= {f"{name}.adam.{index}.{key}": x.clone() for key, x in state.items()}
-    return found
-
-
-def changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
-    return {name for name in before | after if name not in before or not torch.equal(before[name], after[name])}
-
-
 # ---- who may change --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("inner", "outer"), [("adam", "max"), ("sgd", "adam"), ("sgd", "sgd")])
 @pytest.mark.parametrize("method", ["forward", "reverse", "finite"])
 def test_a_meta_step_changes_the_objective_alone(images: Images, inner: str, outer: str, method: str) -> None:
-    trainer, *given = ready(images, inner=inner, outer=outer, method=method)
-    before, state = everything(trainer), torch.get_rng_state()
-    trainer.meta_step(*given, seed=3, check=pass_all)
-    moved = changed(before, everything(trainer))
+    trainer, *given = prepare_trainer(images, inner=inner, outer=outer, method=method)
+    before, state = copy_state(trainer), torch.get_rng_state()
+    trainer.meta_step(*given, seed=3, check=check_finite)
+    moved = changed_names(before, copy_state(trainer))
     assert {"objective.generator.conv.weight", "objective.generator.conv.bias"} <= moved
     assert all(name.startswith("objective.") for name in moved)
     assert any(".adam." in name for name in moved) == (outer == "adam")
@@ -141,11 +45,11 @@ def test_a_meta_step_changes_the_objective_alone(images: Images, inner: str, out
 
 
 def test_a_fit_step_changes_fuser_and_task_alone(images: Images) -> None:
-    trainer, crops, whole, test = ready(images, outer="adam")
-    trainer.meta_step(crops, whole, test, 3, pass_all)
-    before = everything(trainer)
-    trainer.fit_step(crops, whole, pass_all)
-    moved = changed(before, everything(trainer))
+    trainer, crops, whole, test = prepare_trainer(images, outer="adam")
+    trainer.meta_step(crops, whole, test, 3, check_finite)
+    before = copy_state(trainer)
+    trainer.fit_step(crops, whole, check_finite)
+    moved = changed_names(before, copy_state(trainer))
     still = before.keys() - moved
     assert not any(name.startswith("objective.") for name in moved)
     assert all(name.startswith("objective.") for name in still), "parameters, BatchNorm statistics, moments"
@@ -160,47 +64,47 @@ def test_the_statistics_of_a_generator_move_in_meta_steps_only(images: Images) -
         def forward(self, a: Tensor, b: Tensor) -> Tensor:
             return self.conv(self.norm(torch.cat([a, b], dim=1))).softmax(1)
 
-    trainer, crops, whole, test = ready(images)
+    trainer, crops, whole, test = prepare_trainer(images)
     trainer = Trainer(trainer.fuser, TDFusionLoss(Normed()), trainer.task, SHORT)
-    before = everything(trainer)
-    trainer.fit_step(crops, whole, pass_all)
-    assert not any(name.startswith("objective.") for name in changed(before, everything(trainer)))
-    trainer.meta_step(crops, whole, test, 3, pass_all)
-    assert "objective.generator.norm.running_mean" in changed(before, everything(trainer))
+    before = copy_state(trainer)
+    trainer.fit_step(crops, whole, check_finite)
+    assert not any(name.startswith("objective.") for name in changed_names(before, copy_state(trainer)))
+    trainer.meta_step(crops, whole, test, 3, check_finite)
+    assert "objective.generator.norm.running_mean" in changed_names(before, copy_state(trainer))
 
 
 def test_what_validation_leaves_behind_does_not_matter(images: Images) -> None:
     """Every network is put into its mode again: a run that goes on after a validation is one that was resumed."""
     found = []
     for mode in (True, False):
-        trainer, crops, whole, test = ready(images)
+        trainer, crops, whole, test = prepare_trainer(images)
         for module in trainer.modules.values():
             module.train(mode)
         torch.manual_seed(4)
-        trainer.meta_step(crops, whole, test, 3, pass_all)
-        trainer.fit_step(crops, whole, pass_all)
-        found.append(everything(trainer))
-    assert not changed(*found)
+        trainer.meta_step(crops, whole, test, 3, check_finite)
+        trainer.fit_step(crops, whole, check_finite)
+        found.append(copy_state(trainer))
+    assert not changed_names(*found)
 
 
 # ---- what the task may say -------------------------------------------------------------------------------------------
 
 
 def fuser_after(images: Images, task_scale: float, **changes: Any) -> dict[str, Tensor]:
-    trainer, *_ = ready(images, scale=task_scale, **changes)
-    return {name: x for name, x in everything(trainer).items() if name.startswith("fuser.")}
+    trainer, *_ = prepare_trainer(images, scale=task_scale, **changes)
+    return {name: x for name, x in copy_state(trainer).items() if name.startswith("fuser.")}
 
 
 def test_the_task_never_reaches_the_fuser_unless_asked_to(images: Images) -> None:
-    assert not changed(fuser_after(images, 1.0), fuser_after(images, -7.0))
-    heard = changed(fuser_after(images, 1.0, task_weight=0.5), fuser_after(images, -7.0, task_weight=0.5))
+    assert not changed_names(fuser_after(images, 1.0), fuser_after(images, -7.0))
+    heard = changed_names(fuser_after(images, 1.0, task_weight=0.5), fuser_after(images, -7.0, task_weight=0.5))
     assert "fuser.out.weight" in heard
 
 
 def test_the_weighted_loss_of_the_task_is_a_term_of_the_fuser(images: Images) -> None:
-    trainer, crops, whole, _ = ready(images, task_weight=0.25)
+    trainer, crops, whole, _ = prepare_trainer(images, task_weight=0.25)
     torch.manual_seed(5)
-    terms = trainer.fit_step(crops, whole, pass_all)
+    terms = trainer.fit_step(crops, whole, check_finite)
     assert set(terms) == {"intensity", "gradient", "task_in_fuser", "task"}
     assert float(terms["task_in_fuser"]) == pytest.approx(0.25 * float(terms["task"]), rel=0.2)
 
@@ -210,24 +114,26 @@ def test_a_frozen_task_teaches_and_stays(images: Images) -> None:
     task = Segmenter().requires_grad_(False)
     trainer = Trainer(Small(), TDFusionLoss(Generator()), task, SHORT)
     assert set(trainer.optimizers) == {"fuser", "objective"}
-    crops, whole, test = labelled(images, 3, size=(PX, PX), batch=2)
-    before = everything(trainer)
-    trainer.meta_step(crops, whole, test, 3, pass_all)
-    assert "task" in trainer.fit_step(crops, whole, pass_all)
+    crops, whole, test = labelled_pairs(images, 3, size=(PX, PX), batch=2)
+    before = copy_state(trainer)
+    trainer.meta_step(crops, whole, test, 3, check_finite)
+    assert "task" in trainer.fit_step(crops, whole, check_finite)
     assert not {
-        name for name in changed(before, everything(trainer)) if name in dict(task.named_parameters(prefix="task"))
+        name
+        for name in changed_names(before, copy_state(trainer))
+        if name in dict(task.named_parameters(prefix="task"))
     }
-    assert "objective.generator.conv.weight" in changed(before, everything(trainer))
+    assert "objective.generator.conv.weight" in changed_names(before, copy_state(trainer))
 
 
 # ---- how far the loss moves ------------------------------------------------------------------------------------------
 
 
 def travelled(images: Images, outer: str, scale: float) -> Tensor:
-    trainer, *given = ready(images, outer=outer, scale=scale, meta_lr=1e-3)
+    trainer, *given = prepare_trainer(images, outer=outer, scale=scale, meta_lr=1e-3)
     trainer.set_rates(0, 0)
     before = {name: p.detach().clone() for name, p in trainer.objective.named_parameters()}
-    trainer.meta_step(*given, seed=3, check=pass_all)
+    trainer.meta_step(*given, seed=3, check=check_finite)
     return torch.cat([(p - before[name]).flatten() for name, p in trainer.objective.named_parameters()]).detach()
 
 
