@@ -22,7 +22,7 @@ from tectum.data.datasets import find_set
 from tectum.data.folders import read_split
 from tectum.evaluation.evaluate import Evaluation, Evaluator
 from tectum.evaluation.statistics import summarise
-from tectum.evaluation.tables import markdown_table, undefined
+from tectum.evaluation.tables import explain_undefined, markdown_table
 from tectum.systems import SYSTEMS
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -127,7 +127,7 @@ def table(found: Evaluation, published: dict[str, str]) -> str:
     lines = markdown_table(found).splitlines()
     first = next(i for i, line in enumerate(lines) if line.startswith("| *"))
     lines[first:first] = [f"| {name} | {' | '.join(values.split())} |" for name, values in published.items()]
-    return "\n".join([*lines, *(f"\n{sentence}." for sentence in undefined(found))])
+    return "\n".join([*lines, *(f"\n{sentence}." for sentence in explain_undefined(found))])
 
 
 def put(page: str, mark: str, text: str) -> None:

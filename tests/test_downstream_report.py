@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-pytest.importorskip("matplotlib", reason="the report needs matplotlib: pip install 'tectum[report]'")
 pytest.importorskip("jinja2", reason="the report needs jinja2: pip install 'tectum[report]'")
 
 from tectum.cli import main

@@ -12,7 +12,6 @@ import pytest
 from PIL import Image
 
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-pytest.importorskip("matplotlib", reason="the report needs matplotlib: pip install 'tectum[report]'")
 pytest.importorskip("jinja2", reason="the report needs jinja2: pip install 'tectum[report]'")
 
 from playwright import sync_api

@@ -23,7 +23,7 @@ HIGHER = {"EN": True, "MSE": False}
 
 def test_the_interval_is_that_of_a_mean() -> None:
     values = np.random.default_rng(1).normal(5.0, 2.0, (400, 1, 1))
-    cell = summarise(scores(values), higher_is_better=HIGHER).cells["a"]["EN"]
+    cell = summarise(scores(values), higher_is_better=HIGHER).means["a"]["EN"]
     half = 1.96 * values.std() / 20
     assert cell.mean == pytest.approx(values.mean(), rel=1e-12)
     assert cell.low == pytest.approx(values.mean() - half, abs=0.1 * half)
@@ -35,7 +35,7 @@ def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
     hits = 0
     for seed in range(200):
         values = generator.exponential(1.0, (50, 1, 1))
-        cell = summarise(scores(values), higher_is_better=HIGHER, resamples=500, seed=seed).cells["a"]["EN"]
+        cell = summarise(scores(values), higher_is_better=HIGHER, resamples=500, seed=seed).means["a"]["EN"]
         hits += cell.low <= 1.0 <= cell.high
     assert 0.88 <= hits / 200 <= 0.98  # 95 %, a little less for so skewed a distribution
 
@@ -45,7 +45,7 @@ def test_differences_are_paired() -> None:
     hard = generator.normal(0, 10, (100, 1, 1))  # what an image does to every method
     values = np.concatenate([hard, hard + 0.5 + generator.normal(0, 0.1, (100, 1, 1))], axis=1)
     found = summarise(scores(values), higher_is_better=HIGHER)
-    difference, cell = found.differences["b"]["EN"], found.cells["b"]["EN"]
+    difference, cell = found.differences["b"]["EN"], found.means["b"]["EN"]
     assert found.reference == "a" and "a" not in found.differences
     assert difference.mean == pytest.approx(0.5, abs=0.05) and difference.clear and difference.better == 1.0
     assert difference.high - difference.low < (cell.high - cell.low) / 50
@@ -61,8 +61,8 @@ def test_no_difference_is_not_clear() -> None:
 def test_undefined_values_are_counted_not_dropped() -> None:
     values = np.array([[[1.0], [1.0]], [[3.0], [np.nan]], [[5.0], [np.nan]]])
     found = summarise(scores(values), higher_is_better=HIGHER)
-    assert (found.cells["a"]["EN"].num, found.cells["a"]["EN"].num_undefined) == (3, 0)
-    cell = found.cells["b"]["EN"]
+    assert (found.means["a"]["EN"].num, found.means["a"]["EN"].num_undefined) == (3, 0)
+    cell = found.means["b"]["EN"]
     assert (cell.mean, cell.num, cell.num_undefined) == (1.0, 1, 2) and cell.low == cell.high == 1.0
     assert found.differences["b"]["EN"].num == 1 and found.differences["b"]["EN"].mean == 0.0
 
@@ -139,10 +139,10 @@ def test_a_mean_with_an_infinite_value_is_infinite_and_has_no_interval() -> None
     values = np.random.default_rng(8).normal(30, 1, (10, 3, 1))
     values[4, 1], values[5, 1], values[6, 2] = np.inf, np.nan, np.nan
     found = summarise(scores(values), higher_is_better=HIGHER, baselines=("c",))
-    cell = found.cells["b"]["EN"]
+    cell = found.means["b"]["EN"]
     assert cell.mean == math.inf and math.isnan(cell.low) and math.isnan(cell.high)
     assert (cell.num, cell.num_undefined, cell.num_infinite) == (9, 1, 1)
-    assert found.ranks["EN"] == (("b",), ("a",)) and found.cells["a"]["EN"].num_infinite == 0
+    assert found.ranks["EN"] == (("b",), ("a",)) and found.means["a"]["EN"].num_infinite == 0
     difference = found.differences["b"]["EN"]
     finite = np.delete(values[:, 1] - values[:, 0], [4, 5])
     assert (difference.num, difference.num_infinite) == (8, 1) and difference.mean == pytest.approx(finite.mean())
@@ -159,7 +159,7 @@ def test_infinite_everywhere_leaves_no_difference() -> None:
     assert found.ranks["EN"] == (("a", "b"),)
     values[0, 1] = -np.inf
     both = summarise(scores(values), higher_is_better=HIGHER)
-    assert math.isnan(both.cells["b"]["EN"].mean) and both.ranks["EN"] == (("a",),)
+    assert math.isnan(both.means["b"]["EN"].mean) and both.ranks["EN"] == (("a",),)
 
 
 # ---- memory ----------------------------------------------------------------------------------------------------------
@@ -173,7 +173,7 @@ def test_chunks_do_not_change_the_numbers(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(statistics, "CHUNK", 30 * 7)
     parts = summarise(scores(values, metrics=tuple(metrics)), higher_is_better=metrics, resamples=500)
     for metric in metrics:
-        one, other = whole.cells["b"][metric], parts.cells["b"][metric]
+        one, other = whole.means["b"][metric], parts.means["b"][metric]
         assert (one.low, one.high) == pytest.approx((other.low, other.high), rel=1e-12)
         assert whole.differences["b"][metric].p == parts.differences["b"][metric].p
 
@@ -192,7 +192,7 @@ def test_memory_does_not_grow_with_the_images() -> None:
 
 def test_nothing_defined_is_nan() -> None:
     found = summarise(scores(np.full((3, 2, 1), np.nan)), higher_is_better=HIGHER)
-    assert np.isnan(found.cells["a"]["EN"].mean) and found.cells["a"]["EN"].num_undefined == 3
+    assert np.isnan(found.means["a"]["EN"].mean) and found.means["a"]["EN"].num_undefined == 3
     assert np.isnan(found.differences["b"]["EN"].better) and found.ranks["EN"] == () and found.beaten_by["EN"] == ()
 
 
@@ -207,7 +207,7 @@ def test_baselines_are_told_apart_and_shown_when_they_win() -> None:
     found = summarise(
         scores(values, metrics=("EN", "MSE")), higher_is_better=HIGHER, baselines=("c", "d"), reference="b"
     )
-    assert found.kinds == {"a": "method", "b": "method", "c": "baseline", "d": "baseline"}
+    assert found.is_baseline == {"a": False, "b": False, "c": True, "d": True}
     assert found.ranks == {"EN": (("b",), ("a",)), "MSE": (("b",), ("a",))}
     assert found.beaten_by == {"EN": ("c",), "MSE": ("c",)}
 
@@ -219,13 +219,13 @@ def test_one_method_has_no_rank_but_can_be_beaten() -> None:
 
 def test_baselines_alone_are_ranked() -> None:
     found = summarise(scores(np.array([[[1.0], [2.0]]])), higher_is_better=HIGHER, baselines=("a", "b"))
-    assert found.ranks["EN"] == (("b",), ("a",)) and set(found.kinds.values()) == {"method"}
+    assert found.ranks["EN"] == (("b",), ("a",)) and not any(found.is_baseline.values())
 
 
 def test_same_seed_same_numbers() -> None:
     values = np.random.default_rng(5).normal(0, 1, (30, 2, 1))
     one, two, other = (summarise(scores(values), higher_is_better=HIGHER, seed=seed) for seed in (0, 0, 1))
-    assert one.cells == two.cells and one.cells != other.cells
+    assert one.means == two.means and one.means != other.means
 
 
 def test_an_unknown_reference_is_refused() -> None:

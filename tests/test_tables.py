@@ -8,7 +8,14 @@ from typing import Any
 
 from evaluations import make_evaluation
 from tectum.evaluation.evaluate import Evaluation
-from tectum.evaluation.tables import infinite, markdown_table, stretched, text_table, undefined, write_tables
+from tectum.evaluation.tables import (
+    explain_infinite,
+    explain_stretch,
+    explain_undefined,
+    markdown_table,
+    text_table,
+    write_tables,
+)
 
 INF, NAN = math.inf, math.nan
 ODD = "caf\udce9"  # what Python makes of a file name that is not UTF-8
@@ -58,15 +65,19 @@ def test_missing_and_infinite_values_are_told_apart_in_the_files(tmp_path: Path)
 
 def test_the_text_says_what_is_missing_and_infinite() -> None:
     found = make_evaluation(VALUES, baselines=["average"])
-    assert undefined(found) == [
+    assert explain_undefined(found) == [
         "SCD is not defined (n/a) for theirs on 1 of 3, average on all of 3 images; the means leave these out"
     ]
-    (told,) = infinite(found)
+    (told,) = explain_infinite(found)
     assert told.startswith("PSNR is infinite for theirs on 1 of 3, average on all of 3 images; a mean with one is")
     text = text_table(found)
-    assert "inf*" in text and "inf!" in text and "31.00" in text and f"\n{undefined(found)[0]}.\n{told}." in text
+    assert (
+        "inf*" in text and "inf!" in text and "31.00" in text and f"\n{explain_undefined(found)[0]}.\n{told}." in text
+    )
     nothing = make_evaluation({name: {"SCD": [NAN] * 3, "EN": [7.0] * 3} for name in ("a", "b")})
-    assert undefined(nothing) == ["SCD is not defined for any image of any method"] and not infinite(nothing)
+    assert explain_undefined(nothing) == ["SCD is not defined for any image of any method"] and not explain_infinite(
+        nothing
+    )
 
 
 def test_names_that_are_not_utf8_are_written_and_read_back(tmp_path: Path) -> None:
@@ -80,11 +91,11 @@ def test_names_that_are_not_utf8_are_written_and_read_back(tmp_path: Path) -> No
 
 def test_stretched_systems_beside_baselines_are_explained() -> None:
     values = {name: {"EN": [7.0] * 3, "SD": [40.0] * 3, "VIF": [0.5] * 3} for name in ("ours", "average")}
-    assert not stretched(make_evaluation(values, baselines=["average"]))
+    assert not explain_stretch(make_evaluation(values, baselines=["average"]))
     found = make_evaluation(values, baselines=["average"], convention="cddfuse")
-    (told,) = stretched(found)
+    (told,) = explain_stretch(found)
     assert "cddfuse stretches" in told and "raises EN and SD of systems" in told and f"{told}." in text_table(found)
-    assert not stretched(make_evaluation(values, convention="cddfuse"))  # no baseline beside them
+    assert not explain_stretch(make_evaluation(values, convention="cddfuse"))  # no baseline beside them
     only = {name: {"VIF": row["VIF"]} for name, row in values.items()}
-    (told,) = stretched(make_evaluation(only, baselines=["average"], convention="cddfuse"))
+    (told,) = explain_stretch(make_evaluation(only, baselines=["average"], convention="cddfuse"))
     assert "changes the values of systems" in told

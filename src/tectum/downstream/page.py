@@ -18,11 +18,10 @@ from tectum.downstream.instances import ImageInstances, InstanceCounts, count_in
 from tectum.downstream.run import Cell, Comparison
 from tectum.downstream.statistics import SeedDifference, SeedMean
 from tectum.downstream.tables import Summary, notes, percent, signed_percent
-from tectum.evaluation.plots import COLOURS, INK, RULE
 from tectum.io.image import write_image
 from tectum.report.painting import add_legend, class_colours, frame_objects, paint
+from tectum.report.plots import COLOURS, FAINT, INK, RULE, Drawing, Scale, shorten, spread_out
 from tectum.report.style import data_uri, fit_jpegs, need_report_extra, write_html
-from tectum.report.svg import FAINT, bare, blank, literal, shorten, svg
 
 _PAGE_BYTES = 6_500_000
 _SOURCES = ("visible", "infrared")
@@ -260,27 +259,30 @@ def _plot_differences(summary: Summary) -> str:
     ]
     if not rows:
         return ""
-    height = 26 * len(rows) + 30 * len(summary.scores) + 34
-    figure = blank(720, height)
-    ax = figure.add_axes((0.27, 30 / height, 0.7, 1 - 34 / height))
-    bare(ax)
-    ax.grid(axis="x", color=RULE, lw=0.6)
-    ax.axvline(0, color=INK, lw=1)
-    text = {"xycoords": ("axes fraction", "data"), "fontsize": 11, "va": "center"}
-    y, last = 0.0, ""
+    left, right, top, row_px = 194.5, 698.5, 4.0, 26.0
+    num_blocks = len(summary.scores)
+    bottom = top + row_px * (len(rows) + 2.15 * num_blocks - 0.85)
+    drawing = Drawing(720, bottom + 34, f"Differences to {summary.reference}")
+    points = [100 * end for *_, x in rows for end in (x.low, x.high, *x.seeds)]
+    scale = Scale(*spread_out([0.0, *points], 0.06), left, right)
+    for number, label in scale.ticks(7):
+        u = scale(number)
+        drawing.line([u, u], [top, bottom], RULE, 0.6)
+        drawing.text(u, bottom + 10, label, FAINT, 9.5)
+    drawing.line([scale(0), scale(0)], [top, bottom], INK, 1)
+    y, last = top + 0.6 * row_px, ""
     for score, name, x in rows:
         if score != last:
-            y -= 1.15 if last else 0.0
-            ax.annotate(literal(score), (-0.37, y), color=INK, weight="bold", **text)
-            y, last = y - 1, score
+            y += 1.15 * row_px if last else 0.0
+            drawing.text(8, y, score, INK, 11, anchor="start", font_weight="bold")
+            y, last = y + row_px, score
         colour = COLOURS[summary.inputs.index(name) % len(COLOURS)]
-        ax.plot([100 * x.low, 100 * x.high], [y, y], color=colour, lw=2, solid_capstyle="round")
-        ax.plot([100 * s for s in x.seeds], [y] * len(x.seeds), "|", ms=9, mec=colour, mew=1.3)
-        ax.plot([100 * x.mean], [y], "o", ms=7.5, mfc=colour, mec="white", mew=1)
-        ax.annotate(literal(shorten(name, 26)), (-0.02, y), color=FAINT, ha="right", **text)
-        y -= 1
-    ax.set_ylim(y + 0.3, 0.6)
-    ax.set_yticks([])
-    ax.set_xlabel(literal(f"points above or below {summary.reference}"), color=FAINT, fontsize=11)
-    ax.margins(x=0.06)
-    return svg(figure, "forest", f"Differences to {summary.reference}")
+        low, mean, high = scale([100 * x.low, 100 * x.mean, 100 * x.high])
+        drawing.line([low, high], [y, y], colour, 2, stroke_linecap="round")
+        for u in scale([100 * seed for seed in x.seeds]):
+            drawing.line([u, u], [y - 4.5, y + 4.5], colour, 1.3)
+        drawing.marker("circle", mean, y, 7.5, fill=colour, stroke="white", stroke_width=1)
+        drawing.text(left - 10, y, shorten(name, 26), FAINT, 11, anchor="end")
+        y += row_px
+    drawing.text((left + right) / 2, bottom + 26, f"points above or below {summary.reference}", FAINT, 11)
+    return drawing.to_svg()

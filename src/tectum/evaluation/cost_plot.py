@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from tectum.evaluation.evaluate import Evaluation
 from tectum.evaluation.page_cells import Column
-from tectum.evaluation.plots import Style, against_cost
-from tectum.evaluation.statistics import Summary
+from tectum.evaluation.plots import Style, plot_against_cost
 
 if TYPE_CHECKING:
     from tectum.benchmark.measure import Cost
 
-MEAN_RANK = "mean rank"
+_MEAN_RANK = "mean rank"
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class CostRow:
     """A line of the table under the plots, as text."""
 
     name: str
-    baseline: bool
+    is_baseline: bool
     params: str
     macs: str
     seconds: str
@@ -47,11 +46,11 @@ class CostRow:
 
 
 @dataclass(frozen=True)
-class Tradeoff:
-    """What the page shows of costs.
+class CostSection:
+    """The costs on the page.
 
     Attributes:
-        conditions: what was measured, in words; empty where no cost says.
+        conditions: how they were measured, in words; empty where no cost says.
         choices: the mean rank, then every metric.
         rows: the costs drawn.
         without: rows of the evaluation that have no cost measured under these conditions.
@@ -69,139 +68,136 @@ class Tradeoff:
     others: tuple[str, ...]
 
 
-def tradeoff(
-    evaluation: Evaluation, costs: "Sequence[Cost]", table: Sequence[Column], look: Mapping[str, Style]
-) -> Tradeoff | None:
+def make_cost_section(
+    evaluation: Evaluation, costs: "Sequence[Cost]", columns: Sequence[Column], styles: Mapping[str, Style]
+) -> CostSection | None:
     """The plots and the table of costs; None when no row of the evaluation has one."""
-    summary = evaluation.summary
-    where, group = alike([cost for cost in costs if cost.name in look])
+    conditions, group = _largest_group([cost for cost in costs if cost.name in styles])
     if not group:
         return None
-    chosen = {name: group[name] for name in look if name in group}
-    drawn = {id(cost) for cost in chosen.values()}
-    ranks = mean_ranks(summary, evaluation.higher_is_better)
-    quality: dict[str, dict[str, tuple[float, float, float]]] = {
-        MEAN_RANK: {name: (rank, math.nan, math.nan) for name, rank in ranks.items()}
-    }
-    for column in table:
-        cells = {name: summary.cells[name][column.metric] for name in look}
-        quality[column.metric] = {name: (cell.mean, cell.low, cell.high) for name, cell in cells.items()}
-    labels = {MEAN_RANK: "mean rank (1 is best)", **{c.metric: f"{c.metric} {c.arrow}" for c in table}}
-    upwards = {MEAN_RANK: False, **{column.metric: column.higher for column in table}}
-    choices = []
-    for n, (name, values) in enumerate(quality.items()):
-        plots = []
-        for field, axis in (("seconds_median", "seconds an image"), ("macs", "GMACs an image")):
-            points = {}
-            for method, cost in chosen.items():
-                amount = getattr(cost, field)
-                if positive(amount) and math.isfinite(values.get(method, (math.nan,))[0]):
-                    points[method] = (amount / 1e9 if field == "macs" else amount, *values[method])
-            axes = (axis, labels[name])
-            prefix = f"{field[:4]}{n}"
-            plots.append(against_cost(points, look, axes=axes, upwards=upwards[name], prefix=prefix) if points else "")
-        choices.append(Choice(name, *plots))
-    return Tradeoff(
-        where,
+    drawn = {name: group[name] for name in styles if name in group}
+    ids = {id(cost) for cost in drawn.values()}
+    others = [cost for cost in costs if id(cost) not in ids]
+    nothing = math.nan, math.nan
+    ranks = {name: (rank, *nothing) for name, rank in mean_ranks(evaluation).items()}
+    choices = [_make_choice(_MEAN_RANK, "mean rank (1 is best)", ranks, drawn, styles, upwards=False)]
+    for k in columns:
+        means = {name: row[k.metric] for name, row in evaluation.summary.means.items()}
+        values = {name: (mean.mean, mean.low, mean.high) for name, mean in means.items()}
+        choices.append(_make_choice(k.metric, f"{k.metric} {k.arrow}", values, drawn, styles, upwards=k.higher))
+    return CostSection(
+        conditions,
         tuple(choices),
-        tuple(cost_row(cost, look[name].baseline) for name, cost in chosen.items()),
-        tuple(name for name in look if name not in chosen),
-        tuple(name for name, cost in chosen.items() if not positive(cost.seconds_median)),
-        tuple(name for name, cost in chosen.items() if not positive(cost.macs)),
-        tuple(f"{named(cost)} ({conditions(cost) or 'not said how'})" for cost in costs if id(cost) not in drawn),
+        tuple(_make_row(cost, styles[name].is_baseline) for name, cost in drawn.items()),
+        tuple(name for name in styles if name not in drawn),
+        tuple(name for name, cost in drawn.items() if not _is_positive(cost.seconds_median)),
+        tuple(name for name, cost in drawn.items() if not _is_positive(cost.macs)),
+        tuple(f"{_full_name(cost)} ({_conditions(cost) or 'not said how'})" for cost in others),
     )
 
 
-def alike(costs: "Sequence[Cost]") -> "tuple[str, dict[str, Cost]]":
+def _make_choice(
+    name: str,
+    label: str,
+    values: Mapping[str, tuple[float, float, float]],
+    costs: "Mapping[str, Cost]",
+    styles: Mapping[str, Style],
+    *,
+    upwards: bool,
+) -> Choice:
+    plots = []
+    for field, axis, unit in (("seconds_median", "seconds an image", 1.0), ("macs", "GMACs an image", 1e9)):
+        points = {
+            method: (amount / unit, *values[method])
+            for method, cost in costs.items()
+            if _is_positive(amount := getattr(cost, field)) and math.isfinite(values.get(method, (math.nan,))[0])
+        }
+        plots.append(plot_against_cost(points, styles, axes=(axis, label), upwards=upwards) if points else "")
+    return Choice(name, *plots)
+
+
+def _largest_group(costs: "Sequence[Cost]") -> "tuple[str, dict[str, Cost]]":
     """The largest group of costs that can be compared, by name, and its conditions in words."""
+    timed = [cost for cost in costs if _is_positive(cost.seconds_median)]
+    untimed = [
+        cost
+        for cost in costs
+        if not _is_positive(cost.seconds_median)
+        and any(amount is not None for amount in (cost.params, cost.macs, cost.peak_mb))
+    ]
     groups: dict[str, dict[str, Cost]] = {}
-    untimed = []
-    for cost in costs:
-        if positive(cost.seconds_median):
-            groups.setdefault(conditions(cost), {}).setdefault(cost.name, cost)
-        elif any(amount is not None for amount in (cost.params, cost.macs, cost.peak_mb)):
-            untimed.append(cost)
-    if not groups:
-        for cost in untimed:
-            groups.setdefault(conditions(cost), {}).setdefault(cost.name, cost)
-    where = max(groups, key=lambda name: len(groups[name]), default="")
-    group = dict(groups.get(where, {}))
+    for cost in timed or untimed:
+        groups.setdefault(_conditions(cost), {}).setdefault(cost.name, cost)
+    conditions = max(groups, key=lambda name: len(groups[name]), default="")
+    group = groups.get(conditions, {})
     first = next(iter(group.values()), None)
     for cost in untimed:
-        if first is not None and fits(cost, first):
+        if first is not None and _fits(cost, first):
             group.setdefault(cost.name, cost)
-    return where, group
+    return conditions, group
 
 
-def fits(cost: "Cost", other: "Cost") -> bool:
-    """True if what is no time may stand beside the other cost: one size, and nothing else that is said differs.
+def _fits(cost: "Cost", other: "Cost") -> bool:
+    """True if a cost without time may stand beside another: one size, and nothing else that is given differs.
 
     Parameters alone have no size.
     """
-    said = ((cost.device, other.device), (cost.threads, other.threads), (cost.dtype, other.dtype))
+    given = ((cost.device, other.device), (cost.threads, other.threads), (cost.dtype, other.dtype))
     alone = not cost.size and cost.macs is None and cost.peak_mb is None
-    return (alone or sized(cost) == sized(other)) and all(own is None or own == theirs for own, theirs in said)
+    return (alone or _size(cost) == _size(other)) and all(own is None or own == theirs for own, theirs in given)
 
 
-def mean_ranks(summary: Summary, higher_is_better: Mapping[str, bool]) -> dict[str, float]:
-    """The mean rank of every row that has a value; equal means share the middle of their ranks."""
-    found: dict[str, list[float]] = {}
-    for metric, higher in higher_is_better.items():
-        means = {name: row[metric].mean for name, row in summary.cells.items() if not math.isnan(row[metric].mean)}
+def mean_ranks(evaluation: Evaluation) -> dict[str, float]:
+    """Returns the mean rank of every row that has a value; equal means share the middle of their ranks."""
+    ranks: dict[str, list[float]] = {}
+    for metric, higher in evaluation.higher_is_better.items():
+        rows = evaluation.summary.means.items()
+        means = {name: row[metric].mean for name, row in rows if not math.isnan(row[metric].mean)}
         for name, mean in means.items():
             before = sum((other > mean) if higher else (other < mean) for other in means.values())
             equal = sum(other == mean for other in means.values())
-            found.setdefault(name, []).append(1 + before + (equal - 1) / 2)
-    return {name: sum(ranks) / len(ranks) for name, ranks in found.items()}
+            ranks.setdefault(name, []).append(1 + before + (equal - 1) / 2)
+    return {name: sum(row) / len(row) for name, row in ranks.items()}
 
 
-def named(cost: "Cost") -> str:
+def _full_name(cost: "Cost") -> str:
     return cost.name if cost.variant in (None, "", "default") else f"{cost.name} {cost.variant}"
 
 
-def positive(x: Any) -> bool:
+def _is_positive(x: Any) -> bool:
     return x is not None and math.isfinite(x) and x > 0
 
 
-def conditions(cost: "Cost") -> str:
-    """What two costs must share to be compared.
-
-    What is missing is left out, and agrees only with what misses it too.
-    """
+def _conditions(cost: "Cost") -> str:
+    """Conditions that two costs must share; a missing one is left out, and agrees only with a missing one."""
     threads = f"{cost.threads} thread{'s' * (cost.threads != 1)}" if cost.threads else ""
-    return ", ".join(part for part in (sized(cost), cost.device, threads, cost.dtype) if part)
+    return ", ".join(part for part in (_size(cost), cost.device, threads, cost.dtype) if part)
 
 
-def sized(cost: "Cost") -> str:
+def _size(cost: "Cost") -> str:
     return f"{cost.size} px".replace("x", "×", 1) if cost.size else ""
 
 
-def cost_row(cost: "Cost", baseline: bool) -> CostRow:
+def _make_row(cost: "Cost", is_baseline: bool) -> CostRow:
     quartiles = cost.seconds_iqr
     return CostRow(
         cost.name,
-        baseline,
-        or_dash(cost.params, "{:,.0f}".format),
-        or_dash(cost.macs, lambda macs: f"{macs / 1e9:.3g} G" if macs else "0"),
-        or_dash(cost.seconds_median, seconds),
-        " – ".join(seconds(s) for s in quartiles) if quartiles and None not in quartiles else "–",
-        or_dash(cost.peak_mb, "{:,.0f} MB".format),
+        is_baseline,
+        _or_dash(cost.params, "{:,.0f}".format),
+        _or_dash(cost.macs, lambda macs: f"{macs / 1e9:.3g} G" if macs else "0"),
+        _or_dash(cost.seconds_median, _seconds_text),
+        " – ".join(map(_seconds_text, quartiles)) if quartiles and None not in quartiles else "–",
+        _or_dash(cost.peak_mb, "{:,.0f} MB".format),
     )
 
 
-def or_dash(x: float | None, text: Callable[[float], str]) -> str:
-    """A number as text.
-
-    >>> or_dash(None, str), or_dash(math.nan, str), or_dash(1500, "{:,}".format)
-    ('–', '–', '1,500')
-    """
+def _or_dash(x: float | None, text: Callable[[float], str]) -> str:
     return text(x) if x is not None and math.isfinite(x) else "–"
 
 
-def seconds(s: float) -> str:
-    """A time with three digits.
-
-    >>> seconds(0.00123), seconds(2.5), seconds(123.4)
+def _seconds_text(s: float) -> str:
+    """
+    >>> _seconds_text(0.00123), _seconds_text(2.5), _seconds_text(123.4)
     ('1.23 ms', '2.5 s', '123 s')
     """
     return f"{s * 1000:.3g} ms" if s < 1 else f"{s:.3g} s"

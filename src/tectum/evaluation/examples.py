@@ -9,23 +9,24 @@ With fewer than two ranked methods every row of the table is compared; with one 
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from tectum.errors import UserError
-from tectum.evaluation.statistics import Kind, Scores
+from tectum.evaluation.evaluate import Evaluation
+from tectum.evaluation.statistics import Scores
 from tectum.report.pictures import luminance
 from tectum.report.statistics import Array
 from tectum.report.style import data_uri, encode_image, fit_jpegs
 
 Pictures = Callable[[str, str], Array]
+"""(image, row or source) -> uint8 (H,W) or (H,W,3)."""
 
-SOURCES = ("visible", "infrared")
 PAGE_BYTES = 6_200_000
 """Of all pictures and crops together before base64, which adds a third."""
-WINDOW_PARTS, WINDOW_PX, CROP_PX = 6, 32, 240
+_WINDOW_PARTS, _WINDOW_PX, _CROP_PX = 6, 32, 240
 """A window is 1/6 of the width, at least 32 px; its crop is shown with at most 240 px."""
 
 
@@ -35,7 +36,7 @@ class Panel:
 
     Attributes:
         name: "visible", "infrared" or a row of the table.
-        role: what it is.
+        role: "source", "method" or "baseline".
         picture, crop: data URIs; empty where there is no picture.
         problem: why there is none.
     """
@@ -68,32 +69,30 @@ class Example:
     panels: tuple[Panel, ...]
 
 
-def examples(
-    scores: Scores, kinds: Mapping[str, Kind], picture: Pictures, num: int, sources: tuple[str, str] = SOURCES
-) -> Iterator[Example]:
-    """The images where the methods differ most, the most different one first; one image in memory at a time."""
-    found = differ_most(scores, compared(kinds), num)
-    for index, spread in found:
-        yield example(scores.images[index], index, spread, kinds, picture, PAGE_BYTES // len(found), sources)
+def make_examples(evaluation: Evaluation, picture: Pictures, num: int) -> list[Example]:
+    """The images where the methods differ most, the most different one first."""
+    scores = evaluation.scores
+    selected = differ_most(scores, compared_rows(evaluation.summary.is_baseline), num)
+    return [
+        _make_example(evaluation, index, spread, picture, PAGE_BYTES // len(selected)) for index, spread in selected
+    ]
 
 
-def compared(kinds: Mapping[str, Kind]) -> list[str]:
-    """The ranked methods; all rows when there are fewer than two."""
-    ranked = [name for name, kind in kinds.items() if kind == "method"]
-    return ranked if len(ranked) > 1 else list(kinds)
+def compared_rows(is_baseline: Mapping[str, bool]) -> list[str]:
+    """Returns the ranked methods; all rows when there are fewer than two."""
+    methods = [name for name, baseline in is_baseline.items() if not baseline]
+    return methods if len(methods) > 1 else list(is_baseline)
 
 
 def differ_most(scores: Scores, rows: Sequence[str], num: int) -> list[tuple[int, float]]:
-    """[(index of the image, its spread)], largest first; with nothing to compare, images at even steps.
+    """Returns [(index of the image, its spread)], largest first; with nothing to compare, images at even steps.
 
     >>> values = np.array([[[1.0], [1.0]], [[1.0], [3.0]], [[2.0], [2.5]]])
     >>> scores = Scores(("x", "y", "z"), ("f", "g"), ("EN",), values)
     >>> [index for index, _ in differ_most(scores, ["f", "g"], 2)]
     [1, 2]
     """
-    columns = [scores.methods.index(row) for row in rows]
-    values = scores.values[:, columns]
-    values = np.ma.masked_invalid(values)
+    values = np.ma.masked_invalid(scores.values[:, [scores.methods.index(row) for row in rows]])
     scale = values.std(axis=(0, 1))
     gaps = (values.max(axis=1) - values.min(axis=1)) / np.ma.masked_equal(scale, 0)
     gaps = np.ma.masked_where(values.count(axis=1) < 2, gaps)
@@ -106,50 +105,33 @@ def differ_most(scores: Scores, rows: Sequence[str], num: int) -> list[tuple[int
     return [(int(index), float(spread[index])) for index in order]
 
 
-def example(
-    image: str,
-    index: int,
-    spread: float,
-    kinds: Mapping[str, Kind],
-    picture: Pictures,
-    most_bytes: int,
-    sources: tuple[str, str] = SOURCES,
-) -> Example:
-    """Read all pictures of one image and make its panels; what cannot be read says why in its place."""
-    names = [*sources, *(name for name in kinds if name not in sources)]
-    roles = dict.fromkeys(sources, "source") | {name: kind for name, kind in kinds.items() if name not in sources}
-    taken: dict[str, Array] = {}
+def _make_example(evaluation: Evaluation, index: int, spread: float, picture: Pictures, max_bytes: int) -> Example:
+    """Read all pictures of one image and make its panels; one that cannot be read has the reason in its place."""
+    image, sources, is_baseline = evaluation.scores.images[index], evaluation.sources, evaluation.summary.is_baseline
+    roles = {name: "baseline" if baseline else "method" for name, baseline in is_baseline.items()}
+    roles = dict.fromkeys(sources, "source") | {name: role for name, role in roles.items() if name not in sources}
+    pixels: dict[str, Array] = {}
     problems: dict[str, str] = {}
-    for name in names:
+    for name in roles:
         try:
-            taken[name] = checked(picture(image, name), taken)
+            pixels[name] = _check_picture(picture(image, name), pixels)
         except (OSError, ValueError, KeyError) as error:
             problems[name] = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-    if not taken:
-        panels = tuple(Panel(name, roles[name], problem=problems[name]) for name in names)
-        return Example(image, index, spread, (3, 4), (0.0, 0.0, 0.0, 0.0), panels)
-    height, width = next(iter(taken.values())).shape[:2]
-    rows = [name for name in compared(kinds) if name in taken]
-    top, left, high, wide = window([taken[name] for name in (rows if len(rows) > 1 else list(taken))])
-    crops = {name: encode_image(x[top : top + high, left : left + wide], "PNG", CROP_PX) for name, x in taken.items()}
-    photos = fit_jpegs(list(taken.values()), most_bytes - sum(len(data) for data in crops.values()))
-    pictures = dict(zip(taken, photos, strict=True))
-    return Example(
-        image,
-        index,
-        spread,
-        (height, width),
-        (100 * left / width, 100 * top / height, 100 * wide / width, 100 * high / height),
-        tuple(
-            Panel(name, roles[name], data_uri("jpeg", pictures[name]), data_uri("png", crops[name]))
-            if name in taken
-            else Panel(name, roles[name], problem=problems[name])
-            for name in names
-        ),
-    )
+    panels = {name: Panel(name, role, problem=problems.get(name, "")) for name, role in roles.items()}
+    if not pixels:
+        return Example(image, index, spread, (3, 4), (0.0, 0.0, 0.0, 0.0), tuple(panels.values()))
+    height, width = next(iter(pixels.values())).shape[:2]
+    rows = [name for name in compared_rows(is_baseline) if name in pixels]
+    top, left, high, wide = find_window([pixels[name] for name in (rows if len(rows) > 1 else list(pixels))])
+    crops = [encode_image(x[top : top + high, left : left + wide], "PNG", _CROP_PX) for x in pixels.values()]
+    pictures = fit_jpegs(list(pixels.values()), max_bytes - sum(map(len, crops)))
+    for name, photo, crop in zip(pixels, pictures, crops, strict=True):
+        panels[name] = Panel(name, roles[name], data_uri("jpeg", photo), data_uri("png", crop))
+    window = (100 * left / width, 100 * top / height, 100 * wide / width, 100 * high / height)
+    return Example(image, index, spread, (height, width), window, tuple(panels.values()))
 
 
-def checked(picture: Array, others: Mapping[str, Array]) -> Array:
+def _check_picture(picture: Array, others: Mapping[str, Array]) -> Array:
     if picture.dtype != np.uint8 or not (picture.ndim == 2 or (picture.ndim == 3 and picture.shape[2] == 3)):
         raise UserError(f"a picture must be uint8 (H,W) or (H,W,3), got {picture.dtype} {picture.shape}")
     for other in others.values():
@@ -159,26 +141,26 @@ def checked(picture: Array, others: Mapping[str, Array]) -> Array:
     return picture
 
 
-def window(pictures: Sequence[Array]) -> tuple[int, int, int, int]:
-    """(top, left, height, width) of the window where the luminances differ most, their means there apart."""
+def find_window(pictures: Sequence[Array]) -> tuple[int, int, int, int]:
+    """Returns (top, left, height, width) of the window where the luminances differ most, their means there apart."""
     height, width = pictures[0].shape[:2]
-    wide = min(width, max(WINDOW_PX, round(width / WINDOW_PARTS)))
-    high = min(height, max(WINDOW_PX * 3 // 4, round(wide * 3 / 4)))
+    wide = min(width, max(_WINDOW_PX, round(width / _WINDOW_PARTS)))
+    high = min(height, max(_WINDOW_PX * 3 // 4, round(wide * 3 / 4)))
     mean = np.zeros((height, width), np.float32)
     for picture in pictures:
         mean += luminance(picture) / len(pictures)
     differ = np.zeros((height - high + 1, width - wide + 1))
     for picture in pictures:
         gap = luminance(picture) - mean
-        differ += box_sums(gap * gap, high, wide) - box_sums(gap, high, wide) ** 2 / (high * wide)
+        differ += _box_sums(gap * gap, high, wide) - _box_sums(gap, high, wide) ** 2 / (high * wide)
     top, left = np.unravel_index(int(differ.argmax()), differ.shape)
     return int(top), int(left), high, wide
 
 
-def box_sums(x: Array, high: int, wide: int) -> Array:
+def _box_sums(x: Array, high: int, wide: int) -> Array:
     """The sum over every window that lies inside.
 
-    >>> box_sums(np.arange(6.0).reshape(2, 3), 2, 2).tolist()
+    >>> _box_sums(np.arange(6.0).reshape(2, 3), 2, 2).tolist()
     [[8.0, 12.0]]
     """
     sums = np.zeros((x.shape[0] + 1, x.shape[1] + 1))

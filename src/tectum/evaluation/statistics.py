@@ -22,16 +22,17 @@ An infinite value (PSNR of an image that equals both its sources) is a value: a 
 interval. A difference has none, so it leaves out the images where one of the two is infinite. Both count them.
 """
 
-from collections.abc import Mapping, Sequence
+import operator
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
 from tectum.errors import UserError
 from tectum.report.statistics import Array, bootstrap_interval, sign_flip_p
 
-Kind = Literal["method", "baseline"]
+T = TypeVar("T")
 Mark = Literal["", "best", "second", "gamed"]
 
 RESAMPLES = 10_000
@@ -60,7 +61,7 @@ class Scores:
 
 
 @dataclass(frozen=True)
-class Cell:
+class MeanScore:
     """The mean of a metric over the images of a method, with its interval.
 
     Attributes:
@@ -108,27 +109,27 @@ class Difference:
 
 @dataclass(frozen=True)
 class Summary:
-    """What `summarise` returns.
+    """Means, paired differences and ranks of the methods of an evaluation.
 
     Attributes:
-        kinds: {method: "method" | "baseline"}; ranks are given to methods, baselines are told apart.
+        is_baseline: by method; baselines are shown apart and not ranked.
         reference: the method that the others are compared with.
-        cells: {method: {metric: Cell}}.
+        means: {method: {metric: MeanScore}}.
         differences: {method: {metric: Difference}} for every method but the reference.
         ranks: {metric: (best, second)}, each the names that share the rank: ((best, also best), (second,)); shorter
             where fewer methods have a value, () when there is but one method.
         beaten_by: {metric: the baselines whose mean is at least as good as the best method's}.
     """
 
-    kinds: Mapping[str, Kind]
+    is_baseline: Mapping[str, bool]
     reference: str
-    cells: Mapping[str, Mapping[str, Cell]]
+    means: Mapping[str, Mapping[str, MeanScore]]
     differences: Mapping[str, Mapping[str, Difference]]
     ranks: Mapping[str, tuple[tuple[str, ...], ...]]
     beaten_by: Mapping[str, tuple[str, ...]]
 
     def mark(self, method: str, metric: str) -> Mark:
-        """What a table says of a mean: best or second of the methods, or a baseline that shows the metric is gamed."""
+        """Returns the mark of a mean: best or second of the methods, or a baseline that shows the metric is gamed."""
         if method in self.beaten_by[metric]:
             return "gamed"
         marks: tuple[Mark, ...] = ("best", "second")
@@ -159,37 +160,38 @@ def summarise(
     reference = reference or ranked[0]
     if reference not in scores.methods:
         raise UserError(f"the reference must be one of {', '.join(scores.methods)}, got {reference!r}")
-    gaps = _gaps(scores, reference)
-    lows, highs = bootstrap_interval(np.stack([scores.values, gaps], 1), resamples, seed)
-    cells = _cells(scores, lows[0], highs[0])
-    ranks = {metric: _ranks(metric, cells, ranked, higher_is_better[metric]) for metric in scores.metrics}
+    finite = np.where(np.isfinite(scores.values), scores.values, np.nan)
+    r = scores.methods.index(reference)
+    differences = finite - finite[:, r : r + 1]
+    lows, highs = bootstrap_interval(np.stack([scores.values, differences], 1), resamples, seed)
+    means = _by_method(scores, _mean_scores(scores.values, lows[0], highs[0]))
+    p = sign_flip_p(differences, resamples - 1, seed)
+    higher = [higher_is_better[metric] for metric in scores.metrics]
+    compared = _by_method(scores, _differences(scores.values, r, differences, lows[1], highs[1], p, higher))
+    ranks, beaten_by = {}, {}
+    for metric in scores.metrics:
+        by_method = {method: means[method][metric].mean for method in scores.methods}
+        defined = {method: by_method[method] for method in ranked if not np.isnan(by_method[method])}
+        places = sorted(set(defined.values()), reverse=higher_is_better[metric])[:2]
+        ranks[metric] = tuple(tuple(m for m, mean in defined.items() if mean == place) for place in places)
+        beats = operator.ge if higher_is_better[metric] else operator.le
+        beaten_by[metric] = tuple(
+            m for m in scores.methods if m not in ranked and places and beats(by_method[m], places[0])
+        )
     return Summary(
-        kinds={method: "method" if method in ranked else "baseline" for method in scores.methods},
+        is_baseline={method: method not in ranked for method in scores.methods},
         reference=reference,
-        cells=cells,
-        differences=_differences(
-            scores, gaps, lows[1], highs[1], sign_flip_p(gaps, resamples - 1, seed), reference, higher_is_better
-        ),
-        ranks={metric: places if len(ranked) > 1 else () for metric, places in ranks.items()},
-        beaten_by={
-            metric: tuple(
-                method
-                for method in scores.methods
-                if method not in ranked
-                and places
-                and _at_least(cells[method][metric].mean, cells[places[0][0]][metric].mean, higher_is_better[metric])
-            )
-            for metric, places in ranks.items()
-        },
+        means=means,
+        differences={method: row for method, row in compared.items() if method != reference},
+        ranks=ranks if len(ranked) > 1 else dict.fromkeys(scores.metrics, ()),
+        beaten_by=beaten_by,
     )
 
 
-def _gaps(scores: Scores, reference: str) -> Array:
-    """Every method minus the reference, image by image, of the shape of the scores; NaN where one is not finite."""
-    finite = np.where(np.isfinite(scores.values), scores.values, np.nan)
-    r = scores.methods.index(reference)
-    gaps: Array = finite - finite[:, r : r + 1]
-    return gaps
+def _by_method(scores: Scores, rows: Iterable[Sequence[T]]) -> dict[str, dict[str, T]]:
+    return {
+        method: dict(zip(scores.metrics, row, strict=True)) for method, row in zip(scores.methods, rows, strict=True)
+    }
 
 
 def _means(values: Array) -> tuple[Array, Array]:
@@ -199,61 +201,27 @@ def _means(values: Array) -> tuple[Array, Array]:
         return np.where(defined, values, 0.0).sum(0) / defined.sum(0), defined.sum(0)
 
 
-def _cells(scores: Scores, lows: Array, highs: Array) -> dict[str, dict[str, Cell]]:
-    means, nums = _means(scores.values)
-    infinite = np.isinf(scores.values).sum(0)
-    num_images = len(scores.images)
-    return {
-        method: {
-            metric: Cell(
-                means[m, k],
-                lows[m, k],
-                highs[m, k],
-                int(nums[m, k]),
-                num_images - int(nums[m, k]),
-                int(infinite[m, k]),
-            )
-            for k, metric in enumerate(scores.metrics)
-        }
-        for m, method in enumerate(scores.methods)
-    }
+def _mean_scores(values: Array, lows: Array, highs: Array) -> list[list[MeanScore]]:
+    """From values (images, methods, metrics)."""
+    means, nums = _means(values)
+    columns = (means, lows, highs, nums, len(values) - nums, np.isinf(values).sum(0))
+    return [[MeanScore(*cell) for cell in zip(*row, strict=True)] for row in _rows(columns)]
 
 
 def _differences(
-    scores: Scores,
-    gaps: Array,
-    lows: Array,
-    highs: Array,
-    p: Array,
-    reference: str,
-    higher_is_better: Mapping[str, bool],
-) -> dict[str, dict[str, Difference]]:
-    means, nums = _means(gaps)
-    wins = np.where([higher_is_better[metric] for metric in scores.metrics], gaps > 0, gaps < 0).sum(0)
-    values, own = scores.values, scores.values[:, [scores.methods.index(reference)]]
+    values: Array, r: int, differences: Array, lows: Array, highs: Array, p: Array, higher: Sequence[bool]
+) -> list[list[Difference]]:
+    """From values and differences (images, methods, metrics), r the reference."""
+    means, nums = _means(differences)
+    wins = np.where(higher, differences > 0, differences < 0).sum(0)
+    own = values[:, [r]]
     infinite = ((np.isinf(values) | np.isinf(own)) & ~np.isnan(values) & ~np.isnan(own)).sum(0)
     with np.errstate(invalid="ignore"):
         better = wins / nums
-    return {
-        method: {
-            metric: Difference(
-                means[m, k], lows[m, k], highs[m, k], int(nums[m, k]), better[m, k], p[m, k], int(infinite[m, k])
-            )
-            for k, metric in enumerate(scores.metrics)
-        }
-        for m, method in enumerate(scores.methods)
-        if method != reference
-    }
+    columns = (means, lows, highs, nums, better, p, infinite)
+    return [[Difference(*cell) for cell in zip(*row, strict=True)] for row in _rows(columns)]
 
 
-def _ranks(
-    metric: str, cells: Mapping[str, Mapping[str, Cell]], ranked: Sequence[str], higher: bool
-) -> tuple[tuple[str, ...], ...]:
-    """The best and the second best methods."""
-    means = {method: cells[method][metric].mean for method in ranked if not np.isnan(cells[method][metric].mean)}
-    places = sorted(set(means.values()), reverse=higher)[:2]
-    return tuple(tuple(method for method, mean in means.items() if mean == place) for place in places)
-
-
-def _at_least(value: float, best: float, higher: bool) -> bool:
-    return value >= best if higher else value <= best
+def _rows(columns: Sequence[Array]) -> Iterable[tuple[list[Any], ...]]:
+    """A tuple of lists of plain numbers for each method."""
+    return zip(*(column.tolist() for column in columns), strict=True)

@@ -14,108 +14,98 @@ from tectum.io.files import write_whole
 from tectum.report import tables
 from tectum.report.tables import json_ready
 
-BEST, SECOND, BEATS_ALL = "*", "+", "!"
-SIGNS: dict[Mark, str] = {"best": BEST, "second": SECOND, "gamed": BEATS_ALL, "": " "}
-LEGEND = f"{BEST} best, {SECOND} second of the methods; {BEATS_ALL} a baseline that beats or equals every method"
+_BEST, _SECOND, _BEATS_ALL = "*", "+", "!"
+_SIGNS: dict[Mark, str] = {"best": _BEST, "second": _SECOND, "gamed": _BEATS_ALL, "": " "}
+_LEGEND = f"{_BEST} best, {_SECOND} second of the methods; {_BEATS_ALL} a baseline that beats or equals every method"
+_STRETCHED = ("EN", "SD", "SF", "AG")
+"""Metrics of the fused image alone, which a stretch to the full range raises."""
+
+_Rows = list[list[str]]
 
 
 def text_table(evaluation: Evaluation) -> str:
-    """The means, one row a method, baselines below a rule; marks and missing values are explained under it."""
-    head, methods, baselines = rows(evaluation)
+    """Returns the means, one row a method, baselines below a rule; marks and missing values are explained below."""
+    head, methods, baselines = _rows(evaluation)
     lines = [tables.text_table(head, methods, baselines)]
     if len(methods) > 1 or any(evaluation.summary.beaten_by.values()):
-        lines.append(LEGEND)
-    told = [f"{sentence}." for sentence in (*undefined(evaluation), *infinite(evaluation), *stretched(evaluation))]
-    return writable("\n".join(lines + told))
+        lines.append(_LEGEND)
+    explanations = (*explain_undefined(evaluation), *explain_infinite(evaluation), *explain_stretch(evaluation))
+    return _writable("\n".join([*lines, *(f"{sentence}." for sentence in explanations)]))
 
 
 def markdown_table(evaluation: Evaluation) -> str:
-    """The same for a page of documentation."""
-    head, methods, baselines = rows(evaluation)
-    return writable(tables.markdown_table(head, [*methods, *([f"*{name}*", *rest] for name, *rest in baselines)]))
+    """Returns the means in Markdown, one row a method, baselines in italics."""
+    head, methods, baselines = _rows(evaluation)
+    return _writable(tables.markdown_table(head, [*methods, *([f"*{name}*", *rest] for name, *rest in baselines)]))
 
 
-Rows = list[list[str]]
-
-
-def rows(evaluation: Evaluation) -> tuple[list[str], Rows, Rows]:
-    """The head, the rows of methods, the rows of baselines, as cells."""
-    scores, kinds = evaluation.scores, evaluation.summary.kinds
+def _rows(evaluation: Evaluation) -> tuple[list[str], _Rows, _Rows]:
+    """The head, the rows of methods, the rows of baselines."""
+    scores, summary = evaluation.scores, evaluation.summary
     head = ["", *(f"{metric}{'' if evaluation.higher_is_better[metric] else ' (low)'} " for metric in scores.metrics)]
-    columns = [column(evaluation, metric) for metric in scores.metrics]
-    found = {method: [method, *(cells[m] for cells in columns)] for m, method in enumerate(scores.methods)}
-    methods, baselines = ([found[name] for name in found if kinds[name] == kind] for kind in ("method", "baseline"))
-    return head, methods, baselines
-
-
-def column(evaluation: Evaluation, metric: str) -> list[str]:
-    """The cells of one metric, with as many decimals as its largest value leaves room for, and marks."""
-    summary, methods = evaluation.summary, evaluation.scores.methods
-    means = [summary.cells[method][metric].mean for method in methods]
-    places = decimals([mean for mean in means if math.isfinite(mean)])
-    numbers = ["n/a" if math.isnan(mean) else f"{mean:.{places}f}" for mean in means]
-    return [text + SIGNS[summary.mark(method, metric)] for text, method in zip(numbers, methods, strict=True)]
+    rows: dict[bool, _Rows] = {False: [], True: []}
+    places = {
+        metric: decimals([row[metric].mean for row in summary.means.values()]) for metric in evaluation.scores.metrics
+    }
+    for method, row in summary.means.items():
+        means = {metric: row[metric].mean for metric in scores.metrics}
+        texts = ("n/a" if math.isnan(mean) else f"{mean:.{places[metric]}f}" for metric, mean in means.items())
+        signs = (_SIGNS[summary.mark(method, metric)] for metric in means)
+        rows[summary.is_baseline[method]].append([method, *map(str.__add__, texts, signs)])
+    return head, rows[False], rows[True]
 
 
 def decimals(values: Sequence[float]) -> int:
-    """Decimals that leave about four digits.
+    """Returns how many decimals leave about four digits of the largest finite value.
 
     >>> decimals([0.2, 0.71]), decimals([6.5]), decimals([43.1, 7.0]), decimals([1700.0, 20.0])
     (3, 3, 2, 0)
     """
-    largest = max((abs(value) for value in values), default=0.0)
+    largest = max((abs(value) for value in values if math.isfinite(value)), default=0.0)
     return next((places for bound, places in ((10, 3), (100, 2), (1000, 1)) if largest < bound), 0)
 
 
-def undefined(evaluation: Evaluation) -> list[str]:
-    """A sentence, without its full stop, for every metric that is not defined for some images of some method."""
+def explain_undefined(evaluation: Evaluation) -> list[str]:
+    """Returns a sentence, without its full stop, for every metric that is not defined for some images of a method."""
     total = len(evaluation.scores.images)
-    found = []
+    sentences = []
     for metric in evaluation.scores.metrics:
-        counts = {method: row[metric].num_undefined for method, row in evaluation.summary.cells.items()}
+        counts = {method: row[metric].num_undefined for method, row in evaluation.summary.means.items()}
         if all(num == total for num in counts.values()):
-            found.append(f"{metric} is not defined for any image of any method")
+            sentences.append(f"{metric} is not defined for any image of any method")
         elif any(counts.values()):
-            found.append(f"{metric} is not defined (n/a) for {counted(counts, total)}; the means leave these out")
-    return found
+            where = _count_images(counts, total)
+            sentences.append(f"{metric} is not defined (n/a) for {where}; the means leave these out")
+    return sentences
 
 
-def infinite(evaluation: Evaluation) -> list[str]:
-    """The same for every metric that is infinite for some images of some method."""
-    total = len(evaluation.scores.images)
-    found = []
-    for metric in evaluation.scores.metrics:
-        counts = {method: row[metric].num_infinite for method, row in evaluation.summary.cells.items()}
-        if any(counts.values()):
-            found.append(
-                f"{metric} is infinite for {counted(counts, total)}; a mean with one is infinite and has no interval, "
-                "differences leave these images out"
-            )
-    return found
+def explain_infinite(evaluation: Evaluation) -> list[str]:
+    """Returns a sentence, without its full stop, for every metric that is infinite for some images of a method."""
+    counts_of = {
+        metric: {method: row[metric].num_infinite for method, row in evaluation.summary.means.items()}
+        for metric in evaluation.scores.metrics
+    }
+    return [
+        f"{metric} is infinite for {_count_images(counts, len(evaluation.scores.images))}; a mean with one is infinite "
+        "and has no interval, differences leave these images out"
+        for metric, counts in counts_of.items()
+        if any(counts.values())
+    ]
 
 
-def counted(counts: Mapping[str, int], total: int) -> str:
-    """Which methods lack how many images.
-
-    >>> counted({"ours": 1, "theirs": 0, "visible": 3}, 3)
-    'ours on 1 of 3, visible on all of 3 images'
-    """
-    return (
-        ", ".join(f"{name} on {'all' if n == total else n} of {total}" for name, n in counts.items() if n) + " images"
-    )
+def _count_images(counts: Mapping[str, int], total: int) -> str:
+    """`ours on 1 of 3, visible on all of 3 images`."""
+    parts = (f"{name} on {'all' if num == total else num} of {total}" for name, num in counts.items() if num)
+    return f"{', '.join(parts)} images"
 
 
-RAISED = ("EN", "SD", "SF", "AG")
-"""Metrics of the fused image alone, which a stretch to the full range raises."""
-
-
-def stretched(evaluation: Evaluation) -> list[str]:
-    """The same where the convention stretches the images of systems, but not those of the baselines beside them."""
-    if not evaluation.convention.stretch or "baseline" not in evaluation.summary.kinds.values():
+def explain_stretch(evaluation: Evaluation) -> list[str]:
+    """Returns a sentence where the convention stretches images of systems, but not of the baselines beside them."""
+    if not evaluation.convention.stretch or not any(evaluation.summary.is_baseline.values()):
         return []
-    metrics = [name for name in RAISED if name in evaluation.scores.metrics]
-    named = f"{', '.join(metrics[:-1])} and {metrics[-1]}" if len(metrics) > 1 else "".join(metrics)
-    raises = f"raises {named} of systems" if metrics else "changes the values of systems"
+    metrics = [name for name in _STRETCHED if name in evaluation.scores.metrics]
+    names = f"{', '.join(metrics[:-1])} and {metrics[-1]}" if len(metrics) > 1 else "".join(metrics)
+    raises = f"raises {names} of systems" if metrics else "changes the values of systems"
     return [
         f"The convention {evaluation.convention.name} stretches each image that a system makes here to the full range, "
         f"which {raises} beside the baselines; those are never stretched"
@@ -124,86 +114,69 @@ def stretched(evaluation: Evaluation) -> list[str]:
 
 def write_tables(evaluation: Evaluation, out: Path) -> None:
     """Write scores.csv (a row per image and method), summary.csv (a row per method and metric), evaluation.json."""
-    write_csv(out / "scores.csv", ["image", "method", *evaluation.scores.metrics], score_rows(evaluation))
+    scores, summary = evaluation.scores, evaluation.summary
+    rows: list[list[Any]] = [
+        [image, method, *scores.values[i, m].tolist()]
+        for i, image in enumerate(scores.images)
+        for m, method in enumerate(scores.methods)
+    ]
+    _write_csv(out / "scores.csv", ["image", "method", *scores.metrics], rows)
+    rows = []
+    for method, row in summary.means.items():
+        for metric, mean in row.items():
+            d = summary.differences.get(method, {}).get(metric)
+            difference = [d.mean, d.low, d.high, d.num, d.better, d.p] if d else [None] * 6
+            role = "baseline" if summary.is_baseline[method] else "method"
+            rows.append([method, role, metric, evaluation.units[metric], *asdict(mean).values(), *difference])
     head = ["method", "kind", "metric", "unit", "mean", "low", "high", "num", "undefined", "infinite"]
-    against = ["difference", "difference_low", "difference_high", "difference_num", "better", "p"]
-    write_csv(out / "summary.csv", head + against, summary_rows(evaluation))
-    text = json.dumps(as_json(evaluation), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    write_whole(out / "evaluation.json", lambda file: file.write_text(writable(text), encoding="utf-8"))
+    head += ["difference", "difference_low", "difference_high", "difference_num", "better", "p"]
+    _write_csv(out / "summary.csv", head, rows)
+    text = json.dumps(_json_content(evaluation), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    write_whole(out / "evaluation.json", lambda file: file.write_text(_writable(text), encoding="utf-8"))
 
 
-def writable(text: str) -> str:
-    r"""Text that UTF-8 can hold: a byte of a file's name that is none of it becomes \\udcXX, which JSON reads back.
-
-    >>> print(writable("caf\udce9.png"))
-    caf\udce9.png
-    """
+def _writable(text: str) -> str:
+    r"""Text that UTF-8 can hold: a byte of a file's name that is none of it becomes \\udcXX, which JSON reads back."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def write_csv(path: Path, head: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+def _write_csv(path: Path, head: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """NaN becomes an empty cell, infinity inf."""
 
     def write(file: Path) -> None:
         with file.open("w", encoding="utf-8", errors="backslashreplace", newline="") as stream:
             writer = csv.writer(stream)
             writer.writerow(head)
-            writer.writerows(
-                [["" if isinstance(cell, float) and math.isnan(cell) else cell for cell in row] for row in rows]
-            )
+            writer.writerows([["" if cell != cell else cell for cell in row] for row in rows])  # only NaN is not itself
 
     write_whole(path, write)
 
 
-def score_rows(evaluation: Evaluation) -> list[list[Any]]:
-    scores = evaluation.scores
-    return [
-        [image, method, *scores.values[i, m].tolist()]
-        for i, image in enumerate(scores.images)
-        for m, method in enumerate(scores.methods)
-    ]
-
-
-def summary_rows(evaluation: Evaluation) -> list[list[Any]]:
-    summary = evaluation.summary
-    rows = []
-    for method, cells in summary.cells.items():
-        for metric, cell in cells.items():
-            found = summary.differences.get(method, {}).get(metric)
-            gap = [found.mean, found.low, found.high, found.num, found.better, found.p] if found else [None] * 6
-            unit = evaluation.units[metric]
-            rows.append([method, summary.kinds[method], metric, unit, *asdict(cell).values(), *gap])
-    return rows
-
-
-def as_json(evaluation: Evaluation) -> dict[str, Any]:
-    """Everything but the pictures, in JSON types; NaN becomes null, infinity the text "inf"."""
+def _json_content(evaluation: Evaluation) -> Any:
+    """Everything but the pictures, in JSON types."""
     summary, scores = evaluation.summary, evaluation.scores
 
     def by_method(rows: list[list[float]]) -> dict[str, Any]:
-        named = zip(scores.methods, rows, strict=True)
-        return {method: dict(zip(scores.metrics, row, strict=True)) for method, row in named}
+        return {m: dict(zip(scores.metrics, row, strict=True)) for m, row in zip(scores.methods, rows, strict=True)}
 
-    content = {
-        "data": evaluation.data,
-        "date": evaluation.date,
-        "command": evaluation.command,
-        "convention": evaluation.convention.name,
-        "reference": summary.reference,
-        "metrics": {
-            name: {"unit": evaluation.units[name], "higher_is_better": evaluation.higher_is_better[name]}
-            for name in scores.metrics
-        },
-        "methods": dict(summary.kinds),
-        "summary": {m: {k: asdict(cell) for k, cell in row.items()} for m, row in summary.cells.items()},
-        "differences": json_ready(
-            {m: {k: asdict(d) for k, d in row.items()} for m, row in summary.differences.items()}
-        ),
-        "ranks": {metric: [list(names) for names in ranks] for metric, ranks in summary.ranks.items()},
-        "beaten_by": {metric: list(names) for metric, names in summary.beaten_by.items() if names},
-        "notes": list(evaluation.warnings),
-        "failures": dict(evaluation.failures),
-        "scores": dict(zip(scores.images, map(by_method, scores.values.tolist()), strict=True)),
-    }
-    json_content: dict[str, Any] = json_ready(content)
-    return json_content
+    return json_ready(
+        {
+            "data": evaluation.data,
+            "date": evaluation.date,
+            "command": evaluation.command,
+            "convention": evaluation.convention.name,
+            "reference": summary.reference,
+            "metrics": {
+                name: {"unit": evaluation.units[name], "higher_is_better": evaluation.higher_is_better[name]}
+                for name in scores.metrics
+            },
+            "methods": {name: "baseline" if baseline else "method" for name, baseline in summary.is_baseline.items()},
+            "summary": {m: {k: asdict(mean) for k, mean in row.items()} for m, row in summary.means.items()},
+            "differences": {m: {k: asdict(d) for k, d in row.items()} for m, row in summary.differences.items()},
+            "ranks": summary.ranks,
+            "beaten_by": {metric: names for metric, names in summary.beaten_by.items() if names},
+            "notes": evaluation.warnings,
+            "failures": evaluation.failures,
+            "scores": dict(zip(scores.images, map(by_method, scores.values.tolist()), strict=True)),
+        }
+    )

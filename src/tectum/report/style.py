@@ -25,18 +25,15 @@ JPEG_STEPS = ((800, 88), (640, 88), (512, 85), (400, 80), (288, 75), (192, 70))
 
 
 def need_report_extra() -> None:
-    """Refuse where a package that draws the reports is missing; none is imported.
+    """Refuse where jinja2 is missing; it is not imported.
 
     The pages do so themselves; ask before the work starts, so that hours of it do not end without a page.
 
     Raises:
-        UserError: one sentence on what is missing and how to get it.
+        UserError: it is missing.
     """
-    missing = [name for name in ("matplotlib", "jinja2") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise UserError(
-            f"the report needs {' and '.join(missing)}: pip install 'tectum[report]', or leave it out (--no-report)"
-        )
+    if importlib.util.find_spec("jinja2") is None:
+        raise UserError("the report needs jinja2: pip install 'tectum[report]', or leave it out (--no-report)")
 
 
 def write_html(path: Path, folder: Path, **values: Any) -> None:
@@ -48,7 +45,7 @@ def write_html(path: Path, folder: Path, **values: Any) -> None:
         values: what the template names, beside `css` and `version`.
 
     Raises:
-        UserError: a package is missing.
+        UserError: jinja2 is missing.
         OSError: the file cannot be written.
     """
     need_report_extra()
