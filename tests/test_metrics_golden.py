@@ -1,0 +1,194 @@
+"""Golden values of all metrics on crops of rendered scenes, of packages on PyPI and of slow loops; needs no other data.
+
+The pictures in golden/ are crops of `tectum.data.synthetic.render(3, (240, 320))` and `render(8, (120, 160),
+hour="dusk")`: luminance of the visible image, and infrared, 8 bits.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from tectum.metrics import METRICS
+
+Picture = NDArray[np.float64]
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def read(pair: str, fusion: str) -> tuple[Picture, Picture, Picture]:
+    """Fused image, visible, infrared: whole levels of 0..255."""
+    a, b = (np.asarray(Image.open(GOLDEN / f"{pair}-{side}.png"), np.float64) for side in ("visible", "infrared"))
+    return np.floor((a + b + 1) / 2) if fusion == "average" else np.maximum(a, b), a, b
+
+
+# pip install scikit-image==0.26.0 scikit-learn==1.9.1 piq==0.8.0 pytorch-msssim==1.0.0
+#
+#     import piq, pytorch_msssim, sklearn.metrics as sl, skimage.metrics as sk
+#     from skimage.measure import shannon_entropy
+#
+#     def values(f, a, b):
+#         both = lambda metric: (metric(f, a) + metric(f, b)) / 2
+#         corr = lambda x, y: np.corrcoef(x.ravel(), y.ravel())[0, 1]
+#         image = lambda x: torch.from_numpy(x)[None, None]
+#         mse = both(sk.mean_squared_error)
+#         return {
+#             "EN": shannon_entropy(f, base=2),
+#             "SD": np.std(f),
+#             "MI": both(lambda f, s: sl.mutual_info_score(s.ravel(), f.ravel())),
+#             "NMI": 2 * both(lambda f, s: sl.normalized_mutual_info_score(s.ravel(), f.ravel())),
+#             "CC": both(corr),
+#             "SCD": corr(a, f - b) + corr(b, f - a),
+#             "MSE": mse,
+#             "PSNR": sk.peak_signal_noise_ratio(np.zeros(1), np.full(1, mse**0.5), data_range=f.max()),
+#             "SSIM": both(lambda f, s: sk.structural_similarity(f, s, data_range=255)),
+#             "VIF": both(lambda f, s: float(piq.vif_p(image(f), image(s), data_range=255.0))),
+#             "MS-SSIM": both(lambda f, s: float(pytorch_msssim.ms_ssim(image(f), image(s), data_range=255))),
+#         }
+PACKAGES: dict[tuple[str, str], dict[str, float]] = {
+    ("night", "average"): {
+        "EN": 6.214784558323639,
+        "SD": 22.829143661318316,
+        "MI": 1.1250542773490313,
+        "NMI": 0.515341905152515,
+        "CC": 0.6876437922165597,
+        "SCD": 1.3948210317153373,
+        "MSE": 537.6003196022727,
+        "PSNR": 19.056671516925107,
+        "SSIM": 0.7453792974075328,
+        "VIF": 0.31248206180456095,
+        "MS-SSIM": 0.5962540623144237,
+    },
+    ("night", "maximum"): {
+        "EN": 6.358594086903037,
+        "SD": 37.99972091548514,
+        "MI": 2.2538682142361313,
+        "NMI": 1.0385413375451409,
+        "CC": 0.6691997455506877,
+        "SCD": 1.7510037898943125,
+        "MSE": 1074.951397856405,
+        "PSNR": 17.816915320766938,
+        "SSIM": 0.7143864448911554,
+        "VIF": 0.4052170163734409,
+        "MS-SSIM": 0.5806745735438661,
+    },
+    ("dusk", "average"): {
+        "EN": 5.631146765021655,
+        "SD": 18.75449020308944,
+        "MI": 1.2330235362773034,
+        "NMI": 0.5992050550880672,
+        "CC": 0.569745018990973,
+        "SCD": 1.6252842146075919,
+        "MSE": 753.8526475694445,
+        "PSNR": 17.027827582895217,
+        "SSIM": 0.5950023138476774,
+        "VIF": 0.19964024992100715,
+    },
+    ("dusk", "maximum"): {
+        "EN": 6.438739091927289,
+        "SD": 37.32145783602927,
+        "MI": 2.633241705061733,
+        "NMI": 1.1908730696788983,
+        "CC": 0.531309576291525,
+        "SCD": 1.8263058432239405,
+        "MSE": 1507.4544270833333,
+        "PSNR": 16.348361693196708,
+        "SSIM": 0.5990627546971217,
+        "VIF": 0.3430861387105039,
+    },
+}
+
+# SF, AG, Qabf: benchmarks/literal_metrics.py, which equals the values of a published evaluator on 33 fused images of 11
+# real pairs to the last bit. The others: the loops of tests/test_metrics_core.py and tests/test_metrics_oracles.py,
+# which equal the metrics to 2e-13 on crops of those pairs.
+#
+#     import literal_metrics, test_metrics_core, test_metrics_oracles as loops
+#
+#     def values(f, a, b):
+#         return {
+#             "SF": literal_metrics.spatial_frequency(f),
+#             "AG": literal_metrics.average_gradient(f),
+#             "Qabf": literal_metrics.qabf(f, a, b),
+#             "Nabf": test_metrics_core.loop_nabf(f, a, b),
+#             "MEF-SSIM": loops.slow_mef_ssim(f / 255, a / 255, b / 255),
+#             ...  the same for slow_viff, slow_fmi, slow_qcb, slow_qcv, slow_qw, slow_qe
+#         }
+LOOPS: dict[tuple[str, str], dict[str, float]] = {
+    ("night", "average"): {
+        "SF": 11.570868593152374,
+        "AG": 3.6078922875946087,
+        "Qabf": 0.4371445459652877,
+        "Nabf": 8.586929994593639e-07,
+        "MEF-SSIM": 0.8371549948068661,
+        "VIFF": 0.3329134983521062,
+        "FMI": 0.38088051777779836,
+        "Qcb": 0.48113216734357267,
+        "Qcv": 236.22670671371637,
+        "Qw": 0.6593654018664427,
+        "Qe": 0.6096035764656823,
+    },
+    ("night", "maximum"): {
+        "SF": 20.559716633551837,
+        "AG": 5.4801799275280105,
+        "Qabf": 0.6685179714202343,
+        "Nabf": 0.0006163824811180994,
+        "MEF-SSIM": 0.9062360478764977,
+        "VIFF": 0.8936653570246388,
+        "FMI": 0.49392838840749453,
+        "Qcb": 0.5549478447314542,
+        "Qcv": 271.9800588294617,
+        "Qw": 0.8464999631575342,
+        "Qe": 0.8606800109460903,
+    },
+    ("dusk", "average"): {
+        "SF": 15.084536998273895,
+        "AG": 4.66965883479336,
+        "Qabf": 0.4540709902536262,
+        "Nabf": 5.000256288348224e-07,
+        "MEF-SSIM": 0.7434478288753081,
+        "VIFF": 0.16064223921523915,
+        "FMI": 0.41950213181863655,
+        "Qcb": 0.45470903220978126,
+        "Qcv": 270.60860388765866,
+        "Qw": 0.5930175225805203,
+        "Qe": 0.5592814312202927,
+    },
+    ("dusk", "maximum"): {
+        "SF": 28.31531404138694,
+        "AG": 8.588443031811838,
+        "Qabf": 0.7519080198956637,
+        "Nabf": 0.001109953844410317,
+        "MEF-SSIM": 0.9094329863993399,
+        "VIFF": 0.5765131950943465,
+        "FMI": 0.5618945547173271,
+        "Qcb": 0.6537642547616377,
+        "Qcv": 355.26212405440987,
+        "Qw": 0.8262653070296434,
+        "Qe": 0.8638073476635146,
+    },
+}
+
+CASES = [
+    (*key, name, value) for table in (PACKAGES, LOOPS) for key, row in table.items() for name, value in row.items()
+]
+
+
+@pytest.mark.parametrize(("pair", "fusion", "name", "value"), CASES)
+def test_golden_values(pair: str, fusion: str, name: str, value: float) -> None:
+    def image(x: Picture, dtype: torch.dtype) -> Tensor:
+        return torch.from_numpy(x)[None, None].to(dtype) / 255
+
+    for dtype, rel in ((torch.float64, 1e-9), (torch.float32, 1e-5)):
+        if name == "MS-SSIM":
+            rel = 1e-6  # the package's weights are float32
+        elif name == "VIF":
+            rel = max(rel, 1e-7)  # the package adds 1e-8 to denominators
+        images = (image(x, dtype) for x in read(pair, fusion))
+        assert float(METRICS[name]()(*images)) == pytest.approx(value, rel=rel, abs=1e-10), dtype
+
+
+def test_every_metric_has_a_golden_value() -> None:
+    assert {name for _, _, name, _ in CASES} == set(METRICS)
