@@ -11,6 +11,22 @@ import pytest
 import torch
 from torch import Tensor
 
+from small_training import (
+    PX,
+    SHORT,
+    Generator,
+    Segmenter,
+    Small,
+    Stopped,
+    changed_names,
+    check_finite,
+    copy_state,
+    labelled_pairs,
+    prepare_trainer,
+    read_log,
+    read_results,
+    stop_after,
+)
 from tectum.balance import Constant, DynamicWeightAverage, TaskFusionBalance
 from tectum.pair import Pair
 from tectum.protocols import Balance
@@ -20,8 +36,6 @@ from tectum.training.bilevel import hypergradient, sgd_step
 from tectum.training.held_out import split_held_out
 from tectum.training.loop import fit
 from tectum.training.trainer import Trainer
-from test_meta_runs import Stopped, log, result, stop_after
-from test_training_steps import PX, SHORT, Generator, Segmenter, Small, changed, everything, labelled, pass_all, ready
 
 Images = Callable[..., tuple[Tensor, ...]]
 TERMS = ("intensity", "gradient", "task")
@@ -189,30 +203,30 @@ def stepped(images: Images, objective: TDFusionLoss, balance: Balance | None, **
     """The fuser after two fit steps."""
     torch.manual_seed(0)
     trainer = Trainer(Small(), objective, Segmenter(), replace(SHORT, **changes), balance=balance)
-    whole = labelled(images, 1, size=(PX, PX), batch=2)[0]
+    whole = labelled_pairs(images, 1, size=(PX, PX), batch=2)[0]
     torch.manual_seed(1)
     for _ in range(2):
-        trainer.fit_step(Pair(whole.a[..., :12, :12], whole.b[..., :12, :12]), whole, pass_all)
-    return {name: x for name, x in everything(trainer).items() if name.startswith("fuser.")}
+        trainer.fit_step(Pair(whole.a[..., :12, :12], whole.b[..., :12, :12]), whole, check_finite)
+    return {name: x for name, x in copy_state(trainer).items() if name.startswith("fuser.")}
 
 
 def test_a_weight_is_a_factor_of_its_term(images: Images) -> None:
     plain = {"meta_steps": 0}
     weighed = stepped(images, TDFusionLoss(), Given(intensity=2.0, gradient=0.25, task=0.0), **plain)
-    assert not changed(weighed, stepped(images, TDFusionLoss(alpha=0.25, beta=2.0), None, **plain))
-    assert changed(weighed, stepped(images, TDFusionLoss(), None, **plain))
+    assert not changed_names(weighed, stepped(images, TDFusionLoss(alpha=0.25, beta=2.0), None, **plain))
+    assert changed_names(weighed, stepped(images, TDFusionLoss(), None, **plain))
 
 
 def test_the_tasks_weight_is_that_of_the_schedule(images: Images) -> None:
     plain = {"meta_steps": 0}
     balanced = stepped(images, TDFusionLoss(), Given(intensity=1.0, gradient=1.0, task=0.25), **plain)
-    assert not changed(balanced, stepped(images, TDFusionLoss(), None, task_weight=0.25, **plain))
-    assert changed(balanced, stepped(images, TDFusionLoss(), None, **plain))
+    assert not changed_names(balanced, stepped(images, TDFusionLoss(), None, task_weight=0.25, **plain))
+    assert changed_names(balanced, stepped(images, TDFusionLoss(), None, **plain))
 
 
 @pytest.mark.parametrize("method", ["forward", "reverse", "finite"])
 def test_a_lesson_is_about_the_weighted_loss(images: Images, method: Any) -> None:
-    trainer, crops, _, test = ready(images)
+    trainer, crops, _, test = prepare_trainer(images)
 
     def gradient(alpha: float, beta: float, **more: Any) -> dict[str, Tensor]:
         objective = TDFusionLoss(Generator(), alpha=alpha, beta=beta)
@@ -230,7 +244,7 @@ def test_a_lesson_is_about_the_weighted_loss(images: Images, method: Any) -> Non
 def test_a_lesson_has_the_weights(images: Images) -> None:
     moved = {}
     for key, intensity in (("half", 0.5), ("one", 1.0)):
-        trainer, *given = ready(images, outer="sgd", inner="sgd")
+        trainer, *given = prepare_trainer(images, outer="sgd", inner="sgd")
         balance = Given(intensity=intensity, gradient=1.0, task=0.0)
         again = Trainer(trainer.fuser, trainer.objective, trainer.task, trainer.schedule, balance=balance)
         again.objective.requires_grad_(True)
@@ -260,14 +274,14 @@ def test_an_objective_that_asks_for_it_is_given_the_tasks_gradient(images: Image
     torch.manual_seed(0)
     task = Segmenter(dropout=0.0)
     trainer = Trainer(Small(), Listens(), task, replace(SHORT, task_weight=weight))
-    whole = labelled(images, 1, size=(PX, PX), batch=2)[0]
+    whole = labelled_pairs(images, 1, size=(PX, PX), batch=2)[0]
     crops = Pair(whole.a[..., :12, :12], whole.b[..., :12, :12])
     made: list[Tensor] = []
     hook = trainer.fuser.register_forward_hook(lambda module, given, fused: made.append(fused.detach().clone()))
     apart = Trainer(Small(), TDFusionLoss(Generator()), task, SHORT)
     apart.fuser.load_state_dict(trainer.fuser.state_dict())
     before = {name: x.clone() for name, x in task.state_dict().items()}
-    terms = trainer.fit_step(crops, whole, pass_all)
+    terms = trainer.fit_step(crops, whole, check_finite)
     hook.remove()
     (small, nothing), (large, given) = trainer.objective.calls  # type: ignore[misc]
     assert nothing is None and small[2:] == (12, 12) and large == whole.a.shape
@@ -285,13 +299,13 @@ def test_an_objective_that_asks_for_it_is_given_the_tasks_gradient(images: Image
 
 
 def test_nowhere_else_is_there_a_gradient_of_the_task(images: Images, tmp_path: Path) -> None:
-    trainer, *given = ready(images)
+    trainer, *given = prepare_trainer(images)
     objective = Listens()
     again = Trainer(trainer.fuser, objective, trainer.task, trainer.schedule)
-    again.meta_step(*given, 3, pass_all)
+    again.meta_step(*given, 3, check_finite)
     assert objective.calls and all(task_grad is None for _, task_grad in objective.calls)
     objective.calls.clear()
-    pairs = labelled(images, 2)
+    pairs = labelled_pairs(images, 2)
     objective.requires_grad_(False)
     fit(Small(), objective, pairs, pairs, run=tmp_path, schedule=replace(SHORT, meta_steps=0))  # no task
     assert objective.calls and all(task_grad is None for _, task_grad in objective.calls)
@@ -304,7 +318,7 @@ def run(
     folder: Path, images: Images, balance: Balance | None, *, num: int = 10, report: Any = None, **changes: Any
 ) -> Any:
     torch.manual_seed(99 if (folder / "last.pt").exists() else 0)
-    pairs = labelled(images, num + 2)
+    pairs = labelled_pairs(images, num + 2)
     schedule = replace(SHORT, **({"outer": "adam", "steps": 12} | changes))
     given = Small(), TDFusionLoss(Generator()), pairs[:num], pairs[num:]
     return fit(*given, run=folder, schedule=schedule, task=Segmenter(), balance=balance, report=report)
@@ -314,7 +328,7 @@ def test_a_task_of_weight_0_is_a_run_without_a_balance(images: Images, tmp_path:
     """TDFusion's schedule, bit for bit."""
     run(tmp_path / "with", images, Given(intensity=1.0, gradient=1.0, task=0.0))
     run(tmp_path / "without", images, None)
-    found, expected = result(tmp_path / "with"), result(tmp_path / "without")
+    found, expected = read_results(tmp_path / "with"), read_results(tmp_path / "without")
     for line in found["log"]:
         assert [line.pop(f"weight_{name}") for name in TERMS] == [1.0, 1.0, 0.0]
     assert found == expected
@@ -332,7 +346,7 @@ def test_resumed_equals_uninterrupted(
             run(tmp_path / "stopped", images, make(), report=stop_after(num))
         torch.manual_seed(num)
     run(tmp_path / "stopped", images, make())
-    assert result(tmp_path / "stopped") == result(tmp_path / "straight")
+    assert read_results(tmp_path / "stopped") == read_results(tmp_path / "straight")
     states = [torch.load(tmp_path / x / "last.pt", weights_only=True)["state"] for x in ("stopped", "straight")]
     assert states[0]["balance"] == states[1]["balance"] != make().state_dict()
 
@@ -341,7 +355,7 @@ def test_resumed_equals_uninterrupted(
 def test_the_log_has_the_weights_of_each_epoch(images: Images, tmp_path: Path, make: Any) -> None:
     """And they are those that follow from the epochs before."""
     run(tmp_path / "run", images, make())
-    lines, balance = log(tmp_path / "run"), make()
+    lines, balance = read_log(tmp_path / "run"), make()
     assert len(lines) == 4
     for line in lines:
         weights = {name: balance.weight(name) for name in TERMS}
@@ -395,8 +409,8 @@ def test_pairs_kept_aside_are_measured_and_never_trained_on(
 
 def test_what_is_measured_does_not_depend_on_what_is_learned(images: Images) -> None:
     """The fixed loss of the image alone: another generator finds the same, another fuser another."""
-    trainer, *_ = ready(images)
-    aside = labelled(images, 3)
+    trainer, *_ = prepare_trainer(images)
+    aside = labelled_pairs(images, 3)
     before = held_out.held_out_losses(trainer, aside, "cpu")
     with torch.no_grad():
         for p in trainer.objective.parameters():
@@ -432,7 +446,7 @@ def test_how_many_are_kept_aside(num: int, aside: int) -> None:
 def test_what_cannot_be_balanced_is_refused(
     images: Images, tmp_path: Path, changes: dict[str, Any], sentence: str
 ) -> None:
-    pairs = labelled(images, 6)
+    pairs = labelled_pairs(images, 6)
     given = dict(changes)
     some, task = pairs[: given.pop("num", 5)], given.pop("task", Segmenter())
     networks = Small(), TDFusionLoss(Generator()).requires_grad_(task is not None)
@@ -467,4 +481,4 @@ def test_a_checkpoint_of_before_there_were_balances_goes_on(images: Images, tmp_
     torch.save(saved, tmp_path / "run" / "last.pt")
     run(tmp_path / "run", images, None)
     run(tmp_path / "straight", images, None)
-    assert result(tmp_path / "run") == result(tmp_path / "straight")
+    assert read_results(tmp_path / "run") == read_results(tmp_path / "straight")

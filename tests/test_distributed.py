@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from conftest import random_images
+from small_training import PX, SHORT, Generator, Segmenter, labelled_pairs
 from tectum.balance import TaskFusionBalance
 from tectum.cli import main
 from tectum.data.synthetic import render, save
@@ -25,7 +26,6 @@ from tectum.training.distributed import World
 from tectum.training.loop import fit
 from tectum.training.recipes import Recipe
 from tectum.training.trainer import Trainer
-from test_training_steps import PX, SHORT, Generator, Segmenter, labelled
 
 TESTS = Path(__file__).parent
 SCHEDULE = replace(SHORT, swap=True, outer="adam", task_first=2, ema=0.8, dihedral=True)
@@ -55,7 +55,7 @@ def trained(run: Path, world: World, balance: TaskFusionBalance | None = None) -
     """Two epochs in float64, where rounding is out of the way."""
     torch.manual_seed(world.rank)  # what each process begins with must not matter
     networks = Plain().double(), TDFusionLoss(Generator()).double(), PlainTask().double()
-    pairs = [replace(x, a=x.a.double(), b=x.b.double()) for x in labelled(random_images, 8, size=(PX, PX))]
+    pairs = [replace(x, a=x.a.double(), b=x.b.double()) for x in labelled_pairs(random_images, 8, size=(PX, PX))]
     fit(*networks[:2], pairs[:6], pairs[6:], run=run, schedule=SCHEDULE, task=networks[2], balance=balance, world=world)
 
 

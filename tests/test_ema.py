@@ -10,12 +10,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from small_training import Stopped, read_log
 from tectum.pair import Pair
 from tectum.systems.tdfusion import TDFusionLoss
 from tectum.training.ema import EMA
 from tectum.training.loop import fit
 from tectum.training.schedule import Schedule
-from test_trainer import SHORT, Small, Stopped, log, result, stop_at, timeless
+from test_trainer import SHORT, Small, result, stop_at, timeless
 
 Images = Callable[..., tuple[Tensor, ...]]
 AVERAGED = replace(SHORT, ema=0.7, dihedral=True)
@@ -58,7 +59,7 @@ def test_the_average_is_the_recursion_by_hand(run: Callable[..., Any], tmp_path:
     plain = result(tmp_path / "plain")
     assert plain["last"] == result(tmp_path / "averaged")["last"]
     assert plain["adam"] == result(tmp_path / "averaged")["adam"]
-    scores = [[line["valid_loss"] for line in log(tmp_path / name)] for name in ("averaged", "plain")]
+    scores = [[line["valid_loss"] for line in read_log(tmp_path / name)] for name in ("averaged", "plain")]
     assert all(one != other for one, other in zip(*scores, strict=True)), "it is the average that is validated"
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from small_training import Generator, OneWeight, Small
 from tectum.balance import TaskFusionBalance
 from tectum.cli import main
 from tectum.data.synthetic import render, save
@@ -22,8 +23,6 @@ from tectum.training.recipes.build import build
 from tectum.training.schedule import Schedule
 from tectum.weights import loading as weights
 from test_data_sets import write_masks, write_pair, write_xml, write_yolo
-from test_meta_runs import OneWeight
-from test_training_steps import Generator, Small
 
 TINY = ["--steps", "4", "--batch", "2", "--crop-px", "16", "--quiet"]
 
@@ -194,7 +193,7 @@ def own() -> recipes.Recipe:
         task_batch=2,
     )  # fmt: skip
     return recipes.Recipe(
-        name="own", system="tdfusion", data="folder", task="test_training_steps:Segmenter", target="masks",
+        name="own", system="tdfusion", data="folder", task="small_training:Segmenter", target="masks",
         learned=True, schedule=schedule,
     )  # fmt: skip
 
@@ -221,7 +220,7 @@ def test_a_learned_loss_leaves_fuser_objective_and_task(
         "best.safetensors", "objective.safetensors", "task.safetensors",
     }  # fmt: skip
     TDFusionLoss(Generator()).load_state_dict(load_file(run / "objective.safetensors"))
-    assert recipes.read(run / "recipe.json").task == "test_training_steps:Segmenter"
+    assert recipes.read(run / "recipe.json").task == "small_training:Segmenter"
 
 
 @pytest.mark.usefixtures("tiny")

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from torch import Tensor, nn
 
+from small_training import Small
 from tectum.cli import main
 from tectum.kinds import KINDS
 from tectum.protocols import System
@@ -16,7 +17,6 @@ from tectum.training.recipes import Recipe
 from tectum.training.recipes.build import build
 from test_data_kinds import TREE, put_all, sides_are_right
 from test_recipes import TINY
-from test_training_steps import Small
 
 
 class OfKind(nn.Module):
