@@ -235,7 +235,7 @@ def test_by_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
         (["tdfuson"], "unknown system 'tdfuson'; did you mean 'tdfusion'?"),
         (["my_own_fusers:Blent"], "must be importable as module:attribute"),
         (["my_own_fusers:Wants"], "class that needs no arguments"),
-        (["--size", "640"], "a size must read WIDTHxHEIGHT in pixels, such as 640x480, got '640'"),
+        (["--size", "640"], "--size must be WIDTHxHEIGHT in pixels, such as 640x480, got '640'"),
         (["--size", "640x480x3"], "got '640x480x3'"),
         (["--size", "-640x480"], "-640x480"),
         (["--size", "64x15"], "a size must be at least 16x16 pixels, got 64x15"),

@@ -1,5 +1,6 @@
 """Command-line parts shared by all verbs: types of flags, messages on stderr, progress bars, parser of NAME=SPEC."""
 
+import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import fields
@@ -114,6 +115,25 @@ def parse_named(text: str, option: str, *, metavar: str = "SPEC") -> tuple[str, 
     if not spec or not name or any(sign in name for sign in "/\\*?[\0") or name.startswith("."):
         raise UserError(f"{option} must be {metavar} or NAME={metavar} with a plain name, got {text!r}")
     return name, spec
+
+
+def parse_size(text: str, option: str) -> tuple[int, int]:
+    """Returns width and height of a text WIDTHxHEIGHT.
+
+    Args:
+        text: the value.
+        option: the option, for the message.
+
+    Raises:
+        UserError: it reads otherwise.
+
+    >>> parse_size("640x480", "--size")
+    (640, 480)
+    """
+    match = re.fullmatch(r"(\d{1,6})[xX×](\d{1,6})", text.strip())
+    if match is None:
+        raise UserError(f"{option} must be WIDTHxHEIGHT in pixels, such as 640x480, got {text!r}")
+    return int(match[1]), int(match[2])
 
 
 def progress_bar(

@@ -14,7 +14,6 @@ and matrix products. What is done element by element is not counted, though it m
 """
 
 import inspect
-import re
 import typing
 import warnings
 from collections.abc import Sequence
@@ -25,7 +24,7 @@ import numpy as np
 import torch
 
 from tectum.benchmark.clock import in_a_process
-from tectum.console import progress_bar
+from tectum.console import parse_size, progress_bar
 from tectum.errors import UserError, unknown
 from tectum.protocols import System, resolve
 from tectum.systems import SYSTEMS
@@ -140,7 +139,7 @@ class Measurement:
             raise UserError(f"--rounds must be at least 1, got {rounds}")
         self.settings: dict[str, Any] = {"device": find_device(device), "dtype": dtype, "threads": threads}
         self.rounds = rounds
-        parsed = dict.fromkeys(parse_size(size) for size in sizes)
+        parsed = dict.fromkeys(_check_size(size) for size in sizes)
         if not parsed:
             raise UserError("--size needs at least one size, such as 640x480")
         names = dict.fromkeys(systems or SYSTEMS)
@@ -222,16 +221,9 @@ def measure(
     return found.costs()
 
 
-def parse_size(text: str) -> tuple[int, int]:
-    """Width and height.
-
-    >>> parse_size("640x480")
-    (640, 480)
-    """
-    found = re.fullmatch(r"(\d{1,6})[xX×](\d{1,6})", text.strip())
-    if found is None:
-        raise UserError(f"a size must read WIDTHxHEIGHT in pixels, such as 640x480, got {text!r}")
-    width, height = int(found[1]), int(found[2])
+def _check_size(text: str) -> tuple[int, int]:
+    """Width and height of a text WIDTHxHEIGHT."""
+    width, height = parse_size(text, "--size")
     if min(width, height) < SMALLEST_PX:
         raise UserError(f"a size must be at least {SMALLEST_PX}x{SMALLEST_PX} pixels, got {width}x{height}")
     return width, height

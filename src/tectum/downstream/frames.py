@@ -9,7 +9,6 @@ the image as far as it can:
 Outside the image the batch is black, and its mask is to be ignored.
 """
 
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -76,20 +75,6 @@ def shrink(image: Tensor, size: tuple[int, int]) -> Tensor:
     """Returns a luminance (1,H,W) in [0,1] as uint8 (h,w); each pixel is the mean of the pixels that it covers."""
     resized = functional.interpolate(image[None].float(), size=size, mode="bilinear", antialias=True)
     return (resized[0, 0] * 255).round().clamp(0, 255).to(torch.uint8)
-
-
-def fingerprint(*parts: Any) -> str:
-    """Returns a short hash of tensors, boxes, labels and names."""
-    digest = hashlib.sha256()
-    for part in parts:
-        for x in part if isinstance(part, list | tuple) else (part,):
-            tensors = [x[key] for key in sorted(x)] if isinstance(x, dict) else [x]
-            for y in tensors:
-                if isinstance(y, Tensor):
-                    digest.update(str((y.dtype, tuple(y.shape))).encode() + y.contiguous().numpy().tobytes())
-                else:
-                    digest.update(repr(y).encode())
-    return digest.hexdigest()[:16]
 
 
 def draw_batch(frames: Frames, batch: int, zoom: float, seed: int, step: int) -> tuple[Tensor, Any]:

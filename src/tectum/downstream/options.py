@@ -4,20 +4,13 @@ import math
 from dataclasses import dataclass
 from typing import Annotated
 
-from tectum.console import parsed
+from tectum.console import parse_size, parsed
 from tectum.errors import UserError
 
 
 def _parse_size(text: str) -> tuple[int, int]:
-    """Returns height and width of a text WIDTHxHEIGHT.
-
-    >>> _parse_size("160x128")
-    (128, 160)
-    """
-    width, x, height = text.lower().partition("x")
-    if not (x and width.isdigit() and height.isdigit()):
-        raise UserError(f"--size must be WIDTHxHEIGHT, such as 160x128, got {text!r}")
-    return int(height), int(width)
+    width, height = parse_size(text, "--size")
+    return height, width
 
 
 def _size_text(size: tuple[int, int]) -> str:

@@ -27,11 +27,11 @@ from torch import Tensor, nn
 
 from tectum.console import progress_bar
 from tectum.downstream.cell import predict, read_json, save_predictions, score, train
-from tectum.downstream.frames import Frames, fingerprint, shrink
+from tectum.downstream.frames import Frames, shrink
 from tectum.downstream.options import Budget
 from tectum.errors import UserError, abbreviate
 from tectum.evaluation.methods import CachedMethod, FolderMethod, FuserMethod, Method
-from tectum.io.files import write_json, write_tensors
+from tectum.io.files import fingerprint, write_json, write_tensors
 from tectum.io.image import Array, Picture, to_array
 from tectum.nn.memory import keep_memory
 from tectum.pair import Pair, Pairs

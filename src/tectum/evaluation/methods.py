@@ -8,7 +8,6 @@ and treated as the convention says (some published tables stretch each image fir
 taken as they are.
 """
 
-import hashlib
 import inspect
 import json
 import threading
@@ -26,6 +25,7 @@ from tectum.color import choose_chroma, to_levels
 from tectum.errors import UserError
 from tectum.evaluation.options import BASELINES
 from tectum.fusion.pipeline import FuseOptions, FusePipeline
+from tectum.io.files import fingerprint
 from tectum.io.folders import ResultFolder, find_images, group_by_name, group_by_star
 from tectum.io.image import Array, Picture, picture_from_array, px, read_image, read_pixels, to_array, write_image
 from tectum.kinds import KINDS, Kind
@@ -215,7 +215,7 @@ class CachedMethod(Method):
         with self._lock:
             if self._marks is None:
                 self._marks = self._read_marks()
-        file, mark = self._folder.files(name)["colour"], _fingerprint(a.y, b.y)
+        file, mark = self._folder.files(name)["colour"], fingerprint(a.y, b.y)
         if file.exists() and self._marks.get(name) == mark:
             return read_image(file, value_range="full").y
         y = self._method.luminance(name, a, b)
@@ -324,10 +324,3 @@ def file_identity(path: Path) -> str:
     """Returns name, size and time of a file, which change with its content."""
     stat = path.stat()
     return f"{path.name} {stat.st_size} {stat.st_mtime_ns}"
-
-
-def _fingerprint(*tensors: Tensor) -> str:
-    digest = hashlib.sha256()
-    for x in tensors:
-        digest.update(str((x.dtype, tuple(x.shape))).encode() + x.contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]

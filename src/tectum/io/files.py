@@ -2,6 +2,7 @@
 
 import contextlib
 import glob
+import hashlib
 import json
 import os
 import uuid
@@ -141,3 +142,16 @@ def check_path_exists(noun: str, path: str) -> None:
 def is_folder_or_pattern(path: str) -> bool:
     """Returns True for a folder or a pattern such as 'vi/*.png', False for a file or nothing at all."""
     return Path(path).is_dir() or (glob.has_magic(path) and not Path(path).exists())
+
+
+def fingerprint(*parts: Any) -> str:
+    """Returns a short hash of tensors, texts, lists and dicts of them."""
+    digest = hashlib.sha256()
+    for part in parts:
+        for x in part if isinstance(part, list | tuple) else (part,):
+            for y in [x[key] for key in sorted(x)] if isinstance(x, dict) else (x,):
+                if isinstance(y, str | int):
+                    digest.update(repr(y).encode())
+                else:
+                    digest.update(str((y.dtype, tuple(y.shape))).encode() + y.contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
