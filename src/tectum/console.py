@@ -22,19 +22,16 @@ def optional(metavar: str) -> Any:
     return arg(metavar=metavar, help_behavior_hint="")
 
 
-def option(metavar: str) -> Any:
-    """A flag that must be given, or that shows its default in its help."""
-    return arg(metavar=metavar)
-
-
-def parsed(metavar: str, parse: Callable[[str], Any], to_text: Callable[[Any], str]) -> Any:
-    """A flag whose value is made from one word.
+def option(metavar: str, *, parse: Callable[[str], Any] | None = None, to_text: Callable[[Any], str] = str) -> Any:
+    """A flag that must be given, or that shows its default in its help.
 
     Args:
-        metavar: how its help calls the word.
-        parse: makes the value; a UserError refuses the word.
+        metavar: what its help calls the value.
+        parse: makes the value of one word, where its type is not enough; a UserError refuses the word.
         to_text: writes the default for the help.
     """
+    if parse is None:
+        return arg(metavar=metavar)
     return PrimitiveConstructorSpec(
         nargs=1,
         metavar=metavar,

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Annotated
 
-from tectum.console import parse_size, parsed
+from tectum.console import option, parse_size
 from tectum.errors import UserError
 
 
@@ -28,7 +28,7 @@ class Budget:
     epochs: int = 30
     """How often each training image is seen."""
 
-    size: Annotated[tuple[int, int], parsed("WIDTHxHEIGHT", _parse_size, _size_text)] = (128, 160)
+    size: Annotated[tuple[int, int], option("WIDTHxHEIGHT", parse=_parse_size, to_text=_size_text)] = (128, 160)
     """Size of the images that the network sees. Masks are scored at their own size."""
 
     batch: int = 4
