@@ -4,8 +4,10 @@ import inspect
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -107,6 +109,14 @@ def test_the_flags_the_options_and_the_call_agree() -> None:
     assert tectum.fuse is fuse and all(f"\n    {name}: " in (fuse.__doc__ or "") for name in options)
     with pytest.raises(TypeError, match="tyle"):
         fuse("a.png", "b.png", tyle=512)
+
+
+def test_one_pair_goes_through_ten_modules_at_most(
+    benchmark_module: Callable[[str], ModuleType], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    visits = benchmark_module("visits")
+    modules, _ = visits.visits(lambda: visits.fuse_one(tmp_path))
+    assert {"cli", "fusion.pipeline"} <= set(modules) and len(modules) <= 10, modules
 
 
 # ---- one result, three ways ------------------------------------------------------------------------------------------
