@@ -50,7 +50,6 @@ class FMI(SourceMetric):
         feature: "gradient" or "pixel".
         reduction: "mean" or "sum" over the two sources.
 
-    Oracle: our own.
     Reference: A non-reference image fusion metric based on mutual information of image features; M. Haghighat,
     A. Aghagolzadeh, H. Seyedarabi; Computers and Electrical Engineering 37(5), 2011;
     https://doi.org/10.1016/j.compeleceng.2011.07.012. Fast-FMI: non-reference image fusion metric; M. Haghighat,

@@ -9,7 +9,7 @@ no digit of it left.
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,17 +22,10 @@ TILE = 400_000
 """Values in a tile of the image, all its maps together, that stay in the cache."""
 
 
-class SlidingWindow(Protocol):
-    """Weighted means over windows of `size` rows and columns, all of them inside."""
-
-    size: int
-
-    def __call__(self, x: Tensor, workspace: Workspace) -> Tensor:
-        """(rows, maps, columns) -> size - 1 rows and columns fewer; the next call overwrites the result."""
-
-
 class GaussianWindow:
     """Means under a Gaussian of `size` x `size` pixels, at every `step`-th row and column.
+
+    (rows, maps, columns) -> size - 1 rows and columns fewer, divided by `step`; the next call overwrites the result.
 
     >>> x = torch.arange(8.0).view(8, 1, 1).expand(8, 1, 8).double()
     >>> GaussianWindow(3, 0.6, step=2)(x, Workspace(x))[:, 0, 0].round(decimals=4).tolist()
@@ -69,7 +62,7 @@ class GaussianWindow:
 
 
 class UniformWindow:
-    """Means over 7x7 pixels.
+    """Means over 7x7 pixels: (rows, maps, columns) -> 6 rows and columns fewer; the next call overwrites the result.
 
     >>> x = torch.ones(8, 1, 9, dtype=torch.float64)
     >>> UniformWindow()(x, Workspace(x)).shape, float(UniformWindow()(x, Workspace(x)).mean())
@@ -94,7 +87,7 @@ class LocalStatistics(NamedTuple):
 
 
 def iterate_local_statistics(
-    fused: Tensor, a: Tensor, b: Tensor, window: SlidingWindow, workspace: Workspace
+    fused: Tensor, a: Tensor, b: Tensor, window: GaussianWindow | UniformWindow, workspace: Workspace
 ) -> Iterator[LocalStatistics]:
     """Statistics of all windows, tile by tile; each tile overwrites the one before.
 

@@ -3,7 +3,7 @@
     MS-SSIM(f, x) = l_M^beta_M  prod_{j=1..M} (c_j s_j)^beta_j                    M = 5 scales, per source x
     VIFF(f, a, b) = sum_k p_k  sum_blocks FVID_k / sum_blocks FVIND_k             4 scales, both sources at once
 
-Neither has reference values from outside; the oracles of both are our own float64 loops in the tests.
+The tests compare MS-SSIM with the package pytorch-msssim, and both with our own float64 loops.
 """
 
 from collections.abc import Sequence
@@ -35,7 +35,6 @@ class MSSSIM(SourceMetric):
     and cs without saying when the average is taken, which is per scale. A negative average cs (f is an inverse of x)
     has no real power: it counts as 0, as in most implementations in use. Most of them also pad odd sizes.
 
-    Oracle: our own.
     Reference: Multiscale structural similarity for image quality assessment; Z. Wang, E. P. Simoncelli, A. C. Bovik;
     37th Asilomar Conference on Signals, Systems and Computers, 2003; https://doi.org/10.1109/ACSSC.2003.1292216
 
@@ -114,7 +113,6 @@ class VIFF(Metric):
         weights: of the four scales, from fine to coarse.
         noise: s, on the 0..255 scale.
 
-    Oracle: our own.
     Reference: A new image fusion performance metric based on visual information fidelity; Y. Han, Y. Cai, Y. Cao,
     X. Xu; Information Fusion 14(2), 2013; https://doi.org/10.1016/j.inffus.2011.08.002
     """

@@ -54,7 +54,6 @@ class Qcv(Metric):
         pixels_per_degree: of the visual field.
         gamma: exponent of the saliency.
 
-    Oracle: our own.
     Reference: A human perception inspired quality metric for image fusion based on regional information; H. Chen,
     P. K. Varshney; Information Fusion 8(2), 2007; https://doi.org/10.1016/j.inffus.2005.10.001
 
@@ -146,7 +145,6 @@ class Qcb(Metric):
     Args:
         pixels_per_degree: of the visual field.
 
-    Oracle: our own.
     Reference: A new automated quality assessment algorithm for image fusion; Y. Chen, R. S. Blum; Image and Vision
     Computing 27(10), 2009; https://doi.org/10.1016/j.imavis.2007.12.002
 

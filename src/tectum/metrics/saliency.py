@@ -33,7 +33,6 @@ class Qw(Metric):
     that is constant in a window has saliency 0 there, so its Q_0 = 0/0 never counts; a variance below 1e-12 of the
     squared range is taken for 0. The paper's plain Q, with every window alike, is not offered.
 
-    Oracle: our own.
     Reference: A new quality metric for image fusion; G. Piella, H. Heijmans; IEEE International Conference on Image
     Processing (ICIP), 2003; https://doi.org/10.1109/ICIP.2003.1247209
 
@@ -67,7 +66,6 @@ class Qe(Metric):
     Args:
         alpha: share of the edge images, in [0,1].
 
-    Oracle: our own.
     Reference: as of `Qw`.
     """
 

@@ -355,7 +355,7 @@ def match_boxes(boxes: Tensor, targets: Tensor, min_iou: float) -> Tensor:
     matches = torch.full((len(boxes),), -1)
     if not len(targets) or not len(boxes):
         return matches
-    overlaps = box_iou(boxes.double(), targets.double())
+    overlaps = _box_iou(boxes.double(), targets.double())
     for i, overlap in enumerate(overlaps):
         best = int(overlap.argmax())
         if overlap[best] >= min_iou:
@@ -364,7 +364,7 @@ def match_boxes(boxes: Tensor, targets: Tensor, min_iou: float) -> Tensor:
     return matches
 
 
-def box_iou(a: Tensor, b: Tensor) -> Tensor:
+def _box_iou(a: Tensor, b: Tensor) -> Tensor:
     """Intersection over union of boxes (N,4) and (M,4) as x1, y1, x2, y2: (N,M)."""
     low, high = torch.maximum(a[:, None, :2], b[None, :, :2]), torch.minimum(a[:, None, 2:], b[None, :, 2:])
     intersection = (high - low).clamp(min=0).prod(2)
