@@ -169,10 +169,10 @@ def voc_objects(path: Path, size: tuple[int, int] | None = None) -> list[tuple[s
     try:
         root = ElementTree.fromstring(path.read_bytes())
         annotated_size = [int(float(root.findtext(f"size/{side}") or 0)) for side in ("height", "width")]
-        found = []
+        objects = []
         for node in root.iter("object"):
             x1, y1, x2, y2 = (float(node.findtext(f"bndbox/{key}") or "") for key in ("xmin", "ymin", "xmax", "ymax"))
-            found.append(((node.findtext("name") or "").strip(), (x1, y1, x2, y2)))
+            objects.append(((node.findtext("name") or "").strip(), (x1, y1, x2, y2)))
     except (ElementTree.ParseError, ValueError) as error:
         raise UserError(
             f"{path} must be a VOC annotation (object, name, bndbox with xmin ymin xmax ymax), but {error}; correct it"
@@ -182,7 +182,7 @@ def voc_objects(path: Path, size: tuple[int, int] | None = None) -> list[tuple[s
             f"an annotation must be of its image's size, {path} is for {annotated_size[1]}x{annotated_size[0]} and the "
             f"image has {size[1]}x{size[0]} pixels; take the image it was made on"
         )
-    return found
+    return objects
 
 
 def read_list(path: Path) -> dict[str, list[PixelBox]]:
@@ -191,13 +191,13 @@ def read_list(path: Path) -> dict[str, list[PixelBox]]:
     Raises:
         ValueError: a line is not of that form, or a name comes twice.
     """
-    found: dict[str, list[PixelBox]] = {}
+    boxes_by_name: dict[str, list[PixelBox]] = {}
     for where, line in read_lines(path):
         name, *boxes = line.split()
         stem = Path(name.replace("\\", "/")).stem
-        if stem in found:
+        if stem in boxes_by_name:
             raise UserError(f"a list must name each image once, {where} has {stem} again; remove one")
-        found[stem] = []
+        boxes_by_name[stem] = []
         for box in boxes:
             try:
                 x1, y1, x2, y2, label = (float(x) for x in box.split(","))
@@ -205,8 +205,8 @@ def read_list(path: Path) -> dict[str, list[PixelBox]]:
                 raise UserError(f"a box must read `x1,y1,x2,y2,class`, {where} has {box[:40]!r}; correct it") from None
             if label != int(label):
                 raise UserError(f"a class must be a whole number, {where} has {label:g}; correct it")
-            found[stem].append(PixelBox(x1, y1, x2, y2, int(label), where))
-    return found
+            boxes_by_name[stem].append(PixelBox(x1, y1, x2, y2, int(label), where))
+    return boxes_by_name
 
 
 def read_lines(path: Path) -> list[tuple[str, str]]:

@@ -85,19 +85,19 @@ def check(
     known = get_known_set(name, kind)
     parts = []
     pictures: dict[str, Files] = {}
-    for split, found in _find_parts(root, name, known, splits):
+    for split, images in _find_parts(root, name, known, splits):
         part = Part(split, [])
         parts.append(part)
-        labels = _open_label_files(name, known, found, targets, part)
-        pictures[split] = {stem: found.visible[stem] for stem in part.names if stem in found.visible}
+        labels = _open_label_files(name, known, images, targets, part)
+        pictures[split] = {stem: images.visible[stem] for stem in part.names if stem in images.visible}
         if split == "test" and (both := find_duplicates(pictures.get("train", {}), pictures[split])):
             part.problems.append(
                 f"{len(both)} of {len(part.names)} pairs are in train too, the first is {both[0]}; what is scored "
                 "must not be trained on, take them out of one"
             )
-        _check_images(found, part, known)
+        _check_images(images, part, known)
         for stem in each(split, part.names):
-            _check_pair(stem, found, labels, part, known)
+            _check_pair(stem, images, labels, part, known)
     return parts
 
 
@@ -133,21 +133,21 @@ def detect_kind(root: str | Path) -> str:
         ValueError: the tree holds several.
     """
     root = Path(root).resolve()
-    held = [
+    kind_names = [
         kind.name
         for kind in KINDS.values()
         if any(find_folder(root, (split, tag)) for split in SPLITS for tag in kind.tags)
     ]
-    if len(held) > 1:
-        raise UserError(f"pairs of one kind are needed, {root} holds {', '.join(held)}; name one with --kind")
-    return held[0] if held else "infrared"
+    if len(kind_names) > 1:
+        raise UserError(f"pairs of one kind are needed, {root} holds {', '.join(kind_names)}; name one with --kind")
+    return kind_names[0] if kind_names else "infrared"
 
 
 def _find_parts(root: str | Path, name: str, known: KnownSet, splits: Sequence[str]) -> list[tuple[str, SetImages]]:
     """Returns the parts that were asked for, or all that exist."""
     if splits:
         return [(split, find_part(name, known, Path(root), split)) for split in splits]
-    found: list[tuple[str, SetImages]] = []
+    parts: list[tuple[str, SetImages]] = []
     first_error: FileNotFoundError | None = None
     for split in SPLITS:
         try:
@@ -157,10 +157,10 @@ def _find_parts(root: str | Path, name: str, known: KnownSet, splits: Sequence[s
             continue
         if not images.divided:
             return _list_parts(name, known, images)
-        found.append((split, images))
-    if not found and first_error is not None:
+        parts.append((split, images))
+    if not parts and first_error is not None:
         raise first_error
-    return found
+    return parts
 
 
 def _list_parts(name: str, known: KnownSet, images: SetImages) -> list[tuple[str, SetImages]]:
@@ -185,8 +185,8 @@ def _open_label_files(
     names: dict[str, None] = {}
     for label_type in targets or LABEL_TYPES:
         try:
-            chosen, rows = choose_names(name, known, images, part.split, label_type, None, 0)
-            names |= dict.fromkeys(chosen)
+            names_of_part, rows = choose_names(name, known, images, part.split, label_type, None, 0)
+            names |= dict.fromkeys(names_of_part)
             if label_type == "boxes" and rows:
                 labels[label_type] = make_box_list(rows, known.boxes)
             elif targets or find_labels(images.home, part.split, label_type) is not None:
@@ -197,7 +197,7 @@ def _open_label_files(
         if label_type in labels:
             part.problems += _find_orphan_labels(images, part.split, label_type)
             part.class_counts[label_type] = ClassCounts(labels[label_type].classes)
-            unlabelled = [stem for stem in chosen if stem not in labels[label_type]]
+            unlabelled = [stem for stem in names_of_part if stem not in labels[label_type]]
             part.problems += [
                 f"{stem} has no {label_type} in {images.home}; add them, or leave it out" for stem in unlabelled
             ]

@@ -100,11 +100,11 @@ def get_known_set(name: str, kind: str | None = None) -> KnownSet:
     table = {**DATASETS, "voc": VOC, "folder": FOLDER}
     if name not in table:
         raise UserError(unknown(name, table, noun="dataset"))
-    known, wanted = table[name], None if kind is None else KINDS[kind].name
-    if name == "folder" and wanted is not None:
-        return replace(known, kind=wanted)
-    if wanted not in (None, known.kind):
-        raise UserError(f"{name} holds {known.kind} pairs, not {wanted}; choose a set of that kind, or folder")
+    known, kind_name = table[name], None if kind is None else KINDS[kind].name
+    if name == "folder" and kind_name is not None:
+        return replace(known, kind=kind_name)
+    if kind_name not in (None, known.kind):
+        raise UserError(f"{name} holds {known.kind} pairs, not {kind_name}; choose a set of that kind, or folder")
     return known
 
 
@@ -145,8 +145,8 @@ def find_part(name: str, known: KnownSet, root: Path, split: str) -> SetImages:
                 )
     a, b = layouts[0]
     first, second = LAYOUTS[-1] if known.kind == "infrared" else kind.sides[0]
-    places = [home / part for home in homes for part in ("", *SPLITS)]
-    hint = suggest_kind(places) if name == "folder" and known.kind == "infrared" else ""
+    folders_to_search = [home / part for home in homes for part in ("", *SPLITS)]
+    hint = suggest_kind(folders_to_search) if name == "folder" and known.kind == "infrared" else ""
     where = f"; get it from {known.url}" if known.url else ""
     raise FileNotFoundError(
         f"{name} was not found in {root}: expected {known.expected} there, such as "
@@ -212,11 +212,11 @@ def _read_listed_boxes(known: KnownSet, images: SetImages, split: str, target: s
 def _check_images(images: SetImages, pair_names: Sequence[str], name: str, known: KnownSet) -> None:
     """Refuse names that lack an image."""
     for side, files in zip(known.pair_kind.words, (images.visible, images.infrared), strict=True):
-        lost = [stem for stem in pair_names if stem not in files]
-        if lost:
+        missing = [stem for stem in pair_names if stem not in files]
+        if missing:
             raise FileNotFoundError(
-                f"every pair of {name} needs both images, {len(lost)} of {len(pair_names)} have no {side} one in "
-                f"{images.home}, the first is {lost[0]}; add them, or leave these pairs out"
+                f"every pair of {name} needs both images, {len(missing)} of {len(pair_names)} have no {side} one in "
+                f"{images.home}, the first is {missing[0]}; add them, or leave these pairs out"
             )
 
 

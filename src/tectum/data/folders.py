@@ -14,17 +14,17 @@ from tectum.io.image import EXTENSIONS, read_pixels
 from tectum.kinds import KINDS
 
 
-def suggest_kind(places: Iterable[Path]) -> str:
+def suggest_kind(folders: Iterable[Path]) -> str:
     """Returns a hint at folders of another kind, for the message that visible and infrared are missing; else ""."""
-    for place in places:
-        inside = {x.name.lower() for x in place.iterdir() if x.is_dir()} if place.is_dir() else set()
+    for folder in folders:
+        inside = {x.name.lower() for x in folder.iterdir() if x.is_dir()} if folder.is_dir() else set()
         for kind in KINDS.values():
             for a, b in kind.sides:
                 if kind.name != "infrared" and {a.lower(), b.lower()} <= inside:
                     first, second = sorted((a, b))
                     same = [x.name for x in KINDS.values() if (a, b) in x.sides or (b, a) in x.sides]
                     what = " or ".join(same)
-                    return f"; {place} has folders {first} and {second}: if they are {what} pairs, say so (--kind)"
+                    return f"; {folder} has folders {first} and {second}: if they are {what} pairs, say so (--kind)"
     return ""
 
 

@@ -96,9 +96,9 @@ def find_labels(home: Path, split: str, label_type: str) -> tuple[Path, Files] |
     for name in LABELS[label_type]:
         for place in ((split, name), (name, split), (name,)):
             folder = find_folder(home, place)
-            found = {} if folder is None else _list_label_files(folder, label_type)
-            if folder is not None and found:
-                return folder, found
+            files = {} if folder is None else _list_label_files(folder, label_type)
+            if folder is not None and files:
+                return folder, files
     return None
 
 
@@ -106,9 +106,9 @@ def _list_label_files(folder: Path, label_type: str) -> Files:
     if label_type == "masks":
         return image_files(folder)
     for suffix in (".xml", ".txt"):
-        found = {x.stem: x for x in sorted(folder.iterdir()) if x.suffix.lower() == suffix and x.stem != "classes"}
-        if found:
-            return found
+        files = {x.stem: x for x in sorted(folder.iterdir()) if x.suffix.lower() == suffix and x.stem != "classes"}
+        if files:
+            return files
     return {}
 
 
@@ -116,11 +116,11 @@ def find_list(home: Path, folders: Sequence[str], split: str, label_type: str | 
     """Returns the file that lists the names of a part, or None."""
     sets = ("Segmentation", "Main") if label_type == "masks" else ("Main", "Segmentation")
     set_lists = [f"{name}_{split}.txt" for name in dict.fromkeys((*folders, home.name.lower()))]
-    places = [(home, [f"{split}.txt", *set_lists]), (home.parent, set_lists)]
+    searched = [(home, [f"{split}.txt", *set_lists]), (home.parent, set_lists)]
     for folder, parts in ((home, ("splits",)), (home.parent, ("splits",)), *((home, ("ImageSets", x)) for x in sets)):
         if (inner := find_folder(folder, parts)) is not None:
-            places.append((inner, set_lists if folder == home.parent else [f"{split}.txt", *set_lists]))
-    for folder, candidates in places:
+            searched.append((inner, set_lists if folder == home.parent else [f"{split}.txt", *set_lists]))
+    for folder, candidates in searched:
         files = {x.name.lower(): x for x in sorted(folder.iterdir()) if x.is_file()}
         for name in candidates:
             if name.lower() in files:
@@ -207,8 +207,8 @@ def _read_manifest_classes(home: Path) -> tuple[str, ...]:
     if not path.is_file():
         return ()
     try:
-        stated = json.loads(path.read_text(encoding="utf-8"))["datasets"][home.name]["box_classes"]
-        return tuple(stated[str(i)] for i in range(len(stated)))
+        class_names = json.loads(path.read_text(encoding="utf-8"))["datasets"][home.name]["box_classes"]
+        return tuple(class_names[str(i)] for i in range(len(class_names)))
     except (ValueError, KeyError, TypeError):
         return ()  # somebody else's manifest
 

@@ -30,20 +30,22 @@ def find_side(home: Path, side: str) -> dict[str, Path] | None:
     """
     *folders, last = side.split("/")
     if "*" not in side:
-        found = find_folder(home, (*folders, last))
-        return None if found is None else image_files(found)
+        folder = find_folder(home, (*folders, last))
+        return None if folder is None else image_files(folder)
     star = folders.index("*") if "*" in folders else len(folders)
     top = find_folder(home, folders[:star])
     if top is None:
         return None
-    places = [top] if star == len(folders) else _list_scene_folders(top)
+    scene_folders = [top] if star == len(folders) else _list_scene_folders(top)
     files: dict[str, Path] = {}
-    for place in places:
-        for name, path in _match_files(place, last):
-            name = name if star == len(folders) else place.name
+    for scene_folder in scene_folders:
+        for name, path in _match_files(scene_folder, last):
+            name = name if star == len(folders) else scene_folder.name
             if name in files:
-                raise UserError(f"one image per scene must be called {last} in {place}, got {files[name].name} and "
-                                 f"{path.name}; remove one")  # fmt: skip
+                raise UserError(
+                    f"one image per scene must be called {last} in {scene_folder}, got "
+                    f"{files[name].name} and {path.name}; remove one"
+                )
             files[name] = path
     return files or None
 
@@ -60,7 +62,7 @@ def _match_files(place: Path, last: str) -> list[tuple[str, Path]]:
         numbered = sorted((int(x.stem), x) for x in image_paths if x.stem.isdecimal())
         return [(place.name, numbered[-1 if last == "<last>" else 0][1])] if len(numbered) > 1 else []
     pattern = re.compile("(.+)".join(map(re.escape, last.split("*"))), re.IGNORECASE)
-    return [(found[1], x) for x in image_paths if (found := pattern.fullmatch(x.stem))]
+    return [(match[1], x) for x in image_paths if (match := pattern.fullmatch(x.stem))]
 
 
 def brighter_first(a: dict[str, Path], b: dict[str, Path]) -> tuple[dict[str, Path], dict[str, Path]]:
@@ -93,8 +95,8 @@ def _measure_luminance(path: Path) -> float:
 def find_folder(folder: Path, parts: Sequence[str]) -> Path | None:
     """Returns the folder at the path `parts` below another, in any letter case, or None."""
     for part in parts:
-        found = [path for path in folder.iterdir() if path.name.lower() == part.lower() and path.is_dir()]
-        if not found:
+        matches = [path for path in folder.iterdir() if path.name.lower() == part.lower() and path.is_dir()]
+        if not matches:
             return None
-        folder = min(found, key=lambda path: (path.name != part, path.name))
+        folder = min(matches, key=lambda path: (path.name != part, path.name))
     return folder

@@ -191,7 +191,7 @@ class Buffer:
 
     def draw(self, owner: int, shape: Convex | Capsule, window: Window, holes: Holes | None = None) -> None:
         """Draw `shape` where it is nearest; `holes` says which of its points (N,3) let the view through (foliage)."""
-        depth, seen = self.depth[window], self.owner[window]
+        depth, owner_window = self.depth[window], self.owner[window]
         if not depth.size:
             return
         dx, dy = self._dx[window[1]], self._dy[window[0]]
@@ -205,5 +205,5 @@ class Buffer:
             row, col, away, points = row[solid], col[solid], away[solid], points[solid]
         if len(row):
             depth[row, col] = away
-            seen[row, col] = owner
+            owner_window[row, col] = owner
             self.normal[window][row, col] = normals((row, col), points)
