@@ -485,7 +485,7 @@ def test_suppression_against_a_loop(threshold: float) -> None:
     expected = slow_nms(boxes, scores, threshold)
     assert 3 < len(expected) < 60
     assert suppress(boxes, scores, threshold).tolist() == expected
-    assert suppress(boxes, scores, threshold, most=3).tolist() == expected[:3]
+    assert suppress(boxes, scores, threshold, max_boxes=3).tolist() == expected[:3]
     assert suppress(boxes[:0], scores[:0], threshold).tolist() == []
 
 

@@ -13,7 +13,7 @@ import torch
 
 from tectum.io.files import write_tensors
 from tectum.tasks import TASKS
-from tectum.tasks.yolo import MOST, YOLO
+from tectum.tasks.yolo import MAX_BOXES, YOLO
 
 INSTALLED = importlib.util.find_spec("ultralytics") is not None  # not importorskip: only the adapter may import it
 REASON = "the extra yolo is not installed"
@@ -137,7 +137,7 @@ def test_an_answer_by_hand(predict: Callable[..., dict[str, torch.Tensor]]) -> N
 def test_answers_are_limited(predict: Callable[..., dict[str, torch.Tensor]]) -> None:
     anchors = torch.zeros(1000, 7)
     anchors[:, 0], anchors[:, 1], anchors[:, 2:4], anchors[:, 4] = torch.arange(1000) * 9 + 5.0, 5, 8, 0.5
-    assert len(predict(anchors, (10, 10000))["scores"]) == MOST
+    assert len(predict(anchors, (10, 10000))["scores"]) == MAX_BOXES
     anchors[:, 4] = 0
     assert len(predict(anchors, (10, 10000))["scores"]) == 0
 

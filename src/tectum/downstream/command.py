@@ -173,13 +173,13 @@ def label_type(task: "Callable[..., Task]") -> str:
     Raises:
         UserError: it has neither.
     """
-    found = getattr(getattr(task, "func", task), "label_type", None)
-    found = found or getattr(task(("background", "thing")), "label_type", None)
-    if found not in ("masks", "boxes"):
+    labels = getattr(getattr(task, "func", task), "label_type", None)
+    labels = labels or getattr(task(("background", "thing")), "label_type", None)
+    if labels not in ("masks", "boxes"):
         raise UserError(
-            f"a task must have a label_type, 'masks' or 'boxes', to be given its labels, got {found!r}; add it"
+            f"a task must have a label_type, 'masks' or 'boxes', to be given its labels, got {labels!r}; add it"
         )
-    return str(found)
+    return str(labels)
 
 
 def _takes(task: "Callable[..., Task]", option: str) -> bool:

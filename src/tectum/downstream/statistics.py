@@ -190,14 +190,14 @@ def differences_to(
         for seed, scorer in seeds.items():
             parts = [scorer(weights) for weights in chunks]
             values[name][seed] = {score: np.concatenate([part[score] for part in parts]) for score in parts[0]}
-    found: dict[str, dict[str, SeedDifference]] = {}
+    differences: dict[str, dict[str, SeedDifference]] = {}
     for name, own in values.items():
         theirs = values.get(reference, {})
         common = sorted(own.keys() & theirs.keys())
         if name == reference or not common:
             continue
-        found[name] = {}
+        differences[name] = {}
         for score in own[common[0]]:
             gaps = np.stack([own[seed][score] - theirs[seed][score] for seed in common])
-            found[name][score] = seed_difference(gaps[:, 0].tolist(), gaps[:, 1:])
-    return found
+            differences[name][score] = seed_difference(gaps[:, 0].tolist(), gaps[:, 1:])
+    return differences

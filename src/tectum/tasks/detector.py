@@ -60,8 +60,8 @@ class Detector(nn.Module, ABC):
     def predict(self, fused: Tensor, size: tuple[int, int] | None = None) -> list[Boxes]:
         """Boxes (N,4) as parts of the image, scores and labels of each image, best first; `size` does not matter."""
         with evaluation_mode(self), torch.no_grad():
-            found = self._detect(self(fused), fused)
-        return [_relative(*image, (fused.shape[2], fused.shape[3])) for image in found]
+            images = self._detect(self(fused), fused)
+        return [_relative(*image, (fused.shape[2], fused.shape[3])) for image in images]
 
     def metric(self) -> DetectionScore:
         """An empty score: mAP50 first."""

@@ -41,14 +41,14 @@ def ensure_torchvision() -> bool:
     return True
 
 
-def suppress(boxes: Tensor, scores: Tensor, iou_threshold: float, *, most: int | None = None) -> Tensor:
+def suppress(boxes: Tensor, scores: Tensor, iou_threshold: float, *, max_boxes: int | None = None) -> Tensor:
     """Non-maximum suppression.
 
     Args:
         boxes: (N,4), x1, y1, x2, y2.
         scores: (N,).
         iou_threshold: a box that overlaps a better one by more than this is dropped.
-        most: how many may stay; None for all.
+        max_boxes: how many may stay; None for all.
 
     Returns:
         Indices of the boxes that stay, best score first.
@@ -61,15 +61,15 @@ def suppress(boxes: Tensor, scores: Tensor, iou_threshold: float, *, most: int |
     x1, y1, x2, y2 = boxes[order].unbind(1)
     area = (x2 - x1) * (y2 - y1)
     dropped = torch.zeros(len(order), dtype=torch.bool, device=boxes.device)
-    kept: list[int] = []
+    indices: list[int] = []
     for i in range(len(order)):
         if dropped[i]:
             continue
-        kept.append(i)
-        if len(kept) == most:
+        indices.append(i)
+        if len(indices) == max_boxes:
             break
         width = (torch.minimum(x2[i], x2[i + 1 :]) - torch.maximum(x1[i], x1[i + 1 :])).clamp(min=0)
         height = (torch.minimum(y2[i], y2[i + 1 :]) - torch.maximum(y1[i], y1[i + 1 :])).clamp(min=0)
         common = width * height
         dropped[i + 1 :] |= common / (area[i] + area[i + 1 :] - common) > iou_threshold
-    return order[kept]
+    return order[indices]

@@ -36,7 +36,7 @@ from tectum.tasks.detector import Detector
 from tectum.tasks.torchvision import suppress
 
 VERSIONS, SIZES = ("v8", "v5"), "nsmlx"
-_CANDIDATES, MOST = 3000, 300
+_MAX_CANDIDATES, MAX_BOXES = 3000, 300
 """Boxes that enter non-maximum suppression, and that leave it, per image."""
 
 
@@ -91,16 +91,16 @@ class YOLO(Detector):
     def _detect(self, output: Any, fused: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
         return [self._suppress(image) for image in output[0].float().transpose(1, 2)]
 
-    def _suppress(self, found: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _suppress(self, anchors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Boxes, scores and labels that stay of (anchors, 4 + classes): centre, size, scores."""
-        scores, index = found[:, 4:].flatten().topk(min(_CANDIDATES, found[:, 4:].numel()))
+        scores, index = anchors[:, 4:].flatten().topk(min(_MAX_CANDIDATES, anchors[:, 4:].numel()))
         index, scores = index[scores > self.threshold], scores[scores > self.threshold]
         anchor, label = index // len(self.classes), index % len(self.classes)
-        centre, half = found[anchor, :2], found[anchor, 2:4] / 2
+        centre, half = anchors[anchor, :2], anchors[anchor, 2:4] / 2
         boxes = torch.cat([centre - half, centre + half], dim=1)
         shift = (boxes.abs().amax() * 2 + 1 if len(boxes) else 0) * label[:, None]  # so that classes do not meet
-        kept = suppress(boxes + shift, scores, self.overlap, most=MOST)
-        return boxes[kept], scores[kept], label[kept]
+        best = suppress(boxes + shift, scores, self.overlap, max_boxes=MAX_BOXES)
+        return boxes[best], scores[best], label[best]
 
 
 def _network(num_classes: int, channels: int, version: str, size: str, momentum: float) -> Any:
