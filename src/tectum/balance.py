@@ -25,7 +25,7 @@ from dataclasses import dataclass
 
 from tectum.errors import UserError
 
-SMALLEST_RATIO = 1e-6
+_SMALLEST_RATIO = 1e-6
 """Lower bound of the loss ratio."""
 FORMER_NAMES = {"Pace": "DynamicWeightAverage", "Tradeoff": "TaskFusionBalance"}
 """Class names in old checkpoints."""
@@ -170,7 +170,7 @@ class TaskFusionBalance:
 
 def _ratio(now: float, before: float) -> float:
     """now / before; 1 where before is 0."""
-    return max(now / before, SMALLEST_RATIO) if before > 0 else 1.0
+    return max(now / before, _SMALLEST_RATIO) if before > 0 else 1.0
 
 
 def _logit(p: float) -> float:

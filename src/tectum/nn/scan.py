@@ -36,8 +36,6 @@ CHUNK = 32
 """Tokens in a chunk. On a CPU 32 to 64 are the fastest; a GPU's kernel likes 256."""
 TOKENS_AT_ONCE = 4096
 """Without gradients: a few MB of temporaries stay in a processor's cache."""
-BLOCK = 8
-"""States carried at once in an exported graph, whose loops may not depend on the length."""
 
 
 def scan(
@@ -54,18 +52,19 @@ def scan(
         b: (B,L,N), where in the state a token is written; common to the heads.
         c: (B,L,N), where it is read.
         d: (H,), share of x that goes past the state; None is nothing.
-        chunk: tokens worked on at once; the result does not depend on it. None takes all, in O(L^2): for short
-            sequences in an exported graph, which is then much simpler.
+        chunk: tokens worked on at once; the result does not depend on it. None takes all, in O(L^2), as an exported
+            graph always does: its loops may not depend on the length.
 
     >>> x, dt, b = torch.ones(1, 3, 1, 1), torch.ones(1, 3, 1), torch.ones(1, 3, 1)
     >>> scan(x, dt, torch.tensor([-0.6931472]), b, b).flatten()  # a = -log 2: half of what was, and 1
     tensor([1.0000, 1.5000, 1.7500])
     """
-    if x.is_cuda and not _has_tangent(x, dt, a, b, c) and not torch.compiler.is_compiling() and _kernel() is not None:
+    exported = torch.compiler.is_compiling()
+    if x.is_cuda and not exported and not _has_tangent(x, dt, a, b, c) and _kernel() is not None:
         tensors = (x, dt, a, b, c) if d is None else (x, dt, a, b, c, d)
         y: Tensor = _KernelScan.apply(chunk, *tensors)  # type: ignore[no-untyped-call]
         return y
-    if chunk is not None:
+    if chunk is not None and not exported:
         return scan_from(None, x, dt, a, b, c, d, chunk=chunk)[0]
     s, written = (dt.to(torch.promote_types(x.dtype, torch.float32)) * a).cumsum(1), x * dt[..., None]
     y = torch.stack([_intra_chunk(p, b, c, q) for p, q in zip(s.unbind(2), written.unbind(2), strict=True)], dim=2)
@@ -97,7 +96,7 @@ def scan_from(
     """
     if chunk < 1:
         raise UserError(f"chunk must be at least 1, got {chunk}")
-    if torch.compiler.is_compiling() or torch.is_grad_enabled() or _has_tangent(x, dt, a, b, c):
+    if torch.is_grad_enabled() or _has_tangent(x, dt, a, b, c):
         return _scan_chunks(state, x, dt, a, b, c, d, chunk)
     workspace = Workspace() if workspace is None else workspace
     y, start, length = workspace("y", x, *x.shape), 0, x.shape[1]
@@ -182,17 +181,16 @@ def _scan_chunks(
     state: Tensor | None, x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor | None, chunk: int
 ) -> tuple[Tensor, Tensor]:
     """Scan of all chunks of a sequence side by side, with derivatives."""
-    exported = torch.compiler.is_compiling()
     length, dtype = x.shape[1], x.dtype
-    chunk = chunk if exported else min(chunk, length)
-    whole = chunk * BLOCK
-    missing = whole * (length // whole + 2) - length if exported else -length % chunk  # 2: more than one block, always
+    chunk = min(chunk, length)
+    missing = -length % chunk
     s = (dt.to(torch.promote_types(dtype, torch.float32)) * a).transpose(1, 2)
     written = (x * dt[..., None]).transpose(1, 2)
-    if exported or missing:  # tokens that add nothing and let nothing decay
+    if missing:  # tokens that add nothing and let nothing decay
         written, s = F.pad(written, (0, 0, 0, missing)), F.pad(s, (0, missing))
         b, c = F.pad(b, (0, 0, 0, missing)), F.pad(c, (0, 0, 0, missing))
-    written, s, b, c = _cut(written, 2, chunk), _cut(s, 2, chunk), _cut(b, 1, chunk), _cut(c, 1, chunk)
+    written, s = written.unflatten(2, (-1, chunk)), s.unflatten(2, (-1, chunk))
+    b, c = b.unflatten(1, (-1, chunk)), c.unflatten(1, (-1, chunk))
     s = s.contiguous().cumsum(3)  # (B,H,chunks,Q)
     last = s[..., -1:]
     # What each chunk adds to the state, and the states before every chunk
@@ -200,14 +198,8 @@ def _scan_chunks(
     before, state = _carry(last[..., 0], added, state)
     # Output of the chunk's own tokens, and of the state before it
     y = _intra_chunk(s, b[:, None], c[:, None], written) + (c[:, None] @ before) * s.exp().to(dtype)[..., None]
-    y = y.flatten(2, 3).transpose(1, 2)
-    y = y.index_select(1, torch.arange(length, device=y.device)) if exported else y[:, :length]
+    y = y.flatten(2, 3).transpose(1, 2)[:, :length]
     return (y if d is None else y + d[:, None] * x), state
-
-
-def _cut(x: Tensor, axis: int, size: int) -> Tensor:
-    """(..,L,..) -> (..,L/size,size,..); as windows, since an exported graph would want proof that size divides L."""
-    return x.unfold(axis, size, size).movedim(-1, axis + 1)
 
 
 def _intra_chunk(s: Tensor, b: Tensor, c: Tensor, written: Tensor) -> Tensor:
@@ -224,41 +216,12 @@ def _mask_later(s: Tensor) -> Tensor:
 
 def _carry(log: Tensor, added: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
     """States before every chunk (B,H,chunks,N,P) and after the last; log decays are (B,H,chunks)."""
-    if torch.compiler.is_compiling():
-        before = _carry_without_loop(log, added)
-        if state is not None:
-            before = before + (log.cumsum(2) - log).exp().to(added.dtype)[..., None, None] * state[:, :, None]
-        return before, log[:, :, -1].exp().to(added.dtype)[..., None, None] * before[:, :, -1] + added[:, :, -1]
     current = torch.zeros_like(added[:, :, 0]) if state is None else state
     decay, states = log.exp().to(added.dtype)[..., None, None], []
     for decay_k, added_k in zip(decay.unbind(2), added.unbind(2), strict=True):  # indexing would cost backward L^2
         states.append(current)
         current = torch.addcmul(added_k, decay_k, current)
     return torch.stack(states, dim=2), current
-
-
-def _carry_without_loop(log: Tensor, added: Tensor) -> Tensor:
-    """States before every chunk: by a matrix in each BLOCK of chunks, and one for the blocks.
-
-    The latter has a number for every two blocks: 1,200 x 1,200 a head for all pixels of 640x480 in one sequence.
-    """
-    shape = added.shape[3:]
-    log, added = _cut(log, 2, BLOCK), _cut(added.flatten(3), 2, BLOCK)
-    inside, total = _sum_earlier(log, added)
-    outside, _ = _sum_earlier(log.sum(3), total)
-    decay = (log.cumsum(3) - log).exp().to(added.dtype)[..., None]
-    return (inside + decay * outside[..., None, :]).flatten(2, 3).unflatten(3, shape)
-
-
-def _sum_earlier(log: Tensor, added: Tensor) -> tuple[Tensor, Tensor]:
-    """For every chunk, (..,chunks) and (..,chunks,K), the decayed sum of what earlier ones add, and that of all."""
-    sums = log.cumsum(-1)
-    ends = F.pad(sums, (1, 0))  # the decay from chunk j to before chunk i: sums_(i-1) - sums_j
-    size = sums.shape[-1]
-    later = torch.ones(size + 1, size, dtype=torch.bool, device=log.device).triu(0)
-    decay = (ends[..., None] - sums[..., None, :]).masked_fill(later, -torch.inf).exp()
-    total = decay.to(added.dtype) @ added
-    return total[..., :-1, :], total[..., -1, :]
 
 
 # ---- the kernel of mamba_ssm -----------------------------------------------------------------------------------------
@@ -306,8 +269,6 @@ def _scan_by_kernel(x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, d: T
 
 def _has_tangent(*tensors: Tensor) -> bool:
     """True where a forward-mode derivative is carried along, by `torch.func` or by a dual tensor."""
-    if torch.compiler.is_compiling():
-        return False
     if any(torch._C._functorch.is_functorch_wrapped_tensor(x) for x in tensors):
         return True
     return any(forward_ad.unpack_dual(x).tangent is not None for x in tensors)

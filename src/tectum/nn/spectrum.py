@@ -11,7 +11,7 @@ its derivative is finite where the amplitude is zero. The product A p is X exact
 import torch
 from torch import Tensor, nn
 
-EPS = 1e-4
+_EPS = 1e-4
 """Amplitudes below this count as none: a fortieth of one gray level of 256."""
 
 
@@ -39,7 +39,7 @@ def image(z: Tensor, height: int, width: int) -> Tensor:
 
 def amplitude(z: Tensor) -> Tensor:
     """sqrt(|z|^2 + eps^2), with a derivative everywhere."""
-    return (z.real.square() + z.imag.square() + EPS**2).sqrt()
+    return (z.real.square() + z.imag.square() + _EPS**2).sqrt()
 
 
 def phasor(z: Tensor) -> Tensor:
@@ -84,10 +84,10 @@ def low_cosines(x: Tensor) -> Tensor:
     >>> low_cosines(torch.full((1, 1, 6, 9), 0.5)).abs().round(decimals=6)
     tensor([[0.5000, 0.0000, 0.0000, 0.0000]])
     """
-    return (first_cosines(x.shape[2], x) @ x[:, 0] @ first_cosines(x.shape[3], x).T).flatten(1)
+    return (_first_cosines(x.shape[2], x) @ x[:, 0] @ _first_cosines(x.shape[3], x).T).flatten(1)
 
 
-def first_cosines(length: int, like: Tensor) -> Tensor:
+def _first_cosines(length: int, like: Tensor) -> Tensor:
     """Rows k = 0, 1 of the DCT-II over sqrt(length): (2, length)."""
     n = torch.arange(length, dtype=like.dtype, device=like.device)
     cosine = (2**0.5) * torch.cos(torch.pi * (n + 0.5) / length)

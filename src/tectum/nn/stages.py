@@ -39,7 +39,7 @@ Window = tuple[slice, slice]
 WHOLE: Window = (slice(None), slice(None))
 STRIPE_PX = 25_000
 """Pixels in a stripe: from 15,000 to 80,000 are about equally fast at 640x480; fewer take less memory."""
-SMALLEST_TILE_PX = 32
+_SMALLEST_TILE_PX = 32
 
 
 @dataclass(frozen=True)
@@ -167,8 +167,8 @@ def fuse_tensors(fuser: nn.Module, a: Tensor, b: Tensor, *, tile: int | None = N
 
 def check_tile(tile: int | None, fuser: nn.Module | None = None) -> None:
     """Refuse tiles that are too small, and tiles for a fuser (where there is one yet) that has no stages."""
-    if tile is not None and tile < SMALLEST_TILE_PX:
-        raise UserError(f"tile must be at least {SMALLEST_TILE_PX} pixels, got {tile}")
+    if tile is not None and tile < _SMALLEST_TILE_PX:
+        raise UserError(f"tile must be at least {_SMALLEST_TILE_PX} pixels, got {tile}")
     if tile is not None and fuser is not None and not isinstance(fuser, StagedFuser):
         raise UserError(f"{type(fuser).__name__} has no stages and cannot be tiled exactly; leave out --tile")
 

@@ -46,12 +46,12 @@ from tectum.nn.scan import scan
 from tectum.nn.stages import Stage, StagedFuser, State, Window, channels_last
 from tectum.nn.wavelet import Bands, polyphase, rotate, rotate_back
 
-CHUNK = 16
+_CHUNK = 16
 """Tokens of a line scanned at once; an exported graph takes the line, and memory as its length."""
-TOKEN_PX = 4
+_TOKEN_PX = 4
 """A token stands for 4x4 pixels."""
-STRIPE_PX = 40_000
-HALO_PX = 8
+_STRIPE_PX = 40_000
+_HALO_PX = 8
 """Halo of a stripe, in whole tokens: two convolutions on the bands of tokens a pixel away."""
 
 
@@ -62,19 +62,19 @@ class AdaSFFuse(StagedFuser):
     torch.Size([1, 1, 5, 7])
     """
 
-    extra_px = TOKEN_PX  # two tokens a side or more
+    extra_px = _TOKEN_PX  # two tokens a side or more
     trains_whole = False
 
     def __init__(self) -> None:
         super().__init__()
-        self.encoder, self.context, self.output = Encoder(), Context(), Output()
+        self.encoder, self.context, self.output = _Encoder(), _Context(), _Output()
 
     def stages(self) -> list[Stage]:
         """Tokens are embedded, scanned over the whole image, and their context guides the fusion."""
 
         def embed(state: State, _: State, __: Window) -> tuple[State, State]:
             (_, bands_a, _), (_, bands_b, _) = self.encoder(*state)
-            return (*state, self.context.embed(halve(_local_features(bands_a, bands_b)))), ()
+            return (*state, self.context.embed(_halve(_local_features(bands_a, bands_b)))), ()
 
         def scan_tokens(state: State, _: State, __: Window) -> tuple[State, State]:
             a, b, tokens = state
@@ -85,17 +85,17 @@ class AdaSFFuse(StagedFuser):
             return (self.output(a, b, *self.encoder(a, b), context),), ()
 
         return [
-            Stage(embed, HALO_PX, TOKEN_PX, STRIPE_PX),
+            Stage(embed, _HALO_PX, _TOKEN_PX, _STRIPE_PX),
             Stage(scan_tokens, whole=True),
-            Stage(fuse, HALO_PX, TOKEN_PX, STRIPE_PX),
+            Stage(fuse, _HALO_PX, _TOKEN_PX, _STRIPE_PX),
         ]
 
 
-Analysis = tuple[Tensor, Bands, tuple[Tensor, Tensor]]
+_Analysis = tuple[Tensor, Bands, tuple[Tensor, Tensor]]
 """Of a source: its features (B,C,H,W), their bands (B,C,H/2,W/2), and the tilts that made them."""
 
 
-class Encoder(nn.Module):
+class _Encoder(nn.Module):
     """Features, wavelet bands and tilts of both sources, by the same layers but for a bias that tells them apart."""
 
     def __init__(self, channels: int = 16) -> None:
@@ -104,14 +104,14 @@ class Encoder(nn.Module):
         self.role = nn.Parameter(torch.linspace(-0.1, 0.1, 2)[:, None].repeat(1, channels))
         self.tilts = nn.Conv2d(channels, 2 * channels, 1)
 
-    def forward(self, a: Tensor, b: Tensor) -> tuple[Analysis, Analysis]:
+    def forward(self, a: Tensor, b: Tensor) -> tuple[_Analysis, _Analysis]:
         return self._analyse(a, 0), self._analyse(b, 1)
 
-    def _analyse(self, k: Tensor, index: int) -> Analysis:
+    def _analyse(self, k: Tensor, index: int) -> _Analysis:
         assert self.embed.bias is not None
         x = F.conv2d(channels_last(k), self.embed.weight, self.embed.bias + self.role[index], padding=1)
         x = F.leaky_relu(x, 0.2)
-        rows, columns = self.tilts(halve(x)).chunk(2, dim=1)
+        rows, columns = self.tilts(_halve(x)).chunk(2, dim=1)
         return x, rotate(x, rows, columns), (rows, columns)
 
 
@@ -120,15 +120,15 @@ def _local_features(bands_a: Bands, bands_b: Bands) -> Tensor:
     return torch.cat([bands_a[0], bands_b[0], *(band.abs() for band in (*bands_a[1:], *bands_b[1:]))], 1)
 
 
-class Context(nn.Module):
+class _Context(nn.Module):
     """Global context: tokens (B,64,h,w) -> (B,66,h,w), 64 logits of bands, and one each of w and r."""
 
     def __init__(self, channels: int = 16, width: int = 64, depth: int = 2) -> None:
         super().__init__()
         self.embed = nn.Conv2d(8 * channels, width, 1)
-        self.blocks = nn.ModuleList(Block(width) for _ in range(depth))
+        self.blocks = nn.ModuleList(_Block(width) for _ in range(depth))
         self.norm, self.out = nn.LayerNorm(width), nn.Linear(width, 4 * channels + 2)
-        near_average(self.out)
+        _near_average(self.out)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.permute(0, 2, 3, 1)
@@ -138,7 +138,7 @@ class Context(nn.Module):
         return out.permute(0, 3, 1, 2)
 
 
-class Block(nn.Module):
+class _Block(nn.Module):
     """A spatial-frequency block S: (B,h,w,D) -> (B,h,w,D)."""
 
     def __init__(self, width: int, *, heads: int = 4, states: int = 8) -> None:
@@ -187,10 +187,9 @@ class Block(nn.Module):
         batch, lines = v.shape[:2]
         x, to, fro, b, c = (z.flatten(0, 1) for z in (v, to, fro, b, c))
         x, a = x.unflatten(2, (self.heads, -1)), -self.a_log.exp()
-        chunk = None if torch.compiler.is_compiling() else CHUNK
-        y = scan(x, to, a, b, c, chunk=chunk)
+        y = scan(x, to, a, b, c, chunk=_CHUNK)
         x, fro, b, c = (z.flip(1) for z in (x, fro, b, c))
-        y = y + scan(x, fro, a, b, c, chunk=chunk).flip(1)
+        y = y + scan(x, fro, a, b, c, chunk=_CHUNK).flip(1)
         return y.flatten(2).unflatten(0, (batch, lines))
 
 
@@ -217,7 +216,7 @@ def octaves(x: Tensor) -> list[Tensor]:
     return [*bands, x]
 
 
-class Output(nn.Module):
+class _Output(nn.Module):
     """Fuses both sources, their bands and the context to the image (B,1,H,W)."""
 
     def __init__(self, channels: int = 16) -> None:
@@ -226,23 +225,23 @@ class Output(nn.Module):
         self.hidden1 = nn.Conv2d(3 * channels, channels, 3, padding=1)
         self.hidden2 = nn.Conv2d(channels, channels, 3, padding=1)
         self.out = nn.Conv2d(channels, 2, 1)
-        near_average(self.out)
+        _near_average(self.out)
 
-    def forward(self, a: Tensor, b: Tensor, of_a: Analysis, of_b: Analysis, context: Tensor) -> Tensor:
+    def forward(self, a: Tensor, b: Tensor, of_a: _Analysis, of_b: _Analysis, context: Tensor) -> Tensor:
         (x_a, bands_a, tilts_a), (x_b, bands_b, tilts_b) = of_a, of_b
         gates = torch.sigmoid(
-            self.gates(_local_features(bands_a, bands_b)) + enlarge(context[:, :-2], bands_a[0])
+            self.gates(_local_features(bands_a, bands_b)) + _enlarge(context[:, :-2], bands_a[0])
         ).chunk(4, dim=1)
         ll, lh, hl, hh = (q + g * (p - q) for g, p, q in zip(gates, bands_a, bands_b, strict=True))
         rows, columns = (q + gates[0] * (p - q) for p, q in zip(tilts_a, tilts_b, strict=True))
         x = torch.cat([rotate_back((ll, lh, hl, hh), rows, columns), x_a, x_b], 1)
         x = F.leaky_relu(self.hidden2(F.leaky_relu(self.hidden1(channels_last(x)), 0.2)), 0.2)
-        w, r = (self.out(x) + enlarge(context[:, -2:], a)).chunk(2, dim=1)
+        w, r = (self.out(x) + _enlarge(context[:, -2:], a)).chunk(2, dim=1)
         choice = 0.01 + 0.98 * (b + torch.sigmoid(w) * (a - b))
         return torch.sigmoid(torch.log(choice / (1 - choice)) + r)
 
 
-def near_average(layer: nn.Conv2d | nn.Linear) -> None:
+def _near_average(layer: nn.Conv2d | nn.Linear) -> None:
     """Scale down the last layer, so that an untrained network is near the average of its sources."""
     assert layer.bias is not None
     with torch.no_grad():
@@ -250,11 +249,11 @@ def near_average(layer: nn.Conv2d | nn.Linear) -> None:
         layer.bias.zero_()
 
 
-def enlarge(x: Tensor, like: Tensor) -> Tensor:
+def _enlarge(x: Tensor, like: Tensor) -> Tensor:
     return F.interpolate(x, like.shape[2:], mode="bilinear", align_corners=False)
 
 
-def halve(x: Tensor) -> Tensor:
+def _halve(x: Tensor) -> Tensor:
     """Mean of each block of 2x2; in an exported graph by `polyphase`, so that the lengths are the same symbols."""
     if torch.compiler.is_compiling():
         return torch.stack(polyphase(x)).mean(0)

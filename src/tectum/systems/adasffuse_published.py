@@ -49,7 +49,7 @@ from tectum.systems.adasffuse import AdaSFFuseLoss
 HEAD, STATES = 64, 64
 STRIPE_NUMBERS = 2**17
 """Tokens times channels in a stripe: its temporaries, a few MB, stay in the cache."""
-CHANNELS = 8
+_CHANNELS = 8
 """Channels transformed at once."""
 
 
@@ -61,9 +61,9 @@ class PublishedAdaSFFuse(nn.Module):
         self.embed, self.wavelet = nn.Conv2d(1, channels, 3, padding=1), LearnedWavelet()
         self.enhance_high = nn.Conv2d(3 * channels, 3 * channels, 3, padding=1, groups=channels)
         self.enhance_low = nn.Conv2d(channels, channels, 3, padding=3, dilation=3, groups=channels)
-        self.high = nn.ModuleList(Block(3 * channels) for _ in range(2))
-        self.low = nn.ModuleList(Block(channels) for _ in range(2))
-        self.whole = nn.ModuleList(Block(channels) for _ in range(4))
+        self.high = nn.ModuleList(_Block(3 * channels) for _ in range(2))
+        self.low = nn.ModuleList(_Block(channels) for _ in range(2))
+        self.whole = nn.ModuleList(_Block(channels) for _ in range(4))
         self.output1, self.output2 = nn.Conv2d(channels, 32, 3, padding=1), nn.Conv2d(32, 16, 3, padding=1)
         self.output3 = nn.Conv2d(16, 1, 3, padding=1)
         self.unused = nn.LayerNorm(channels)
@@ -72,11 +72,11 @@ class PublishedAdaSFFuse(nn.Module):
         (high, low), (other_high, other_low) = self.bands(a), self.bands(b)
         high, low = high + other_high, low + other_low
         del other_high, other_low
-        high, low = run_blocks(self.high, high), run_blocks(self.low, low)
+        high, low = _run_blocks(self.high, high), _run_blocks(self.low, low)
         lh, hl, hh = high.chunk(3, dim=1)
         x = channels_last(self.wavelet.inverse((low, lh, hl, hh)))
         del high, low, lh, hl, hh
-        x = run_blocks(self.whole, x)
+        x = _run_blocks(self.whole, x)
         x = F.leaky_relu(self.output2(F.leaky_relu(self.output1(x), 0.2)), 0.2)
         return self.output3(x)[:, :, : a.shape[2], : a.shape[3]].clamp(0, 1)
 
@@ -104,7 +104,7 @@ class PublishedAdaSFFuseLoss(AdaSFFuseLoss):
         }
 
 
-def run_blocks(blocks: nn.ModuleList, x: Tensor) -> Tensor:
+def _run_blocks(blocks: nn.ModuleList, x: Tensor) -> Tensor:
     """Blocks, which take (B,h,w,C), on (B,C,h,w), which is overwritten where stripes are used."""
     x = x.permute(0, 2, 3, 1).contiguous()
     striped, workspace = without_gradients(x), Workspace()
@@ -113,7 +113,7 @@ def run_blocks(blocks: nn.ModuleList, x: Tensor) -> Tensor:
     return x.permute(0, 3, 1, 2)
 
 
-class Block(nn.Module):
+class _Block(nn.Module):
     """S: (B,h,w,D) -> (B,h,w,D); 61,382 parameters at D = 64, 476,754 at 192."""
 
     def __init__(self, width: int) -> None:
@@ -259,7 +259,7 @@ def hilbert(u: Tensor) -> Tensor:
 def _hilbert_in_place(x: Tensor) -> None:
     """Hilbert transform of (channels, length), a few channels at a time, without derivatives."""
     factor = -1j * _inner_frequencies(x.shape[1], x.device).to(x.dtype)
-    for channels in x.split(CHANNELS):
+    for channels in x.split(_CHANNELS):
         torch.fft.irfft(torch.fft.rfft(channels).mul_(factor), n=x.shape[1], out=channels)
 
 

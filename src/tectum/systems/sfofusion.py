@@ -36,6 +36,8 @@ Differs from the release (`sfofusion-published`, its defects listed in `sfofusio
       their range by softplus and sigmoid; GroupNorm; the weights not squared; what the task wants made free of scale
 """
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -51,12 +53,14 @@ from tectum.nn.spectrum import (
     rotate_phasor,
     spectrum,
 )
-from tectum.nn.stages import Stage, StagedFuser, State, Window, channels_last
+from tectum.nn.stages import Stage, StagedFuser, State, Window, channels_last, without_gradients
 from tectum.systems.tdfusion import TDFusionLoss
 
-STRIPE_PX = 120_000
+_STRIPE_PX = 120_000
 """Pixels in a stripe: its temporaries stay below the size at which the C library gives memory back after each use."""
-TASK_SHARE = 0.1
+_SPECTRUM_PX, _SPECTRUM_HALO = 500_000, 4
+"""Frequencies in a block of a large spectrum, and rows around it: two times two convolutions."""
+_TASK_SHARE = 0.1
 """Mean of what the task's gradient adds to the slope of the energy, over an image."""
 
 
@@ -71,7 +75,7 @@ class SFOFusion(StagedFuser):
 
     def __init__(self) -> None:
         super().__init__()
-        self.frequency, self.space = FrequencyFusion(), SpaceCompensation()
+        self.frequency, self.space = _FrequencyFusion(), _SpaceCompensation()
 
     def stages(self) -> list[Stage]:
         """Features of both images are summed, the spectra of whole images are fused, what was lost is put back."""
@@ -87,9 +91,9 @@ class SFOFusion(StagedFuser):
             return (self.space(*state, *statistics),), ()
 
         return [
-            Stage(describe, halo=1, stripe_px=STRIPE_PX // 2),  # both sources at once
+            Stage(describe, halo=1, stripe_px=_STRIPE_PX // 2),  # both sources at once
             Stage(mix, whole=True),
-            Stage(compensate, SpaceCompensation.HALO, stripe_px=STRIPE_PX),
+            Stage(compensate, _SpaceCompensation.HALO, stripe_px=_STRIPE_PX),
         ]
 
 
@@ -112,7 +116,7 @@ class LossGenerator(nn.Module):
         self.widen, self.norm2 = nn.Conv2d(12, 24, 1), self.norm(24)
         self.narrow, self.dilated = conv(24, 12), nn.Conv2d(12, 12, 3, padding=2, dilation=2)
         self.norm3 = self.norm(12)
-        self.attend = nn.Sequential(ChannelSpaceGate(12), ChannelSpaceGate(12))
+        self.attend = nn.Sequential(_ChannelSpaceGate(12), _ChannelSpaceGate(12))
         self.output = nn.Sequential(nn.Conv2d(12, 6, 1), nn.ReLU(inplace=True), nn.Conv2d(6, 1, 1))
         self.beta, self.eta, self.lam, self.sigma = (nn.Parameter(torch.full((1,), x)) for x in self.starts())
 
@@ -146,7 +150,7 @@ class LossGenerator(nn.Module):
         slope = slope + F.softplus(self.beta) * variation_gradient(torch.sigmoid(logit))
         if task_grad is not None:
             task = (task_grad * (a - b)).detach()
-            slope = slope + TASK_SHARE * task / (task.abs().mean((1, 2, 3), keepdim=True) + 1e-8)
+            slope = slope + _TASK_SHARE * task / (task.abs().mean((1, 2, 3), keepdim=True) + 1e-8)
         return slope
 
 
@@ -182,7 +186,7 @@ class SFOFusionLoss(TDFusionLoss):
         return self.terms(fused, a, b, self.weights(a, b, task_grad))
 
 
-class ChannelSpaceGate(nn.Module):
+class _ChannelSpaceGate(nn.Module):
     """Gate on channels by their mean and maximum, then on pixels by the mean and maximum of their channels."""
 
     def __init__(self, channels: int, reduction: int = 4) -> None:
@@ -206,7 +210,7 @@ def energy(d: Tensor, lam: Tensor, sigma: Tensor) -> Tensor:
     return lam * d2 + (1 - lam) * (1 - torch.exp(-d2 / (2 * sigma.square())))
 
 
-class FrequencyFusion(nn.Module):
+class _FrequencyFusion(nn.Module):
     """Fuses two spectra: (B,1,H,W) twice -> the image x (B,1,H,W) and the descriptors of both scenes (B,32).
 
     Spectra are float32 or better, what layers see of them is in the dtype of the sources.
@@ -214,36 +218,44 @@ class FrequencyFusion(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.separation, self.gains = FrequencySeparation(), BandGains()
+        self.separation, self.gains = _FrequencySeparation(), _BandGains()
         self.align = nn.Sequential(SpectralConv(2, 8), nn.ReLU(inplace=True), SpectralConv(8, 1))
         self.fuse_phase = nn.Sequential(nn.Conv2d(4, 16, 1), nn.ReLU(inplace=True), nn.Conv2d(16, 1, 1))
         self.fuse_amplitude = nn.Sequential(SpectralConv(4, 12), nn.ReLU(inplace=True), SpectralConv(12, 1))
-        self.gate = SpectralGate()
+        self.gate = _SpectralGate()
         nn.init.constant_(self.align[2].bias, -2.0)  # type: ignore[arg-type]  # the sources are registered
 
     def forward(self, visible: Tensor, infrared: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
         """`features` (2B,16) are the sums of `FrequencySeparation.sum_features` over both images."""
         x = spectrum(torch.cat([visible, infrared]))
         size = amplitude(x)
-        level = standardise(torch.log1p(255 * size)).to(visible.dtype)  # in gray levels of 256
+        level = _standardise(torch.log1p(255 * size)).to(visible.dtype)  # in gray levels of 256
+        scene, filters = self.separation.choose_filters(features / (visible.shape[2] * visible.shape[3]))
+        planes = x, size, level, self.gains(level, visible.shape[3])
+        blocks = [
+            self._fuse_rows(tuple(z[:, :, rows] for z in planes), filters)[:, :, core] for rows, core in _row_blocks(x)
+        ]
+        mixed = image(torch.cat(blocks, 2), *visible.shape[2:])
+        return self.gate(mixed.to(visible.dtype)), torch.cat(_split(scene), 1)
+
+    def _fuse_rows(self, planes: State, filters: Tensor) -> Tensor:
+        """The fused spectrum (B,1,h,W//2+1), of h rows of both, (2B,1,h,W//2+1) each plane."""
+        x, size, level, gains = planes
         # Amplitudes: gains on what is detail
-        mask, scene = self.separation(level, features / (visible.shape[2] * visible.shape[3]))
-        size = size * (1 + self.gains(level, visible.shape[3]) * mask)
+        size = size * (1 + gains * self.separation(level, filters))
         p_visible, p_infrared = _split(phasor(x))
         a_visible, a_infrared = _split(size)
         # Phases: alignment, then the phase of a weighted sum of both spectra
-        share = torch.sigmoid(self.align(phase_difference(p_visible, p_infrared).to(visible.dtype)))
+        share = torch.sigmoid(self.align(_phase_difference(p_visible, p_infrared).to(level.dtype)))
         p_infrared = rotate_phasor(p_infrared, p_visible, share)
-        clues = torch.cat([phase_difference(p_visible, p_infrared).to(visible.dtype), *_split(level)], 1)
+        clues = torch.cat([_phase_difference(p_visible, p_infrared).to(level.dtype), *_split(level)], 1)
         share = torch.sigmoid(self.fuse_phase(clues))
         p = phasor(share * a_visible * p_visible + (1 - share) * a_infrared * p_infrared)
-        # Back to an image
         share = torch.sigmoid(self.fuse_amplitude(clues))
-        mixed = image((share * a_visible + (1 - share) * a_infrared) * p, *visible.shape[2:])
-        return self.gate(mixed.to(visible.dtype)), torch.cat(_split(scene), 1)
+        return (share * a_visible + (1 - share) * a_infrared) * p
 
 
-class FrequencySeparation(nn.Module):
+class _FrequencySeparation(nn.Module):
     """LFSM: mask of the frequencies that are an image's detail, by filters of the spectrum chosen by the image."""
 
     def __init__(self, channels: int = 8, scene: int = 16) -> None:
@@ -261,17 +273,20 @@ class FrequencySeparation(nn.Module):
         """Sums over a window of the 16 features of images (B,1,H,W): (B,16)."""
         return self.look(sources).relu_()[:, :, *window].sum((2, 3))
 
-    def forward(self, level: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
-        """The mask (B,1,H,W//2+1) and the descriptor of the scene (B,16), from the mean features (B,16)."""
+    def choose_filters(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """The descriptor of the scene (B,16) and the filters (B,8,8), from the mean features (B,16)."""
         scene = self.describe(features)
+        filters = self.choose(scene).unflatten(1, (self.basis.out_channels, -1))
+        return scene, filters + torch.eye(self.basis.out_channels, dtype=scene.dtype, device=scene.device)
+
+    def forward(self, level: Tensor, filters: Tensor) -> Tensor:
+        """The mask (B,1,H,W//2+1)."""
         z = self.basis(level)
-        filters = self.choose(scene).unflatten(1, (z.shape[1], -1))
-        filters = filters + torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
         z = (filters @ z.flatten(2)).unflatten(2, z.shape[2:])
-        return torch.sigmoid((torch.sigmoid(self.adapt(z)) - self.tau) * self.steepness), scene
+        return torch.sigmoid((torch.sigmoid(self.adapt(z)) - self.tau) * self.steepness)
 
 
-class BandGains(nn.Module):
+class _BandGains(nn.Module):
     """FGA: gain minus 1 for each radial band of the detail, from the energies of all bands."""
 
     def __init__(self, num_bands: int = 6) -> None:
@@ -286,7 +301,7 @@ class BandGains(nn.Module):
         return (gains @ bands).unflatten(1, (1, *level.shape[2:]))
 
 
-class SpectralGate(nn.Module):
+class _SpectralGate(nn.Module):
     """Factor of the whole image, from its four lowest cosines; 1 at rest."""
 
     def __init__(self) -> None:
@@ -300,7 +315,7 @@ class SpectralGate(nn.Module):
         return x * (1 + torch.sigmoid(self.share) * (y - 1))[:, :, None, None]
 
 
-class SpaceCompensation(nn.Module):
+class _SpaceCompensation(nn.Module):
     """Finds what the mixture has lost and puts it back; local but for channel gates that know both scenes."""
 
     HALO = 11
@@ -312,7 +327,7 @@ class SpaceCompensation(nn.Module):
         self.differences_gate, self.differences3 = nn.Linear(scene, 16), conv(16, 2)
         self.significance1, self.significance2 = conv(3, 8), nn.Conv2d(8, 2, 1)
         self.strength = nn.Parameter(torch.full((2,), 0.5))
-        self.edges = LearnedEdges()
+        self.edges = _LearnedEdges()
         self.extract1, self.extract2, self.extract3 = conv(7, width), conv(width, width), conv(width, 8)
         self.compensation_gate = nn.Linear(scene, 8)
         self.interact = nn.Sequential(
@@ -345,7 +360,7 @@ class SpaceCompensation(nn.Module):
         return z * c.amax(1, keepdim=True)
 
 
-class LearnedEdges(nn.Module):
+class _LearnedEdges(nn.Module):
     """Raises the edges of an image: e = k + P(|g|, g_x, g_y, k + q (k - blurred k)), g trained from Sobel's."""
 
     def __init__(self) -> None:
@@ -373,19 +388,34 @@ def conv(channels_in: int, channels_out: int) -> nn.Conv2d:
     return nn.Conv2d(channels_in, channels_out, 3, padding=1)
 
 
+def _row_blocks(x: Tensor) -> Iterator[tuple[Tensor | slice, slice]]:
+    """Rows of a half spectrum to work on at once, those around included, and which of them count; all with gradients.
+
+    The rows are a circle. Convolutions of a block close it too early, which spoils SPECTRUM_HALO rows at both ends.
+    """
+    height = x.shape[2]
+    if not without_gradients(x) or (rows := max(64, _SPECTRUM_PX // x.shape[3])) >= height:
+        yield slice(None), slice(None)
+        return
+    for top in range(0, height, rows):
+        bottom = min(top + rows, height)
+        around = torch.arange(top - _SPECTRUM_HALO, bottom + _SPECTRUM_HALO) % height
+        yield around, slice(_SPECTRUM_HALO, _SPECTRUM_HALO + bottom - top)
+
+
 def _split(x: Tensor) -> tuple[Tensor, Tensor]:
     """The visible and the infrared half of a batch (2B,..)."""
     visible, infrared = x.unflatten(0, (2, -1)).unbind(0)
     return visible, infrared
 
 
-def phase_difference(p: Tensor, q: Tensor) -> Tensor:
+def _phase_difference(p: Tensor, q: Tensor) -> Tensor:
     """Cosine and sine of the phase of q minus the phase of p: (B,2,...)."""
     z = q * p.conj()
     return torch.cat([z.real, z.imag], 1)
 
 
-def standardise(x: Tensor) -> Tensor:
+def _standardise(x: Tensor) -> Tensor:
     """x with mean 0 and deviation 1 per image."""
     x = x - x.mean((2, 3), keepdim=True)
     return x / (x.square().mean((2, 3), keepdim=True) + 1e-4).sqrt()

@@ -42,28 +42,28 @@ class PublishedSFOFusion(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.separation, self.gains = Separation(), Gains()
-        self.align = nn.Sequential(conv(1, 16), relu(), conv(16, 16), relu(), conv(16, 1))
-        self.query, self.key, self.value, self.phase = point(1, 32), point(1, 32), point(1, 32), point(32, 1)
-        self.clues = nn.Sequential(conv(1, 16), relu(), conv(16, 8), relu(), point(8, 4))
-        self.amplitude = nn.Sequential(conv(6, 16), relu(), conv(16, 8), relu(), point(8, 1), nn.Sigmoid())
-        self.unused = nn.Sequential(conv(2, 16), relu(), conv(16, 8), relu(), point(8, 1))
-        self.gate, self.gate_share = nn.Sequential(point(1, 1, False), relu(), point(1, 1, False)), scalar(0.3)
-        self.analyse_visible, self.analyse_infrared = Analyser(), Analyser()
-        self.strength_visible, self.strength_infrared = Strength(), Strength()
-        self.edges = Edges()
-        self.extract1 = nn.Sequential(*block(2, 16), *block(16, 32), *block(32, 8))
-        self.extract2 = nn.Sequential(*block(9, 16), *block(16, 8))
-        self.align_frequency = nn.Sequential(point(1, 1, False), nn.BatchNorm2d(1))
-        self.align_space = nn.Sequential(point(8, 8, False), nn.BatchNorm2d(8))
-        self.squeeze = channel_gate(8, 4)
+        self.separation, self.gains = _Separation(), _Gains()
+        self.align = nn.Sequential(conv(1, 16), _relu(), conv(16, 16), _relu(), conv(16, 1))
+        self.query, self.key, self.value, self.phase = _point(1, 32), _point(1, 32), _point(1, 32), _point(32, 1)
+        self.clues = nn.Sequential(conv(1, 16), _relu(), conv(16, 8), _relu(), _point(8, 4))
+        self.amplitude = nn.Sequential(conv(6, 16), _relu(), conv(16, 8), _relu(), _point(8, 1), nn.Sigmoid())
+        self.unused = nn.Sequential(conv(2, 16), _relu(), conv(16, 8), _relu(), _point(8, 1))
+        self.gate, self.gate_share = nn.Sequential(_point(1, 1, False), _relu(), _point(1, 1, False)), _scalar(0.3)
+        self.analyse_visible, self.analyse_infrared = _Analyser(), _Analyser()
+        self.strength_visible, self.strength_infrared = _Strength(), _Strength()
+        self.edges = _Edges()
+        self.extract1 = nn.Sequential(*_block(2, 16), *_block(16, 32), *_block(32, 8))
+        self.extract2 = nn.Sequential(*_block(9, 16), *_block(16, 8))
+        self.align_frequency = nn.Sequential(_point(1, 1, False), nn.BatchNorm2d(1))
+        self.align_space = nn.Sequential(_point(8, 8, False), nn.BatchNorm2d(8))
+        self.squeeze = _channel_gate(8, 4)
         self.interact = nn.Sequential(
             nn.Conv2d(9, 9, 3, padding=1, groups=9, bias=False),
-            *(point(9, 32, False), nn.BatchNorm2d(32), relu()),
-            *(point(32, 16, False), nn.BatchNorm2d(16), relu()),
-            point(16, 9),
+            *(_point(9, 32, False), nn.BatchNorm2d(32), _relu()),
+            *(_point(32, 16, False), nn.BatchNorm2d(16), _relu()),
+            _point(16, 9),
         )
-        self.output = nn.Sequential(conv(9, 32), relu(), conv(32, 16), relu(), conv(16, 1))
+        self.output = nn.Sequential(conv(9, 32), _relu(), conv(32, 16), _relu(), conv(16, 1))
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         visible, infrared = a, b
@@ -138,18 +138,18 @@ class PublishedSFOFusionLoss(SFOFusionLoss, PublishedTDFusionLoss):
     generator_class = PublishedLossGenerator
 
 
-class Separation(nn.Module):
+class _Separation(nn.Module):
     """LFSM: |X| and the image -> its high and its low part, which add up to a number in (0,1); 27,301 parameters."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.analyse, self.describe = nn.Sequential(*block(1, 16), *block(16, 32)), point(32, 16)
-        self.kernels = nn.Sequential(nn.Linear(16, 32), relu(), nn.Linear(32, 64), relu(), nn.Linear(64, 272))
-        self.sizes = nn.Sequential(nn.Linear(16, 32), relu(), nn.Linear(32, 2))
-        self.enhance = nn.Sequential(*point_block(8, 16), point(16, 8), nn.Sigmoid())
-        self.squeeze = channel_gate(8, 16)
-        self.adapt = nn.Sequential(*point_block(8, 16), *point_block(16, 8), point(8, 1), nn.Sigmoid())
-        self.tau, self.steepness = scalar(0.5), scalar(5.0)
+        self.analyse, self.describe = nn.Sequential(*_block(1, 16), *_block(16, 32)), _point(32, 16)
+        self.kernels = nn.Sequential(nn.Linear(16, 32), _relu(), nn.Linear(32, 64), _relu(), nn.Linear(64, 272))
+        self.sizes = nn.Sequential(nn.Linear(16, 32), _relu(), nn.Linear(32, 2))
+        self.enhance = nn.Sequential(*_point_block(8, 16), _point(16, 8), nn.Sigmoid())
+        self.squeeze = _channel_gate(8, 16)
+        self.adapt = nn.Sequential(*_point_block(8, 16), *_point_block(16, 8), _point(8, 1), nn.Sigmoid())
+        self.tau, self.steepness = _scalar(0.5), _scalar(5.0)
 
     def forward(self, magnitude: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         scene = self.describe(self.analyse(k).mean((2, 3), keepdim=True)).flatten(1)
@@ -165,7 +165,7 @@ class Separation(nn.Module):
         return (a * m).clamp(0, 5), (a * (1 - m)).clamp(0, 5)
 
 
-class Gains(nn.Module):
+class _Gains(nn.Module):
     """FGA: a gain for each of six bands, 1 to 1.69 at the start; 51 parameters."""
 
     def __init__(self) -> None:
@@ -183,13 +183,13 @@ class Gains(nn.Module):
         return louder * ratio + louder * (1 - ratio)
 
 
-class Analyser(nn.Module):
+class _Analyser(nn.Module):
     """A difference -> how significant it is, in (0,1); 10,641 parameters."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.features, self.gate = nn.Sequential(*block(1, 16), *block(16, 32)), channel_gate(32, 16)
-        self.score = nn.Sequential(*block(32, 16), point(16, 1), nn.Sigmoid())
+        self.features, self.gate = nn.Sequential(*_block(1, 16), *_block(16, 32)), _channel_gate(32, 16)
+        self.score = nn.Sequential(*_block(32, 16), _point(16, 1), nn.Sigmoid())
 
     def forward(self, difference: Tensor) -> Tensor:
         z = self.features(channels_last(difference))
@@ -197,26 +197,26 @@ class Analyser(nn.Module):
         return out
 
 
-class Strength(nn.Module):
+class _Strength(nn.Module):
     """Significance and mixture -> how much to compensate; 1,522 parameters."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.score = nn.Sequential(*block(2, 16), *block(16, 8), point(8, 1), nn.Sigmoid())
-        self.scale = scalar(0.5)
+        self.score = nn.Sequential(*_block(2, 16), *_block(16, 8), _point(8, 1), nn.Sigmoid())
+        self.scale = _scalar(0.5)
 
     def forward(self, significance: Tensor, x: Tensor) -> Tensor:
         out: Tensor = self.score(channels_last(torch.cat([significance, x], 1))) * torch.sigmoid(self.scale)
         return out
 
 
-class Edges(nn.Module):
+class _Edges(nn.Module):
     """A source with its edges raised; 68 parameters."""
 
     def __init__(self) -> None:
         super().__init__()
         self.gradient = nn.Conv2d(1, 2, 3, padding=1, bias=False)
-        self.join, self.share = nn.Sequential(point(4, 8), relu(), point(8, 1)), scalar(0.4)
+        self.join, self.share = nn.Sequential(_point(4, 8), _relu(), _point(8, 1)), _scalar(0.4)
         sobel = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]])
         line = torch.exp(-0.5 * torch.arange(-2.0, 3.0).square())
         with torch.no_grad():
@@ -242,37 +242,37 @@ def published_bands(height: int, width: int, like: Tensor) -> Tensor:
 
 def cosines(x: Tensor) -> Tensor:
     """The released DCT-II, by full matrices: rows and columns of the matrix are exchanged."""
-    rows, columns = (cosine_matrix(n, x) for n in x.shape[2:])
+    rows, columns = (_cosine_matrix(n, x) for n in x.shape[2:])
     return rows @ x @ columns.T
 
 
-def cosine_matrix(n: int, like: Tensor) -> Tensor:
+def _cosine_matrix(n: int, like: Tensor) -> Tensor:
     k = torch.arange(n, dtype=like.dtype, device=like.device)
     matrix = torch.cos(torch.pi * (2 * k[:, None] + 1) * k / (2 * n)) * (2 / n) ** 0.5
     return torch.cat([matrix[:1] / 2**0.5, matrix[1:]])
 
 
-def channel_gate(channels: int, hidden: int) -> nn.Sequential:
+def _channel_gate(channels: int, hidden: int) -> nn.Sequential:
     return nn.Sequential(
-        nn.AdaptiveAvgPool2d(1), point(channels, hidden), relu(), point(hidden, channels), nn.Sigmoid()
+        nn.AdaptiveAvgPool2d(1), _point(channels, hidden), _relu(), _point(hidden, channels), nn.Sigmoid()
     )
 
 
-def point(channels_in: int, channels_out: int, bias: bool = True) -> nn.Conv2d:
+def _point(channels_in: int, channels_out: int, bias: bool = True) -> nn.Conv2d:
     return nn.Conv2d(channels_in, channels_out, 1, bias=bias)
 
 
-def block(channels_in: int, channels_out: int) -> tuple[nn.Module, ...]:
-    return conv(channels_in, channels_out), nn.BatchNorm2d(channels_out), relu()
+def _block(channels_in: int, channels_out: int) -> tuple[nn.Module, ...]:
+    return conv(channels_in, channels_out), nn.BatchNorm2d(channels_out), _relu()
 
 
-def point_block(channels_in: int, channels_out: int) -> tuple[nn.Module, ...]:
-    return point(channels_in, channels_out), nn.BatchNorm2d(channels_out), relu()
+def _point_block(channels_in: int, channels_out: int) -> tuple[nn.Module, ...]:
+    return _point(channels_in, channels_out), nn.BatchNorm2d(channels_out), _relu()
 
 
-def relu() -> nn.ReLU:
+def _relu() -> nn.ReLU:
     return nn.ReLU(inplace=True)
 
 
-def scalar(value: float) -> nn.Parameter:
+def _scalar(value: float) -> nn.Parameter:
     return nn.Parameter(torch.full((1,), value))

@@ -113,7 +113,7 @@ class AdaptiveFusion(nn.Module):
 
     def __init__(self, channels: int, *, heads: int = 8) -> None:
         super().__init__()
-        self.infrared, self.visible = FusionStream(channels, heads), FusionStream(channels, heads)
+        self.infrared, self.visible = _FusionStream(channels, heads), _FusionStream(channels, heads)
         self.gates, self.gates_dwconv = conv1x1(2 * channels, 8 * channels), depthwise3x3(8 * channels)
 
     def accumulate(self, x1: Tensor, x2: Tensor, window: Window = WHOLE) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -132,7 +132,7 @@ class AdaptiveFusion(nn.Module):
         return both + self.infrared.gated(gate1, x1) + self.visible.gated(gate2, x2)
 
 
-class FusionStream(nn.Module):
+class _FusionStream(nn.Module):
     """Layers of the adaptive fusion module for one of its two streams."""
 
     def __init__(self, channels: int, heads: int) -> None:

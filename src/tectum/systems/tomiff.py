@@ -44,8 +44,8 @@ from tectum.nn.gabor import WINDOW_PX, GaborAttention
 from tectum.nn.stages import STRIPE_PX, Stage, StagedFuser, State, Window, channels_last, without_gradients
 from tectum.systems.tdfusion import TDFusionLoss
 
-LEVELS = 5
-WINDOWS = 16
+_LEVELS = 5
+_WINDOWS = 16
 """Windows whose attention a CPU computes at once without gradients: their scores, 1 MB, stay in the cache."""
 
 
@@ -58,8 +58,8 @@ class TOMIFF(StagedFuser):
 
     def __init__(self) -> None:
         super().__init__()
-        self.base, self.gate, self.detail = BaseExtractor(), CorrelationGate(), GaborAttention()
-        self.merge, self.output = Merge(), Output()
+        self.base, self.gate, self.detail = _BaseExtractor(), _CorrelationGate(), GaborAttention()
+        self.merge, self.output = _Merge(), _Output()
 
     def stages(self) -> list[Stage]:
         """Nothing is summed over the image; what is coarse travels at a quarter and a half of its resolution."""
@@ -77,7 +77,7 @@ class TOMIFF(StagedFuser):
             return (*state, *self.detail.bank(state[0]), *self.detail.bank(state[1])), ()
 
         def attend(state: State, _: State, __: Window) -> tuple[State, State]:
-            at_once = WINDOWS if without_gradients(state[0]) else None
+            at_once = _WINDOWS if without_gradients(state[0]) else None
             visible, infrared = (self.detail.attend(*x, at_once=at_once) for x in (state[3:5], state[5:]))
             return (*state[:3], stronger(visible, infrared)), ()
 
@@ -85,7 +85,7 @@ class TOMIFF(StagedFuser):
             return (self.output(*state[:2], self.merge(*state[2:])),), ()
 
         return [
-            Stage(coarse, halo=16, align=2**LEVELS, stripe_px=16 * STRIPE_PX),
+            Stage(coarse, halo=16, align=2**_LEVELS, stripe_px=16 * STRIPE_PX),
             Stage(fine, halo=4, align=4, stripe_px=4 * STRIPE_PX),
             Stage(gate, halo=12, align=2, stripe_px=4 * STRIPE_PX),
             Stage(orient, halo=2),
@@ -94,46 +94,46 @@ class TOMIFF(StagedFuser):
         ]
 
 
-class BaseExtractor(nn.Module):
+class _BaseExtractor(nn.Module):
     """Base of an image, from its means at scales of 2 to 32 pixels: (B,1,H,W) -> (B,1,H/2,W/2)."""
 
     def __init__(self, channels: int = 64) -> None:
         super().__init__()
         self.process = nn.ModuleList(
-            nn.Sequential(conv(1, channels, 1), nn.ReLU(), conv(channels, channels, 1), nn.ReLU())
-            for _ in range(LEVELS)
+            nn.Sequential(_conv(1, channels, 1), nn.ReLU(), _conv(channels, channels, 1), nn.ReLU())
+            for _ in range(_LEVELS)
         )
-        self.blend = conv(LEVELS * channels, 2 * channels, 1)
-        self.narrow, self.smooth = conv(2 * channels, channels, 1), conv(channels, channels // 2, 3)
+        self.blend = _conv(_LEVELS * channels, 2 * channels, 1)
+        self.narrow, self.smooth = _conv(2 * channels, channels, 1), _conv(channels, channels // 2, 3)
         self.out = nn.Conv2d(channels // 2, 1, 1)
 
     def _blend(self, level: int, low: Tensor) -> Tensor:
         """Share of one level in the blend, (B,1,h,w) -> (B,2C,h,w)."""
-        weight = self.blend.weight.chunk(LEVELS, dim=1)[level]
+        weight = self.blend.weight.chunk(_LEVELS, dim=1)[level]
         process: Any = self.process[level]
         first, second = process[0], process[2]
-        low = pointwise(relu(pointwise(low, first.weight, first.bias)), second.weight, second.bias)
-        return pointwise(relu(low), weight, self.blend.bias if level == 1 else None)
+        low = _pointwise(_relu(_pointwise(low, first.weight, first.bias)), second.weight, second.bias)
+        return _pointwise(_relu(low), weight, self.blend.bias if level == 1 else None)
 
     def coarse(self, x: Tensor) -> Tensor:
         """Share of levels 2 to 5 in the blend, (B,1,H,W) -> (B,2C,H/4,W/4)."""
         height, width = (size // 4 for size in x.shape[2:])
         half = F.pad(F.avg_pool2d(x, 2), (0, 16, 0, 16), mode="replicate")  # so that no level is a single pixel
-        finest, *others = low_passes(half, LEVELS - 1)
+        finest, *others = low_passes(half, _LEVELS - 1)
         total = self._blend(1, finest)
         for level, low in enumerate(others, start=2):
-            total = total.add_(enlarge(self._blend(level, low), 2 ** (level - 1)))
+            total = total.add_(_enlarge(self._blend(level, low), 2 ** (level - 1)))
         return total[:, :, :height, :width]
 
     def fine(self, x: Tensor, coarse: Tensor) -> Tensor:
         """The base, from the image and the share of its coarser levels."""
         low = F.avg_pool2d(x, 2)
-        y = self._blend(0, low).add_(enlarge(channels_last(coarse), 2))
-        y = relu(self.smooth(relu(pointwise(relu(y), self.narrow.weight, self.narrow.bias))))
-        return low + pointwise(y, self.out.weight, self.out.bias)
+        y = self._blend(0, low).add_(_enlarge(channels_last(coarse), 2))
+        y = _relu(self.smooth(_relu(_pointwise(_relu(y), self.narrow.weight, self.narrow.bias))))
+        return low + _pointwise(y, self.out.weight, self.out.bias)
 
 
-def low_passes(x: Tensor, levels: int = LEVELS) -> list[Tensor]:
+def low_passes(x: Tensor, levels: int = _LEVELS) -> list[Tensor]:
     """LL_1 to LL_J of the Haar wavelet, divided by 2^J: means over blocks of 2^J x 2^J pixels.
 
     >>> [tuple(low.shape) for low in low_passes(torch.zeros(1, 1, 32, 64), 3)]
@@ -146,7 +146,7 @@ def low_passes(x: Tensor, levels: int = LEVELS) -> list[Tensor]:
     return lows
 
 
-class CorrelationGate(nn.Module):
+class _CorrelationGate(nn.Module):
     """Mixes two base maps by what they share around each pixel: (B,1,h,w) twice -> (B,1,2h,2w)."""
 
     def __init__(self, hidden: int = 8, *, radius: int = 5) -> None:
@@ -164,7 +164,7 @@ class CorrelationGate(nn.Module):
 
     def forward(self, visible: Tensor, infrared: Tensor) -> Tensor:
         g = self.share(visible, infrared)
-        return enlarge(g * infrared + (1 - g) * visible, 2)
+        return _enlarge(g * infrared + (1 - g) * visible, 2)
 
     def share(self, visible: Tensor, infrared: Tensor) -> Tensor:
         """g, how much of the infrared base is kept, (B,1,h,w) in [0,1]."""
@@ -182,20 +182,20 @@ def stronger(visible: Tensor, infrared: Tensor) -> Tensor:
     return (of_visible * visible + of_infrared * infrared) / (of_visible + of_infrared)
 
 
-class Merge(nn.Module):
+class _Merge(nn.Module):
     """Base and detail to a first picture, (B,1,H,W) each."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.embed_base, self.embed_detail = conv(1, 4, 3), conv(1, 4, 3)
-        self.hidden, self.out = conv(8, 16, 3), nn.Conv2d(16, 1, 1)
+        self.embed_base, self.embed_detail = _conv(1, 4, 3), _conv(1, 4, 3)
+        self.hidden, self.out = _conv(8, 16, 3), nn.Conv2d(16, 1, 1)
 
     def forward(self, base: Tensor, detail: Tensor) -> Tensor:
         x = channels_last(torch.cat([self.embed_base(base), self.embed_detail(detail)], dim=1))
-        return pointwise(relu(self.hidden(relu(x))), self.out.weight, self.out.bias)
+        return _pointwise(_relu(self.hidden(_relu(x))), self.out.weight, self.out.bias)
 
 
-class Output(nn.Module):
+class _Output(nn.Module):
     """Visible, infrared and the first picture, each with a local attention, to the fused image."""
 
     def __init__(self, channels: int = 16) -> None:
@@ -203,22 +203,24 @@ class Output(nn.Module):
         self.embed = nn.Conv2d(3, 3 * channels, 3, padding=1, groups=3)
         self.look = nn.Conv2d(3, 3 * channels, 3, padding=1, groups=3)
         self.attention = nn.Conv2d(3 * channels, 3, 1, groups=3)
-        self.hidden1, self.hidden2 = conv(3 * channels, 2 * channels, 3), conv(2 * channels, channels, 3)
+        self.hidden1, self.hidden2 = _conv(3 * channels, 2 * channels, 3), _conv(2 * channels, channels, 3)
         self.out = nn.Conv2d(channels, 1, 1)
-        he(self.look)
+        _he(self.look)
 
     def forward(self, visible: Tensor, infrared: Tensor, first: Tensor) -> Tensor:
         """Each step is done for all three at once, by kernels that are zero between them."""
         x = channels_last(torch.cat([infrared, visible, first], dim=1))
         assert self.embed.bias is not None
         mean = [z.unflatten(0, (3, -1)).mean(1) for z in (self.embed.weight, self.embed.bias)]
-        look = F.conv2d(F.conv2d(x, mean[0], mean[1], padding=1, groups=3), dense(self.look), self.look.bias, padding=1)
-        attention = pointwise(relu(look), dense(self.attention), self.attention.bias).sigmoid_()
-        x = F.conv2d(x, dense(self.embed), self.embed.bias, padding=1)
+        look = F.conv2d(
+            F.conv2d(x, mean[0], mean[1], padding=1, groups=3), _dense(self.look), self.look.bias, padding=1
+        )
+        attention = _pointwise(_relu(look), _dense(self.attention), self.attention.bias).sigmoid_()
+        x = F.conv2d(x, _dense(self.embed), self.embed.bias, padding=1)
         x, attention = x.permute(0, 2, 3, 1).unflatten(3, (3, -1)), attention.permute(0, 2, 3, 1)
         x = (x * attention[..., None]).flatten(3).permute(0, 3, 1, 2)
-        x = relu(self.hidden2(relu(self.hidden1(x))))
-        x = pointwise(x, self.out.weight, self.out.bias)
+        x = _relu(self.hidden2(_relu(self.hidden1(x))))
+        x = _pointwise(x, self.out.weight, self.out.bias)
         middle = 0.01 + 0.49 * (visible + infrared)
         return torch.sigmoid(x + torch.log(middle / (1 - middle)))
 
@@ -245,7 +247,7 @@ class FourScalars(nn.Module):
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         alpha, beta, eta = (F.softplus(raw) for raw in (self.alpha, self.beta, self.eta))
-        of_a, of_b = activity(a), activity(b)
+        of_a, of_b = _activity(a), _activity(b)
         w = torch.sigmoid(alpha * (of_a - of_b) / (of_a + of_b + 1e-3) + self.gamma)
         reference = torch.maximum(a, b)
         slope = (reference - a).square() - (reference - b).square() + beta * variation_gradient(w)
@@ -257,7 +259,7 @@ def shares(w: Tensor) -> Tensor:
     return (torch.cat([w, 1 - w], dim=1) + 1e-6) / (1 + 2e-6)
 
 
-def activity(x: Tensor) -> Tensor:
+def _activity(x: Tensor) -> Tensor:
     """Mean length of the Sobel gradient over 7x7 pixels, (B,1,H,W) -> (B,1,H,W)."""
     return box_mean((sobel(x).square().sum(1, keepdim=True) + 1e-6).sqrt(), 3)
 
@@ -281,22 +283,22 @@ class TOMIFFLoss(TDFusionLoss):
 # ---- shared ----------------------------------------------------------------------------------------------------------
 
 
-def conv(channels_in: int, channels_out: int, size: int) -> nn.Conv2d:
+def _conv(channels_in: int, channels_out: int, size: int) -> nn.Conv2d:
     """A convolution that a ReLU follows, of unit variance at the start."""
     layer = nn.Conv2d(channels_in, channels_out, size, padding=size // 2)
-    he(layer)
+    _he(layer)
     return layer
 
 
-def he(layer: nn.Conv2d) -> None:
+def _he(layer: nn.Conv2d) -> None:
     nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
 
 
-def enlarge(x: Tensor, factor: int) -> Tensor:
+def _enlarge(x: Tensor, factor: int) -> Tensor:
     return F.interpolate(x, scale_factor=float(factor), mode="bilinear", align_corners=False)
 
 
-def dense(layer: nn.Conv2d) -> Tensor:
+def _dense(layer: nn.Conv2d) -> Tensor:
     """Weight of a convolution in groups as that of one without groups: (D,C/G,k,k) -> (D,C,k,k)."""
     groups = layer.groups
     eye = torch.eye(groups, dtype=layer.weight.dtype, device=layer.weight.device)
@@ -304,13 +306,13 @@ def dense(layer: nn.Conv2d) -> Tensor:
     return weight.flatten(2, 3).flatten(0, 1)
 
 
-def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def _pointwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """A 1x1 convolution, as a matrix product over channels-last pixels."""
     if torch.compiler.is_compiling():  # an exported graph is the simpler for it, and made in three quarters of the time
         return F.conv2d(x, weight, bias)
     return F.linear(x.permute(0, 2, 3, 1), weight[:, :, 0, 0], bias).permute(0, 3, 1, 2)
 
 
-def relu(x: Tensor) -> Tensor:
+def _relu(x: Tensor) -> Tensor:
     """ReLU in place: nothing else needs what a convolution returned."""
     return F.relu(x, inplace=True)

@@ -35,8 +35,8 @@ class PublishedTOMIFF(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.base, self.gate, self.detail = PublishedBase(), PublishedGate(), PublishedDetail()
-        self.merge, self.output = PublishedMerge(), PublishedOutput()
+        self.base, self.gate, self.detail = _Base(), _Gate(), _Detail()
+        self.merge, self.output = _Merge(), _Output()
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         visible, infrared = a, b
@@ -66,12 +66,12 @@ class PublishedFourScalars(nn.Module):
         return shares(published_weight(a, b, self.beta, self.eta))
 
 
-class PublishedBase(nn.Module):
+class _Base(nn.Module):
     """Enhanced base extraction, 90,389 parameters: (B,1,H,W) -> (B,1,H//2+1,W//2+1)."""
 
     def __init__(self, branches: int = 5, channels: int = 64) -> None:
         super().__init__()
-        self.branches = nn.ModuleList(Branch(channels) for _ in range(branches))
+        self.branches = nn.ModuleList(_Branch(channels) for _ in range(branches))
         self.blend = normalised(branches * channels, 2 * channels, 1)
         self.narrow, self.smooth = normalised(2 * channels, channels, 1), normalised(channels, channels // 2, 3)
         self.out = nn.Conv2d(channels // 2, 1, 1)
@@ -82,7 +82,7 @@ class PublishedBase(nn.Module):
         return out
 
 
-class Branch(nn.Module):
+class _Branch(nn.Module):
     """A Haar step with filters of its own, zeros around the image, and two layers; `high` leads nowhere."""
 
     def __init__(self, channels: int) -> None:
@@ -99,7 +99,7 @@ class Branch(nn.Module):
         return out
 
 
-class PublishedGate(nn.Module):
+class _Gate(nn.Module):
     """One number per image from the correlation of its bases, 4 parameters."""
 
     def __init__(self) -> None:
@@ -119,7 +119,7 @@ class PublishedGate(nn.Module):
         return torch.sigmoid(self.out(F.relu(self.hidden(rho))))
 
 
-class PublishedBank(nn.Module):
+class _Bank(nn.Module):
     """Six Gabor pairs on a grid from -1 to 1, mixed by a softmax, 36 parameters: (B,1,H,W) -> (B,1,H,W) twice."""
 
     def __init__(self, orientations: int = 6) -> None:
@@ -153,12 +153,12 @@ class PublishedBank(nn.Module):
         return even, odd
 
 
-class PublishedDetail(nn.Module):
+class _Detail(nn.Module):
     """Gabor-guided attention in windows of 8x8, 4 heads, 12,773 parameters: (B,1,H,W) -> (B,1,H,W)."""
 
     def __init__(self, channels: int = 32, heads: int = 4) -> None:
         super().__init__()
-        self.heads, self.bank = heads, PublishedBank()
+        self.heads, self.bank = heads, _Bank()
         self.embed_query, self.embed_key = nn.Conv2d(1, channels, 1), nn.Conv2d(1, channels, 1)
         self.query, self.key, self.value, self.project = (nn.Linear(channels, channels) for _ in range(4))
         self.expand, self.reduce = nn.Conv2d(channels, 4 * channels, 1), nn.Conv2d(4 * channels, channels, 1)
@@ -195,7 +195,7 @@ def one_sided(visible: Tensor, infrared: Tensor) -> Tensor:
     return share * infrared + (1 - share) * visible
 
 
-class PublishedMerge(nn.Module):
+class _Merge(nn.Module):
     """Base, enlarged to the size of the detail, and detail to a first picture (B,1,H,W), 1,313 parameters."""
 
     def __init__(self) -> None:
@@ -209,7 +209,7 @@ class PublishedMerge(nn.Module):
         return out
 
 
-class PublishedOutput(nn.Module):
+class _Output(nn.Module):
     """Infrared, visible and the first picture to the fused image, 19,604 parameters."""
 
     def __init__(self, channels: int = 16) -> None:
