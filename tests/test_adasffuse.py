@@ -17,7 +17,7 @@ from tectum.nn.filters import sobel
 from tectum.nn.pyramid import blend
 from tectum.nn.stages import fuse_tensors
 from tectum.nn.wavelet import rotate_back
-from tectum.systems import SYSTEMS, adasffuse_published
+from tectum.systems import SYSTEMS, adasffuse, adasffuse_published
 from tectum.systems.adasffuse import BANDS, AdaSFFuse, AdaSFFuseLoss, octaves
 from tectum.systems.adasffuse_published import Mixer, PublishedAdaSFFuse, PublishedAdaSFFuseLoss, hilbert
 
@@ -203,8 +203,8 @@ def test_the_filter_tells_frequencies_apart(waves: int, band: int) -> None:
 @pytest.mark.parametrize("size", [(1, 1), (3, 9), (20, 11)])
 def test_octaves_add_up(images: Images, size: tuple[int, int]) -> None:
     x = torch.cat(images(*size, batch=2), 1)
-    torch.testing.assert_close(torch.stack(octaves(x)).sum(0), x, rtol=0, atol=1e-6)
-    for low in octaves(torch.full((1, 1, *size), 0.5))[:-1]:
+    torch.testing.assert_close(torch.stack([*octaves(x)]).sum(0), x, rtol=0, atol=1e-6)
+    for low in [*octaves(torch.full((1, 1, *size), 0.5))][:-1]:
         assert low.abs().max() < 1e-6, "a border is no edge"
 
 
@@ -246,6 +246,15 @@ def test_every_halo_is_needed(repaired: Any, images: Images, thin: int, monkeypa
     torch.testing.assert_close(fuse_tensors(repaired, a, b), expected, rtol=0, atol=1e-5)
     stages[thin] = replace(stages[thin], halo=0)
     assert (fuse_tensors(repaired, a, b) - expected).abs().max() > 1e-4
+
+
+def test_large_images_are_worked_a_few_lines_at_a_time(
+    repaired: Any, images: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = images(60, 38)
+    expected = fuse_tensors(repaired, a, b)
+    monkeypatch.setattr(adasffuse, "LARGE_TOKENS", 1)
+    torch.testing.assert_close(fuse_tensors(repaired, a, b), expected, rtol=0, atol=1e-6)
 
 
 def test_forward_mode_equals_finite_differences(repaired: Any, derivatives: Images) -> None:

@@ -17,6 +17,7 @@ from tectum.nn.filters import variation_gradient
 from tectum.nn.spectrum import amplitude, image, low_cosines, phasor, radial_bands, rotate_phasor, spectrum
 from tectum.nn.stages import WHOLE
 from tectum.pair import Pair
+from tectum.systems import sfofusion
 from tectum.systems.sfofusion import SFOFusion, SFOFusionLoss, energy
 from tectum.systems.sfofusion_published import (
     PublishedLossGenerator,
@@ -373,6 +374,20 @@ def test_every_halo_is_needed(fuser: Any, images: Images, thin: int, monkeypatch
         assert (fuser(a, b) - whole).abs().max() < 1e-12
         stages[thin] = replace(stages[thin], halo=stages[thin].halo - 1)
         assert (fuser(a, b) - whole).abs().max() > 1e-12
+
+
+@pytest.mark.parametrize("halo", [4, 3])
+def test_large_spectra_are_worked_in_blocks(
+    fuser: Any, images: Images, halo: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blocks of 64 rows are exact with four rows around them, and would not be with three."""
+    fuser.double()
+    a, b = (x.double() for x in images(150, 20))
+    whole = fuser(a, b).detach()
+    monkeypatch.setattr(sfofusion, "_SPECTRUM_PX", 1)
+    monkeypatch.setattr(sfofusion, "_SPECTRUM_HALO", halo)
+    with torch.inference_mode():
+        assert ((fuser(a, b) - whole).abs().max() < 1e-12) == (halo == 4)
 
 
 def test_forward_mode_equals_finite_differences(fuser: Any, derivatives: Images) -> None:

@@ -192,7 +192,7 @@ def _run_stage(
     if not stripes or stage.whole:
         return stage.run(state, statistics, window)
     height, width = state[0].shape[2:]
-    rows = _round_down(max(8, stage.stripe_px // (width * len(state[0]))), stage.align)
+    rows = _round_down(max(8, 2 * stage.halo, stage.stripe_px // (width * len(state[0]))), stage.align)
     if rows >= height:
         return stage.run(state, statistics, window)
     first, last, _ = window[0].indices(height)

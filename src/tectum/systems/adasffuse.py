@@ -33,6 +33,8 @@ Differs from the release (`adasffuse-published`, `tectum.systems.adasffuse_publi
     - the result is a choice between the sources and a correction, near their average before training
 """
 
+from collections.abc import Callable, Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -43,7 +45,7 @@ from tectum.losses import gradient_loss, ssim_map
 from tectum.nn.filters import box_mean, sobel
 from tectum.nn.pyramid import blend
 from tectum.nn.scan import scan
-from tectum.nn.stages import Stage, StagedFuser, State, Window, channels_last
+from tectum.nn.stages import Stage, StagedFuser, State, Window, channels_last, without_gradients
 from tectum.nn.wavelet import Bands, polyphase, rotate, rotate_back
 
 _CHUNK = 16
@@ -51,6 +53,8 @@ _CHUNK = 16
 _TOKEN_PX = 4
 """A token stands for 4x4 pixels."""
 _STRIPE_PX = 40_000
+LARGE_TOKENS = 2**17
+"""Tokens of an image, 2 megapixels, from which temporaries of the scans are not made for all of it at once."""
 _HALO_PX = 8
 """Halo of a stripe, in whole tokens: two convolutions on the bands of tokens a pixel away."""
 
@@ -161,8 +165,11 @@ class _Block(nn.Module):
         v = v.permute(0, 2, 3, 1)
         y = self.past * v + self._scan(v, dt, read)
         x = x + self.project_out(self.norm_scan(y) * F.silu(z))
+        return x + _run_by_lines(self._mlp, x)
+
+    def _mlp(self, x: Tensor) -> Tensor:
         gate, y = self.fc1(self.norm2(x)).chunk(2, dim=-1)
-        out: Tensor = x + self.fc2(F.silu(gate) * y)
+        out: Tensor = self.fc2(F.silu(gate) * y)
         return out
 
     def _filter(self, v: Tensor, m: Tensor) -> Tensor:
@@ -177,9 +184,9 @@ class _Block(nn.Module):
     def _scan(self, v: Tensor, dt: Tensor, read: Tensor) -> Tensor:
         """Scans along rows and columns, both ways: (B,h,w,D)."""
         dt = F.softplus(dt + self.dt_bias.flatten())
-        along = self._scan_both_ways(v, *dt[..., : 2 * self.heads].chunk(2, -1), *read.chunk(4, -1)[:2])
+        along = _run_by_lines(self._scan_both_ways, v, *dt[..., : 2 * self.heads].chunk(2, -1), *read.chunk(4, -1)[:2])
         v, dt, read = (z.transpose(1, 2) for z in (v, dt, read))
-        down = self._scan_both_ways(v, *dt[..., 2 * self.heads :].chunk(2, -1), *read.chunk(4, -1)[2:])
+        down = _run_by_lines(self._scan_both_ways, v, *dt[..., 2 * self.heads :].chunk(2, -1), *read.chunk(4, -1)[2:])
         return along + down.transpose(1, 2)
 
     def _scan_both_ways(self, v: Tensor, to: Tensor, fro: Tensor, b: Tensor, c: Tensor) -> Tensor:
@@ -193,11 +200,20 @@ class _Block(nn.Module):
         return y.flatten(2).unflatten(0, (batch, lines))
 
 
+def _run_by_lines(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+    """A function of (B,lines,length,..) that works line by line; of large images without gradients, a few at a time."""
+    _, lines, length = tensors[0].shape[:3]
+    if not without_gradients(tensors[0]) or lines * length < LARGE_TOKENS:
+        return function(*tensors)
+    parts = zip(*(x.split(max(1, LARGE_TOKENS // 8 // length), dim=1) for x in tensors), strict=True)
+    return torch.cat([function(*part) for part in parts], 1)
+
+
 BANDS = 4
 
 
-def octaves(x: Tensor) -> list[Tensor]:
-    """x (B,C,h,w) as a sum of bands, the finest first, and what is left below them.
+def octaves(x: Tensor) -> Iterator[Tensor]:
+    """Bands that add up to x (B,C,h,w), the finest first and the mean last.
 
     Each band is what one more binomial filter [1 2 1]/4, its taps 1, 2 and 4 pixels apart, takes away; the border is
     repeated.
@@ -206,14 +222,13 @@ def octaves(x: Tensor) -> list[Tensor]:
     >>> torch.allclose(sum(octaves(x)), x, atol=1e-6)
     True
     """
-    bands = []
     line = torch.tensor([0.25, 0.5, 0.25], dtype=x.dtype, device=x.device)
     kernel = torch.outer(line, line).expand(x.shape[1], 1, 3, 3)
     for step in (2**n for n in range(BANDS - 1)):
         low = F.conv2d(F.pad(x, (step,) * 4, mode="replicate"), kernel, dilation=step, groups=x.shape[1])
-        bands.append(x - low)
+        yield x - low
         x = low
-    return [*bands, x]
+    yield x
 
 
 class _Output(nn.Module):
