@@ -263,7 +263,7 @@ def test_tiles_never_hold_more_than_a_tile_and_its_halo(fuser: Any, monkeypatch:
     ],
 )
 def test_shapes_that_do_not_fit_are_refused(a: Tensor, b: Tensor) -> None:
-    with pytest.raises(ValueError, match=r"share one shape \(B,1,H,W\), got .*; register or resize"):
+    with pytest.raises(ValueError, match=r"must (share one shape|be luminances \(B,1,H,W\)), got .*;"):
         fuse_tensors(Average(), a, b)
 
 

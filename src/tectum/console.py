@@ -11,7 +11,6 @@ from tyro.conf import arg
 from tyro.constructors import PrimitiveConstructorSpec
 
 from tectum.errors import UserError, abbreviate
-from tectum.io.files import check_path_exists as check_path_exists
 
 C = TypeVar("C")
 Flag = Annotated[bool, arg(help_behavior_hint="")]

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from tectum.console import Flag, check_path_exists, optional, say, say_failures, use_threads
+from tectum.console import Flag, optional, say, say_failures, use_threads
 from tectum.downstream.inputs import Data
 from tectum.downstream.options import Budget
 from tectum.errors import UserError
+from tectum.io.files import check_path_exists
 
 if TYPE_CHECKING:
     from tectum.downstream.frames import Frames

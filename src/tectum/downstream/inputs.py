@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from tectum.console import check_path_exists, option, optional, parse_named
+from tectum.console import option, optional, parse_named
 from tectum.errors import UserError, unknown
+from tectum.io.files import check_path_exists
 
 if TYPE_CHECKING:
     from tectum.data.labelled import LabelledPairs

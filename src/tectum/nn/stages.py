@@ -31,6 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
+from tectum.color import check_luminances
 from tectum.errors import UserError
 
 State = tuple[Tensor, ...]
@@ -138,11 +139,7 @@ def fuse_tensors(fuser: nn.Module, a: Tensor, b: Tensor, *, tile: int | None = N
     Raises:
         UserError: a and b differ in shape, tile is too small, or the fuser has no stages.
     """
-    if a.shape != b.shape or a.dim() != 4 or a.shape[1] != 1:
-        raise UserError(
-            f"a and b must share one shape (B,1,H,W), got {tuple(a.shape)} and {tuple(b.shape)}; "
-            "register or resize them first (--resize, --align)"
-        )
+    check_luminances(a, b)
     check_tile(tile, fuser)
     parameter = next(fuser.parameters(), a)
     place: dict[str, Any] = {"device": parameter.device, "dtype": parameter.dtype}

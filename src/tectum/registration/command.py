@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from tectum.console import Flag, check_path_exists, progress_bar, say, sentence
+from tectum.console import Flag, progress_bar, say, sentence
 from tectum.errors import UserError
+from tectum.io.files import check_path_exists
 
 if TYPE_CHECKING:
     from tectum.io.folders import PairFiles
