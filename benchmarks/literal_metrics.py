@@ -133,7 +133,7 @@ def sobel(x: Image) -> tuple[Image, Image]:
 
 
 def preserved(edge_f: tuple[Image, Image], edge_a: tuple[Image, Image]) -> Image:
-    """How much of each edge of a is in f, in strength and direction."""
+    """The share of each edge of a that f preserves, in strength and direction."""
     (strength_f, angle_f), (strength_a, angle_a) = edge_f, edge_a
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.where(strength_a > strength_f, strength_f / strength_a, strength_a / strength_f)
