@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tectum.benchmark import clock, measure
-from tectum.benchmark.command import table
+from tectum.benchmark.command import cost_table
 from tectum.benchmark.measure import Cost, Measurement
 from tectum.cli import main
 
@@ -59,13 +59,13 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_parameters_and_macs_of_known_layers() -> None:
     for variant, channels in (("narrow", 2), ("wide", 5)):
-        found = clock.count("my_own_fusers:Blend", variant, (32, 20))
+        found = clock.count_fuser("my_own_fusers:Blend", variant, (32, 20))
         assert found == {"params": 18 * channels + channels + channels + 1, "macs": (18 + 1) * channels * 32 * 20}
-    assert clock.count("average", "default", (32, 20)) == {"params": 0, "macs": 0}
+    assert clock.count_fuser("average", "default", (32, 20)) == {"params": 0, "macs": 0}
 
 
 def test_a_network_that_looks_at_values_is_counted_for_real() -> None:
-    assert clock.count("my_own_fusers:Looks", "default", (32, 20)) == {"params": 0, "macs": 9 * 32 * 20}
+    assert clock.count_fuser("my_own_fusers:Looks", "default", (32, 20)) == {"params": 0, "macs": 9 * 32 * 20}
 
 
 def test_macs_of_tdfusion_are_those_of_the_literal_network_and_its_wider_products(literal: ModuleType) -> None:
@@ -79,7 +79,7 @@ def test_macs_of_tdfusion_are_those_of_the_literal_network_and_its_wider_product
     assert published * 640 * 480 == pytest.approx(18.49e9, rel=1e-3)
     # moments C*C for C*C/8, mixing C*C for C*C/8 and a projection of C*C: six times at 16 channels, twice at 32
     wider = sum(times * (c * c * 2 - c * c * (2 / 8 + 1)) for times, c in ((6, 16), (2, 32)))
-    found = clock.count("tdfusion", "default", (width, height))
+    found = clock.count_fuser("tdfusion", "default", (width, height))
     assert found["params"] == 59_856
     assert found["macs"] / (width * height) == pytest.approx(published + wider, rel=1e-4)
 
@@ -88,13 +88,13 @@ def test_a_clock_leaves_out_the_first_call(monkeypatch: pytest.MonkeyPatch) -> N
     calls = []
     monkeypatch.setattr(clock, "fuse_tensors", lambda fuser, a, b: calls.append((tuple(a.shape), fuser.training)))
     common: dict[str, Any] = {"device": "cpu", "dtype": "bfloat16", "threads": None}
-    found = clock.clock("tdfusion", "default", (32, 20), calls=4, **common)
+    found = clock.time_fuser("tdfusion", "default", (32, 20), calls=4, **common)
     assert calls == [((1, 1, 20, 32), False)] * 5 and len(found["seconds"]) == 4
     assert (found["dtype"], found["threads"]) == ("bfloat16", torch.get_num_threads())
     assert found["machine"] and 50 < found["peak_mb"] < 20_000
     calls.clear()
-    found = clock.clock("average", "default", (32, 20), calls=None, **common)
-    assert len(calls) == 1 + clock.MOST_CALLS and found["dtype"] == "float32"  # images are; nothing else has a type
+    found = clock.time_fuser("average", "default", (32, 20), calls=None, **common)
+    assert len(calls) == 1 + clock.MAX_CALLS and found["dtype"] == "float32"  # images are; nothing else has a type
 
 
 @pytest.mark.parametrize(
@@ -107,14 +107,14 @@ def test_a_clock_leaves_out_the_first_call(monkeypatch: pytest.MonkeyPatch) -> N
     ],
 )
 def test_variants(system: str, expected: tuple[str, ...]) -> None:
-    assert measure.variants(system) == expected
+    assert measure.find_variants(system) == expected
 
 
 # ---- turns, with processes that only pretend -------------------------------------------------------------------------
 
 
 class Processes:
-    """Answers for `in_a_process`; the n-th timing takes n milliseconds a call. `ends` after so many of them."""
+    """Answers for `run_in_process`; the n-th timing takes n milliseconds a call. `ends` after so many of them."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, str, str, Any]] = []
@@ -129,7 +129,7 @@ class Processes:
             return {"error": "no image pleases me"}
         if what == "count":
             return {"params": 7, "macs": 8_000_000_000}
-        num = sum(asked[0] == "clock" for asked in self.asked)
+        num = sum(asked[0] == "time" for asked in self.asked)
         return {
             "seconds": [num / 1000] * (job["calls"] or 4),
             "peak_mb": 100.0 + num,
@@ -142,14 +142,14 @@ class Processes:
 @pytest.fixture
 def processes(monkeypatch: pytest.MonkeyPatch) -> Processes:
     found = Processes()
-    monkeypatch.setattr(measure, "in_a_process", found)
+    monkeypatch.setattr(measure, "run_in_process", found)
     return found
 
 
 def test_all_are_counted_then_take_turns(processes: Processes) -> None:
     costs = measure.measure(["my_own_fusers:Blend", "average"], rounds=2, device="cpu")
     names = [("my_own_fusers:Blend", "narrow"), ("my_own_fusers:Blend", "wide"), ("average", "default")]
-    turns = [("count", None), ("clock", None), ("clock", 4)]  # as many calls in every round
+    turns = [("count", None), ("time", None), ("time", 4)]  # as many calls in every round
     assert processes.asked == [(what, *name, calls) for what, calls in turns for name in names]
     assert [(cost.name, cost.variant) for cost in costs] == names
     wide = costs[1]  # the second and the fifth timing
@@ -161,9 +161,10 @@ def test_all_are_counted_then_take_turns(processes: Processes) -> None:
 def test_nothing_named_means_everything(processes: Processes) -> None:
     from tectum.systems import SYSTEMS
 
-    bench = Measurement(sizes=("64x48", "32x32", "64X48"))
-    assert {job.system for job in bench.jobs} == SYSTEMS.keys()
-    assert [job.size for job in bench.jobs if job.system == "average"] == [(64, 48), (32, 32)]
+    bench = Measurement(size=("64x48", "32x32", "64X48"))
+    bench.run()
+    assert {cost.name for cost in bench.costs()} == SYSTEMS.keys()
+    assert [cost.size for cost in bench.costs() if cost.name == "average"] == ["64x48", "32x32"]
 
 
 def test_what_fails_is_told_once_and_the_others_go_on(processes: Processes, capsys: pytest.CaptureFixture[str]) -> None:
@@ -198,7 +199,7 @@ def test_ctrl_c_keeps_what_was_measured(
 
 def test_the_table_reads_as_markdown() -> None:
     cost = Cost("tdfusion", "default", 59_856, 19_311_832_064, "640x480", 0.65, (0.6, 0.7), None, "cpu", 2, "float32")
-    head, rule, *rows = table([cost, cost]).splitlines()
+    head, rule, *rows = cost_table([cost, cost]).splitlines()
     cells = [cell.strip() for cell in rows[0].split("|")[1:-1]]
     assert cells[:7] == ["tdfusion", "default", "640x480", "float32", "59,856", "19.31", "0.65"] and cells[-1] == ""
     assert len({len(line) for line in (head, rule, *rows)}) == 1 and set(rule) == set("|-:")

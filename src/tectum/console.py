@@ -51,7 +51,8 @@ def show_metavars(**metavars: str) -> Callable[[type[C]], type[C]]:
         hints = get_type_hints(command, include_extras=True)
         for field in fields(command):  # type: ignore[arg-type]
             if (metavar := metavars.get(field.name)) is not None:
-                hint = "" if field.default in (None, False) else f"(default: {field.default})"
+                default = " ".join(field.default) if isinstance(field.default, tuple) else field.default
+                hint = "" if default in (None, False) else f"(default: {default})"
                 shown = arg(help_behavior_hint=hint) if not metavar else arg(metavar=metavar, help_behavior_hint=hint)
                 command.__annotations__[field.name] = Annotated[hints[field.name], shown]
         return command

@@ -3,47 +3,34 @@
 import json
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
-from tectum.console import Flag, optional, say
+from tectum.benchmark.options import BenchOptions
+from tectum.console import Flag, optional, say, show_metavars
 from tectum.report.tables import markdown_table
 
 if TYPE_CHECKING:
     from tectum.benchmark.measure import Cost, Measurement
 
 
-@dataclass(frozen=True)
-class Bench:
+@show_metavars(size="WIDTHxHEIGHT", device="DEVICE", threads="N", rounds="N")
+@dataclass(frozen=True, kw_only=True)
+class Bench(BenchOptions):
     """Measure time, memory, parameters and MACs of systems and baselines on this machine, now.
 
     Each variant runs in processes of its own, taking turns, and fuses one pair as `tectum fuse` does, reading and
     writing excluded. The table goes to stdout as Markdown.
 
-    Exit code: 0 all measured, 1 some could not be (the others are told), 2 a mistake found before the start, 130 Ctrl-C
-    (what was measured until then is told and written).
+    Exit code: 0 all measured, 1 some could not be (the others are printed), 2 a mistake found before the start, 130
+    Ctrl-C (what was measured until then is printed and written).
     """
 
     systems: Annotated[Positional[tuple[str, ...]], arg(metavar="SYSTEM", help_behavior_hint="")] = ()
     """Systems by name, or your own as package.module:Class; all of tectum's without any."""
-
-    size: Annotated[tuple[str, ...], arg(metavar="WIDTHxHEIGHT")] = ("640x480",)
-    """Sizes of the images in pixels."""
-
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """auto takes CUDA, then MPS, then the CPU."""
-
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Numbers the networks compute with."""
-
-    threads: Annotated[int | None, optional("N")] = None
-    """Processor threads to use."""
-
-    rounds: Annotated[int, arg(metavar="N")] = 5
-    """How often everything takes its turn; more make the numbers steadier."""
 
     json: Annotated[str | None, optional("FILE")] = None
     """Also write the rows as JSON, e.g. for `tectum eval --costs FILE`."""
@@ -56,42 +43,33 @@ class Bench:
 
     def run(self) -> int:
         if self.json is not None:
-            check_writable(Path(self.json), overwrite=self.overwrite)
+            _check_writable(Path(self.json), overwrite=self.overwrite)
         from tectum.benchmark.measure import Measurement
 
-        found = Measurement(
-            self.systems,
-            sizes=self.size,
-            device=self.device,
-            dtype=self.dtype,
-            threads=self.threads,
-            rounds=self.rounds,
-        )
+        options = {field.name: getattr(self, field.name) for field in fields(BenchOptions)}
+        measurement = Measurement(self.systems, **options)
+        interrupted = False
         try:
-            found.run(quiet=self.quiet)
+            measurement.run(quiet=self.quiet)
         except KeyboardInterrupt:
-            self.tell(found)
-            say(f"interrupted; {len(found.costs())} of {len(found.jobs)} rows are measured")
-            return 130
-        self.tell(found)
-        return 1 if found.failures else 0
-
-    def tell(self, found: "Measurement") -> None:
-        """The table, the file, and what could not be measured."""
-        costs = found.costs()
+            interrupted = True
+        costs = measurement.costs()
         if costs:
-            print(f"{conditions(found)}\n\n{table(costs)}")
+            print(f"{_describe_conditions(measurement)}\n\n{cost_table(costs)}")
         if costs and self.json is not None:
             from tectum.io.files import write_whole
 
             text = json.dumps([asdict(cost) for cost in costs], indent=2) + "\n"
             write_whole(Path(self.json), lambda file: file.write_text(text, encoding="utf-8"))
-        for what, why in found.failures.items():
-            say(f"not measured: {what}: {why}")
+        for job, reason in measurement.failures.items():
+            say(f"not measured: {job}: {reason}")
+        if interrupted:
+            say(f"interrupted; {len(costs)} of {measurement.num_rows} rows are measured")
+        return 130 if interrupted else 1 if measurement.failures else 0
 
 
-def check_writable(path: Path, *, overwrite: bool) -> None:
-    """Find out before minutes of measuring whether a file can be written.
+def _check_writable(path: Path, *, overwrite: bool) -> None:
+    """Refuse a file that cannot be written, before minutes of measuring.
 
     Raises:
         OSError: it cannot, or it is there already.
@@ -108,25 +86,25 @@ def check_writable(path: Path, *, overwrite: bool) -> None:
         raise OSError(error.errno, error.strerror, str(path)) from None
 
 
-def conditions(found: "Measurement") -> str:
-    """Where and how it was measured, in a line."""
+def _describe_conditions(measurement: "Measurement") -> str:
+    """Date, machine, threads, torch and rounds in a line."""
     import datetime
     import os
 
     import torch
 
-    costs = found.costs()
+    costs = measurement.costs()
     threads = f"{costs[0].threads} thread{'s' * (costs[0].threads != 1)} of {os.cpu_count()}"
     load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
-    rounds = min(len(found.timed[job]) for job in found.jobs if found.timed[job])
+    rounds = measurement.num_rounds
     return (
-        f"{datetime.date.today()}, {found.machine} ({costs[0].device}), {threads}, torch {torch.__version__}, "
+        f"{datetime.date.today()}, {measurement.machine} ({costs[0].device}), {threads}, torch {torch.__version__}, "
         f"{rounds} round{'s' * (rounds != 1)}{load}"
     )
 
 
-def table(costs: "Sequence[Cost]") -> str:
-    """Markdown with columns that also align in a terminal."""
+def cost_table(costs: "Sequence[Cost]") -> str:
+    """Returns the costs in Markdown, with columns that also align in a terminal."""
     head = ("system", "variant", "size", "dtype", "parameters", "GMACs", "seconds", "quartiles", "peak, MB")
     rows = [
         (
@@ -134,17 +112,17 @@ def table(costs: "Sequence[Cost]") -> str:
             cost.variant or "",
             cost.size or "",
             cost.dtype or "",
-            shown(cost.params, ","),
-            shown(cost.macs, ".4g", 1e-9),
-            shown(cost.seconds_median, ".3g"),
-            " - ".join(shown(s, ".3g") for s in cost.seconds_iqr or ()),
-            shown(cost.peak_mb, ".0f"),
+            _number(cost.params, ","),
+            _number(cost.macs, ".4g", 1e-9),
+            _number(cost.seconds_median, ".3g"),
+            " - ".join(_number(s, ".3g") for s in cost.seconds_iqr or ()),
+            _number(cost.peak_mb, ".0f"),
         )
         for cost in costs
     ]
     return markdown_table(head, rows, num_left=4, padded=True)
 
 
-def shown(value: float | None, form: str, scale: float = 1) -> str:
-    """A number as text; nothing where it is not known."""
+def _number(value: float | None, form: str, scale: float = 1) -> str:
+    """A number as text; empty where it is not known."""
     return "" if value is None else f"{value * scale if scale != 1 else value:{form}}"

@@ -1,4 +1,4 @@
-"""What a fuser costs on this machine, now: seconds, memory, parameters, multiply-accumulates.
+"""Cost of a fuser on this machine, now: seconds, memory, parameters, multiply-accumulates.
 
     round 1: A B C      round 2: A B C      ...        each letter a process of its own, one at a time
 
@@ -23,20 +23,22 @@ from typing import Any
 import numpy as np
 import torch
 
-from tectum.benchmark.clock import in_a_process
+from tectum.benchmark.clock import run_in_process
+from tectum.benchmark.options import BenchOptions
 from tectum.console import parse_size, progress_bar
 from tectum.errors import UserError, unknown
+from tectum.options import takes_options
 from tectum.protocols import System, resolve
 from tectum.systems import SYSTEMS
 from tectum.weights.loading import DTYPES, build_fuser, find_device
 
-SMALLEST_PX = 16
+_SMALLEST_PX = 16
 """Sides below this say nothing about any image."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What one variant of a system costs at one size; None is not known, in costs of others that were added by hand.
+    """The cost of one variant of a system at one size; a field that is not known is None, in costs added by hand.
 
     Attributes:
         name: the system, as it was asked for.
@@ -67,7 +69,7 @@ class Cost:
     dtype: str | None = None
 
     def checked(self) -> "Cost":
-        """The same, if every field is of its type: costs may come from a file that a person wrote.
+        """Returns itself if every field is of its type: costs may come from a file that a person wrote.
 
         Raises:
             TypeError: one is not.
@@ -77,20 +79,20 @@ class Cost:
             if not isinstance(text, str) and (text is not None or field == "name"):
                 raise TypeError(f"{field} must be text, got {text!r}")
         for field in ("params", "macs", "seconds_median", "peak_mb", "threads"):
-            if not (getattr(self, field) is None or is_number(getattr(self, field))):
+            if not (getattr(self, field) is None or _is_number(getattr(self, field))):
                 raise TypeError(f"{field} must be a number, got {getattr(self, field)!r}")
         quartiles = (0, 0) if self.seconds_iqr is None else tuple(self.seconds_iqr)
-        if len(quartiles) != 2 or not all(map(is_number, quartiles)):
+        if len(quartiles) != 2 or not all(map(_is_number, quartiles)):
             raise TypeError(f"seconds_iqr must be two numbers, got {self.seconds_iqr!r}")
         return self
 
 
-def is_number(x: object) -> bool:
+def _is_number(x: object) -> bool:
     return isinstance(x, int | float) and not isinstance(x, bool) and 0 <= x < float("inf")
 
 
 @dataclass(frozen=True)
-class Job:
+class _Job:
     """One row of the table."""
 
     system: str
@@ -107,132 +109,131 @@ class Measurement:
 
     Args:
         systems: names of `SYSTEMS`, or `package.module:Class`; none given takes all of `SYSTEMS`.
-        sizes: "WIDTHxHEIGHT" each.
-        device: "auto" (CUDA, then MPS, then the CPU), "cpu", "cuda", "cuda:1", "mps".
-        dtype: "float32" or "bfloat16".
-        threads: processor threads; None leaves it to torch, as `tectum fuse` does.
-        rounds: how often everything takes its turn.
+        options: fields of `BenchOptions`.
 
     Attributes:
-        failures: {what: why it could not be measured}.
+        failures: {"SYSTEM at SIZE": why it could not be measured}.
         machine: what the processes ran on, known once one has.
+        num_rows: rows of the finished table.
 
     Raises:
-        ValueError: an unknown system (the closest is offered) or device, a size or number that nothing can run with.
+        UserError: an unknown system (the closest is offered) or device, a size or number that nothing can run with.
     """
 
-    def __init__(
-        self,
-        systems: Sequence[str] = (),
-        *,
-        sizes: Sequence[str] = ("640x480",),
-        device: str = "auto",
-        dtype: str = "float32",
-        threads: int | None = None,
-        rounds: int = 5,
-    ) -> None:
+    def __init__(self, systems: Sequence[str] = (), **options: Any) -> None:
+        self.options = BenchOptions(**options)
+        dtype, threads = self.options.dtype, self.options.threads
         if dtype not in DTYPES:
             raise UserError(unknown(dtype, DTYPES, noun="dtype"))
         if threads is not None and not 1 <= threads <= 1024:
             raise UserError(f"--threads must be between 1 and 1024, got {threads}")
-        if rounds < 1:
-            raise UserError(f"--rounds must be at least 1, got {rounds}")
-        self.settings: dict[str, Any] = {"device": find_device(device), "dtype": dtype, "threads": threads}
-        self.rounds = rounds
-        parsed = dict.fromkeys(_check_size(size) for size in sizes)
-        if not parsed:
+        if self.options.rounds < 1:
+            raise UserError(f"--rounds must be at least 1, got {self.options.rounds}")
+        self._settings: dict[str, Any] = {
+            "device": find_device(self.options.device),
+            "dtype": dtype,
+            "threads": threads,
+        }
+        sizes = dict.fromkeys(map(_check_size, self.options.size))
+        if not sizes:
             raise UserError("--size needs at least one size, such as 640x480")
         names = dict.fromkeys(systems or SYSTEMS)
-        self.jobs = [Job(name, variant, size) for name in names for variant in variants(name) for size in parsed]
-        self.counted: dict[Job, tuple[int, int]] = {}
-        self.timed: dict[Job, list[dict[str, Any]]] = {job: [] for job in self.jobs}
+        self._jobs = [_Job(name, variant, size) for name in names for variant in find_variants(name) for size in sizes]
+        self._counts: dict[_Job, tuple[int, int]] = {}
+        self._runs: dict[_Job, list[dict[str, Any]]] = {job: [] for job in self._jobs}
         self.failures: dict[str, str] = {}
         self.machine = ""
+        self.num_rows = len(self._jobs)
 
     def run(self, *, quiet: bool = True) -> None:
-        """Count, then time in turns; what fails once is told in `failures` and not tried again."""
-        with progress_bar((1 + self.rounds) * len(self.jobs), "run", quiet=quiet) as bar:
-            for turn in range(1 + self.rounds):
-                for job in self.jobs:
+        """Count, then time in turns; what fails once is noted in `failures` and not tried again."""
+        turns = 1 + self.options.rounds
+        with progress_bar(turns * len(self._jobs), "run", quiet=quiet) as bar:
+            for turn in range(turns):
+                for job in self._jobs:
                     bar.set_postfix_str(str(job))
                     if str(job) not in self.failures:
-                        self.take(job, counts=turn == 0)
+                        self._run_process(job, counts=turn == 0)
                     bar.update()
 
-    def take(self, job: Job, *, counts: bool) -> None:
-        """One process."""
-        request = {"system": job.system, "variant": job.variant, "size": job.size}
+    def _run_process(self, job: _Job, *, counts: bool) -> None:
+        """Run one process and store its result."""
+        request: dict[str, Any] = {"system": job.system, "variant": job.variant, "size": job.size}
         if counts:
-            answer = in_a_process({"count": request})
+            answer = run_in_process({"count": request})
         else:  # as many calls in every round, so that a slow round counts no less
-            calls = len(self.timed[job][0]["seconds"]) if self.timed[job] else None
-            answer = in_a_process({"clock": request | self.settings | {"calls": calls}})
+            calls = len(self._runs[job][0]["seconds"]) if self._runs[job] else None
+            answer = run_in_process({"time": request | self._settings | {"calls": calls}})
         if "error" in answer:
             self.failures[str(job)] = answer["error"]
         elif counts:
-            self.counted[job] = answer["params"], answer["macs"]
+            self._counts[job] = answer["params"], answer["macs"]
         else:
-            self.timed[job].append(answer)
+            self._runs[job].append(answer)
             self.machine = answer["machine"]
 
-    def costs(self) -> list[Cost]:
-        """The rows measured so far, in the order of the systems."""
-        return [self.cost(job) for job in self.jobs if self.timed[job]]
+    @property
+    def num_rounds(self) -> int:
+        """Rounds that every row measured so far has been through."""
+        return min((len(runs) for runs in self._runs.values() if runs), default=0)
 
-    def cost(self, job: Job) -> Cost:
-        runs = self.timed[job]
+    def costs(self) -> list[Cost]:
+        """Returns the rows measured so far, in the order of the systems."""
+        return [self._cost(job, runs) for job, runs in self._runs.items() if runs]
+
+    def _cost(self, job: _Job, runs: Sequence[dict[str, Any]]) -> Cost:
         low, median, high = np.percentile([s for run in runs for s in run["seconds"]], (25, 50, 75)).tolist()
         peaks = [run["peak_mb"] for run in runs if run["peak_mb"] is not None]
         return Cost(
             job.system,
             job.variant,
-            *self.counted[job],
+            *self._counts[job],
             size=f"{job.size[0]}x{job.size[1]}",
             seconds_median=median,
             seconds_iqr=(low, high),
             peak_mb=max(peaks, default=None),
-            device=self.settings["device"],
+            device=self._settings["device"],
             threads=runs[0]["threads"],
             dtype=runs[0]["dtype"],
         )
 
 
-def measure(
-    systems: Sequence[str] = (),
-    *,
-    sizes: Sequence[str] = ("640x480",),
-    device: str = "auto",
-    dtype: str = "float32",
-    threads: int | None = None,
-    rounds: int = 5,
-    quiet: bool = True,
-) -> list[Cost]:
-    """Measure systems and baselines on this machine; `Measurement` says what the arguments are and what they raise.
+@takes_options(BenchOptions)
+def measure(systems: Sequence[str] = (), *, quiet: bool = True, **options: Any) -> list[Cost]:
+    """Measure systems and baselines on this machine.
 
-    One row for each variant of each system at each size. What could not be measured is left out with a warning. With
-    `quiet=False` a progress bar is shown.
+        measure(["tdfusion", "average"], size=["640x480", "1280x720"], rounds=3)
 
-        measure(["tdfusion", "average"], sizes=["640x480", "1280x720"], rounds=3)
+    Args:
+        systems: names of `tectum.systems.SYSTEMS`, or `package.module:Class`; none given takes all of `SYSTEMS`.
+        quiet: no progress bar.
+        options: see `tectum.benchmark.options.BenchOptions`.
+
+    Returns:
+        One row for each variant of each system at each size. What could not be measured is left out with a warning.
+
+    Raises:
+        UserError: as `Measurement`.
     """
-    found = Measurement(systems, sizes=sizes, device=device, dtype=dtype, threads=threads, rounds=rounds)
-    found.run(quiet=quiet)
-    for what, why in found.failures.items():
-        warnings.warn(f"{what} could not be measured: {why}", stacklevel=2)
-    return found.costs()
+    measurement = Measurement(systems, **options)
+    measurement.run(quiet=quiet)
+    for job, reason in measurement.failures.items():
+        warnings.warn(f"{job} could not be measured: {reason}", stacklevel=2)
+    return measurement.costs()
 
 
 def _check_size(text: str) -> tuple[int, int]:
     """Width and height of a text WIDTHxHEIGHT."""
     width, height = parse_size(text, "--size")
-    if min(width, height) < SMALLEST_PX:
-        raise UserError(f"a size must be at least {SMALLEST_PX}x{SMALLEST_PX} pixels, got {width}x{height}")
+    if min(width, height) < _SMALLEST_PX:
+        raise UserError(f"a size must be at least {_SMALLEST_PX}x{_SMALLEST_PX} pixels, got {width}x{height}")
     return width, height
 
 
-def variants(system: str) -> tuple[str, ...]:
+def find_variants(system: str) -> tuple[str, ...]:
     """Returns the variant of a system, or all of a user's own class, ("default",) where there is none.
 
-    >>> variants("average")
+    >>> find_variants("average")
     ('default',)
     """
     entry = resolve(SYSTEMS, system, noun="system")
@@ -243,5 +244,5 @@ def variants(system: str) -> tuple[str, ...]:
     if "variant" not in inspect.signature(entry).parameters:
         return ("default",)
     hint = inspect.signature(entry, eval_str=True).parameters["variant"].annotation
-    named = typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
-    return named or ("default",)
+    names = typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
+    return names or ("default",)

@@ -215,7 +215,7 @@ def _measure_costs(systems: Mapping[str, str], size: str, device: str, *, quiet:
     if not quiet:
         say(f"measuring what {', '.join(dict.fromkeys(systems.values()))} cost at {size}; --costs FILE saves the time")
     try:
-        run = Measurement(list(systems.values()), sizes=[size], device=device, rounds=1)
+        run = Measurement(list(systems.values()), size=[size], device=device, rounds=1)
     except ValueError as error:  # images too small to be worth it
         say(f"costs are not measured: {sentence(error)}")
         return []
