@@ -48,8 +48,8 @@ class WeightedSum(nn.Module):
         return (self.generator(a, b) * torch.cat([a, b], dim=1)).sum(1, keepdim=True)
 
 
-def trained(variant: str, seed: int, pairs: Any, validation: Any, run: Path) -> tuple[nn.Module, float]:
-    """A fuser, and how far the weights of its loss are from 1/2 at the end."""
+def train(variant: str, seed: int, pairs: Any, validation: Any, run: Path) -> tuple[nn.Module, float]:
+    """Train a fuser; returns it and the mean abs(w_a - 1/2) of its loss at the end."""
     schedule = replace(example.SCHEDULE, seed=seed)
     options: dict[str, float] = {"alpha": example.ALPHA}
     if variant in ("I", "V"):
@@ -81,15 +81,17 @@ def main() -> None:
     pairs, validation, test = scenes[:36], scenes[36:40], scenes[40:]
     lines = ["| | mIoU | each seed | mean of abs(w_a - 1/2) |", "| --- | --: | --: | --: |"]
     for variant in given.variants:
-        found, aways = [], []
+        means, deviations = [], []
         for seed in range(given.seeds):
             with tempfile.TemporaryDirectory() as run:
-                fuser, away = trained(variant, seed, pairs, validation, Path(run))
+                fuser, deviation = train(variant, seed, pairs, validation, Path(run))
             scores = [example.score(fuser, pairs, test, again) for again in range(example.SEEDS)]
-            found.append(100 * statistics.mean(scores))
-            aways.append(away)
-        each = ", ".join(f"{value:.1f}" for value in found)
-        lines.append(f"| {NAMES[variant]} | {statistics.mean(found):.1f} | {each} | {statistics.mean(aways):.3f} |")
+            means.append(100 * statistics.mean(scores))
+            deviations.append(deviation)
+        each = ", ".join(f"{value:.1f}" for value in means)
+        lines.append(
+            f"| {NAMES[variant]} | {statistics.mean(means):.1f} | {each} | {statistics.mean(deviations):.3f} |"
+        )
         print(lines[-1], flush=True)
     if given.write:
         put("results.md", "ablations", "\n".join(lines))

@@ -1,4 +1,4 @@
-"""What learning the loss changed: the tables of docs/results.md under "Learned against fixed", and their figure.
+"""Learned losses against fixed ones: the tables of docs/results.md under "Learned against fixed", and their figure.
 
     TECTUM_DATA=DIR python benchmarks/learned.py scores|systems|maps|ablations|figure [--runs DIR] [--write]
 
@@ -52,25 +52,25 @@ def main() -> None:
     parser.add_argument("--sets", nargs="*", help="all five without it")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--write", action="store_true", help="put the tables into docs/results.md")
-    given = parser.parse_args()
-    if given.what == "figure":
+    arguments = parser.parse_args()
+    if arguments.what == "figure":
         figure()
         return
-    if given.what == "maps":
-        show("learned maps", maps(), write=given.write)
-    elif given.what == "ablations":
-        runs = {title: f"tdfusion@{given.runs / part / 'best.safetensors'}" for part, title in PARTS.items()
-                if part != "V" and (given.runs / part / "best.safetensors").exists()}  # fmt: skip
-        sums = given.runs / "V" / "best.safetensors"
+    if arguments.what == "maps":
+        show("learned maps", maps(), write=arguments.write)
+    elif arguments.what == "ablations":
+        runs = {title: f"tdfusion@{arguments.runs / part / 'best.safetensors'}" for part, title in PARTS.items()
+                if part != "V" and (arguments.runs / part / "best.safetensors").exists()}  # fmt: skip
+        sums = arguments.runs / "V" / "best.safetensors"
         if sums.exists():
             runs[PARTS["V"]] = f"tectum.systems.tdfusion:WEIGHTED_SUM@{sums}"
-        show("ablations", table(scored("msrs", runs, "ablations"), {}), write=given.write)
+        show("ablations", table(evaluate_set("msrs", runs, "ablations"), {}), write=arguments.write)
     else:
-        rows, mark = (BY_SYSTEM, "systems") if given.what == "systems" else (NAMES, "learned")
+        rows, mark = (BY_SYSTEM, "systems") if arguments.what == "systems" else (NAMES, "learned")
         packaged = {title: f"{cards()[name]['system']}@{name}" for title, name in rows.items() if name in cards()}
-        for name in given.sets or ALL_SETS:
-            found = scored(name, packaged, mark)
-            show(f"{mark} {name}", table(found, PUBLISHED.get((name, "tdfusion"), {})), write=given.write)
+        for name in arguments.sets or ALL_SETS:
+            evaluation = evaluate_set(name, packaged, mark)
+            show(f"{mark} {name}", table(evaluation, PUBLISHED.get((name, "tdfusion"), {})), write=arguments.write)
 
 
 def show(mark: str, text: str, *, write: bool) -> None:
@@ -79,7 +79,7 @@ def show(mark: str, text: str, *, write: bool) -> None:
         put("results.md", mark, text)
 
 
-def scored(name: str, systems: dict[str, str], out: str) -> Evaluation:
+def evaluate_set(name: str, systems: dict[str, str], out: str) -> Evaluation:
     visible, infrared = find_set(name, os.environ["TECTUM_DATA"])
     names = None if ALL_SETS[name] is None else read_split(str(ALL_SETS[name]))
     folder = Path("out") / "results" / name / out
@@ -87,11 +87,11 @@ def scored(name: str, systems: dict[str, str], out: str) -> Evaluation:
 
 
 def learned_losses() -> dict[str, torch.nn.Module]:
-    found = {title: load_objective(name) for title, name in NAMES.items() if "objective" in cards().get(name, {})}
+    losses = {title: load_objective(name) for title, name in NAMES.items() if "objective" in cards().get(name, {})}
     for title, name in BY_SYSTEM.items():
         if "objective" in cards().get(name, {}):
-            found[f"learned, segmentation ({title.partition(',')[0]})"] = load_objective(name)
-    return found
+            losses[f"learned, segmentation ({title.partition(',')[0]})"] = load_objective(name)
+    return losses
 
 
 @torch.inference_mode()

@@ -2,7 +2,7 @@
 
     python benchmarks/meta.py [--full] [--threads 1] [--rounds 3] [--json FILE]
 
-A *meta step* is all that teaches the loss once: the look-ahead of the task, that of the fuser, the lesson and the
+A *meta step* is one update of the loss: the look-ahead of the task, that of the fuser, the outer loss and the
 objective's step. A *fusion step* is one of the fuser and one of the task. Both see what a published step sees: a crop
 and its swap, whole images and theirs, SegFormer-B0, labels of twice the images' size; at half of the published sides
 unless `--full` (which takes 16 GiB for `literal`). `literal` writes the networks as published and finds the
@@ -44,8 +44,8 @@ def child(variant: str, step: str, threads: int, sizes: Sizes) -> None:
     gradient = take(trainer, step, sizes)
     start, start_cpu = time.perf_counter(), time.process_time()
     take(trainer, step, sizes)
-    found = {"seconds": time.perf_counter() - start, "cpu": time.process_time() - start_cpu}
-    print(json.dumps(found | {"before": before, "peak": peak(), "gradient": gradient}))
+    measured = {"seconds": time.perf_counter() - start, "cpu": time.process_time() - start_cpu}
+    print(json.dumps(measured | {"before": before, "peak": peak(), "gradient": gradient}))
 
 
 def peak() -> int:

@@ -1,4 +1,6 @@
-"""Is a loss that one task has taught good for another? Synthetic streets, at the size of examples/learn_a_loss.py.
+"""Transfer of a learned loss: how good a loss learned from one task is for another task.
+
+Synthetic streets, at the size of examples/learn_a_loss.py.
 
     python benchmarks/transfer.py [--seeds 2]
 
@@ -37,7 +39,7 @@ Boxes = dict[str, Tensor]
 
 
 class Detector(nn.Module):
-    """Where are the centres of things, and how large are they? (B,1,H,W) -> heat, offset and size at half of H, W."""
+    """Detector of centres and sizes of things: (B,1,H,W) -> heat, offset and size at half of H, W."""
 
     label_type = "boxes"
 
@@ -55,8 +57,8 @@ class Detector(nn.Module):
         return self.out(torch.cat([fine, F.leaky_relu(self.wide(fine), 0.1)], dim=1))
 
     def loss(self, fused: Tensor, target: Sequence[Boxes]) -> Tensor:
-        found = self(fused)
-        logits, rest = found[:, : self.num_classes], found[:, self.num_classes :]
+        outputs = self(fused)
+        logits, rest = outputs[:, : self.num_classes], outputs[:, self.num_classes :]
         heat, wanted, where = torch.zeros_like(logits), torch.zeros_like(rest), torch.zeros_like(rest[:, :1])
         height, width = logits.shape[2:]
         rows, columns = torch.arange(height)[:, None] + 0.5, torch.arange(width)[None, :] + 0.5
@@ -80,11 +82,11 @@ class Detector(nn.Module):
 
     @torch.no_grad()
     def predict(self, fused: Tensor, size: tuple[int, int] | None = None) -> list[Boxes]:
-        found = self(fused)
-        p, (height, width) = torch.sigmoid(found[:, : self.num_classes]), found.shape[2:]
+        outputs = self(fused)
+        p, (height, width) = torch.sigmoid(outputs[:, : self.num_classes]), outputs.shape[2:]
         p = p * p.eq(F.max_pool2d(p, 3, 1, 1))
         answers = []
-        for image, rest in zip(p, found[:, self.num_classes :], strict=True):
+        for image, rest in zip(p, outputs[:, self.num_classes :], strict=True):
             scores, index = image.flatten().topk(50)
             labels, cell = index // (height * width), index % (height * width)
             dx, dy, w, h = rest.flatten(1)[:, cell]
@@ -104,10 +106,8 @@ TASKS: dict[str, tuple[Callable[[], Any], Any, str]] = {
 }
 
 
-def trained(
-    objective: TDFusionLoss, task: str, scenes: dict[str, list[Pair]], seed: int, *, learned: bool
-) -> nn.Module:
-    """The fuser that a loss leaves which `task` has taught, or a fixed one."""
+def train(objective: TDFusionLoss, task: str, scenes: dict[str, list[Pair]], seed: int, *, learned: bool) -> nn.Module:
+    """Train a fuser on a fixed loss, or on one that is learned from `task`, and return it."""
     schedule = schedule_of(seed, learned=learned, scalars=isinstance(objective, TOMIFFLoss))
     torch.manual_seed(seed)
     fuser, net = example.Fuser(), TASKS[task][0]()
@@ -118,7 +118,7 @@ def trained(
 
 
 def score(fuser: nn.Module, task: str, scenes: dict[str, list[Pair]], seed: int) -> float:
-    """Of a fresh network on the test scenes, trained on what the fuser makes of the others."""
+    """Returns the score of a new network on the test scenes, trained on fused images of the other scenes."""
     torch.manual_seed(seed)
     make, target, name = TASKS[task]
     net, pairs = make(), scenes[target]
@@ -143,7 +143,7 @@ def score(fuser: nn.Module, task: str, scenes: dict[str, list[Pair]], seed: int)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=2)
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
     drawn = [render(seed, example.SIZE) for seed in range(64)]
     scenes = {
@@ -154,12 +154,12 @@ def main() -> None:
     rows: list[tuple[str, Callable[[], TDFusionLoss], str]] = [("fixed, w = 1/2", half, "segmentation")]
     rows += [(f"{name}, learned from {task}", make, task) for name, make in LOSSES.items() for task in TASKS]
     for title, make, teacher in rows:
-        found: dict[str, list[float]] = {task: [] for task in TASKS}
-        for seed in range(given.seeds):
-            fuser = trained(make(), teacher, scenes, seed, learned=make is not half)
-            for task, values in found.items():
+        scores: dict[str, list[float]] = {task: [] for task in TASKS}
+        for seed in range(arguments.seeds):
+            fuser = train(make(), teacher, scenes, seed, learned=make is not half)
+            for task, values in scores.items():
                 values.append(statistics.mean(score(fuser, task, scenes, again) for again in range(example.SEEDS)))
-        cells = [f"{statistics.mean(v):.1f} | {', '.join(f'{x:.1f}' for x in v)}" for v in found.values()]
+        cells = [f"{statistics.mean(v):.1f} | {', '.join(f'{x:.1f}' for x in v)}" for v in scores.values()]
         lines.append(f"| {title} | {' | '.join(cells)} |")
         print(lines[-1], flush=True)
 

@@ -52,10 +52,10 @@ CLASS_WEIGHTS = torch.tensor([0.5, 2.0, 6.0, 6.0])  # background, car, person, l
 
 def layers(*channels: int, dilation: int = 1) -> nn.Sequential:
     """3x3 convolutions with leaky units between."""
-    found: list[nn.Module] = []
+    modules: list[nn.Module] = []
     for i, o in pairwise(channels):
-        found += [nn.Conv2d(i, o, 3, padding=dilation, dilation=dilation), nn.LeakyReLU(0.1)]
-    return nn.Sequential(*found[:-1])
+        modules += [nn.Conv2d(i, o, 3, padding=dilation, dilation=dilation), nn.LeakyReLU(0.1)]
+    return nn.Sequential(*modules[:-1])
 
 
 class Fuser(nn.Module):
@@ -86,7 +86,7 @@ class Generator(nn.Module):
 
 
 class Segmenter(nn.Module):
-    """What class is each pixel of? A task needs no more than these three methods."""
+    """A task: a network that gives the class of each pixel. A task needs no more than these three methods."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -108,8 +108,8 @@ class Segmenter(nn.Module):
         return SegmentationScore(len(CLASSES))
 
 
-def trained(learned: bool, pairs: list[Pair], validation: list[Pair], run: Path) -> tuple[nn.Module, TDFusionLoss]:
-    """A fuser and the loss it was trained on."""
+def train(learned: bool, pairs: list[Pair], validation: list[Pair], run: Path) -> tuple[nn.Module, TDFusionLoss]:
+    """Train a fuser and return it with the loss it was trained on."""
     schedule = SCHEDULE if learned else replace(SCHEDULE, meta_steps=0)
     torch.manual_seed(0)
     fuser, segmenter, generator = Fuser(), Segmenter(), Generator()
@@ -119,7 +119,7 @@ def trained(learned: bool, pairs: list[Pair], validation: list[Pair], run: Path)
 
 
 def score(fuser: nn.Module, pairs: list[Pair], test: list[Pair], seed: int) -> float:
-    """mIoU on the test scenes of a fresh segmenter that was trained on what the fuser makes of the others."""
+    """Returns the mIoU on the test scenes of a new segmenter, trained on fused images of the other scenes."""
     torch.manual_seed(seed)
     segmenter = Segmenter()
     optimizer = torch.optim.Adam(segmenter.parameters(), lr=4e-3)
@@ -127,9 +127,9 @@ def score(fuser: nn.Module, pairs: list[Pair], test: list[Pair], seed: int) -> f
         fused = torch.cat([fuser(pair.a, pair.b) for pair in pairs])
     masks = torch.cat([pair.target for pair in pairs])
     for _ in range(250):
-        some = torch.randint(len(fused), (4,))
+        indices = torch.randint(len(fused), (4,))
         optimizer.zero_grad()
-        segmenter.loss(fused[some], masks[some]).backward()
+        segmenter.loss(fused[indices], masks[indices]).backward()
         optimizer.step()
     metric = segmenter.metric()
     for pair in test:
@@ -169,7 +169,7 @@ def main(out: Path) -> dict[str, list[float]]:
     pairs, validation, test = scenes[:36], scenes[36:40], scenes[40:]
     fusers: dict[str, nn.Module] = {}
     for name in ("fixed", "learned"):
-        fusers[name], objective = trained(name == "learned", pairs, validation, out / name)
+        fusers[name], objective = train(name == "learned", pairs, validation, out / name)
     scores = {name: [score(fuser, pairs, test, seed) for seed in range(SEEDS)] for name, fuser in fusers.items()}
     draw(scores, fusers, objective, test[0], out / "learned.png")
     for name, values in scores.items():

@@ -60,7 +60,7 @@ class Counter(nn.Module):
         return Error()
 
 
-def counted(seed: int) -> Pair:
+def counting_pair(seed: int) -> Pair:
     """A synthetic scene with its number of people as the target, one entry per image."""
     scene = render(seed, (96, 128))
     people = (scene.labels == PERSON).sum().float()[None]
@@ -68,7 +68,7 @@ def counted(seed: int) -> Pair:
 
 
 if __name__ == "__main__":
-    pairs = [counted(seed) for seed in range(24)]
+    pairs = [counting_pair(seed) for seed in range(24)]
     recipe = RECIPES["tdfusion-street"]
     torch.manual_seed(0)
     system = SYSTEMS["tdfusion"]

@@ -74,6 +74,21 @@ def test_a_recipe_of_before_without_its_penalty_is_refused(tmp_path: Path) -> No
         recipes.read(tmp_path / "recipe.json")
 
 
+def test_a_recipe_of_before_with_the_published_loss(tmp_path: Path) -> None:
+    """`variant` was an option of the objective: where the fuser is the same, it is the published system now."""
+    golden = json.loads((Path(__file__).parent / "recipes.json").read_text())
+    for name in ("tdfusion-msrs", "tomiff-msrs"):
+        (tmp_path / f"{name}.json").write_text(json.dumps(golden[name] | {"options": {"variant": "published"}}))
+    recipe = recipes.RECIPES["tdfusion-msrs"].change(system="tdfusion-published")
+    assert recipes.read(tmp_path / "tdfusion-msrs.json") == recipe
+    assert Train("tdfusion-msrs", "run", variant="published").make_recipe() == recipe
+    with pytest.raises(ValueError, match="the published loss has its own fuser now, system tomiff-published"):
+        recipes.read(tmp_path / "tomiff-msrs.json")
+    whole = recipe.ablate("V")
+    objective = resolve(SYSTEMS, whole.system, noun="system").objective(**whole.options)  # type: ignore[misc]
+    assert type(objective) is SYSTEMS["tdfusion-published"].objective
+
+
 VALUE = recipes.RECIPES["tdfusion-fixed"].change(name="value", crop_px=24)
 NONSENSE = "no recipe"
 

@@ -27,8 +27,6 @@ from tectum.errors import UserError
 
 _SMALLEST_RATIO = 1e-6
 """Lower bound of the loss ratio."""
-FORMER_NAMES = {"Pace": "DynamicWeightAverage", "Tradeoff": "TaskFusionBalance"}
-"""Class names in old checkpoints."""
 
 
 @dataclass(frozen=True)

@@ -21,14 +21,12 @@ from tectum.errors import UserError, unknown
 T = TypeVar("T")
 
 
-@runtime_checkable
 class Fuser(Protocol):
     """Turns a registered pair into one image: (B,1,H,W), (B,1,H,W) -> (B,1,H,W), all in [0,1], any H and W."""
 
     def __call__(self, a: Tensor, b: Tensor) -> Tensor: ...
 
 
-@runtime_checkable
 class Objective(Protocol):
     """Says how good a fused image is, without labels: scalars by name, lower is better, their sum is the loss.
 

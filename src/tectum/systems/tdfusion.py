@@ -258,4 +258,5 @@ class WeightedSum(nn.Module):
         return (self.generator(a, b) * torch.cat([a, b], dim=1)).sum(1, keepdim=True)
 
 
-WEIGHTED_SUM = System(fuser=WeightedSum, objective=TDFusionLoss, learned=learned_loss)
+WEIGHTED_SUM = System(fuser=WeightedSum, objective=TDFusionLoss)
+PUBLISHED_WEIGHTED_SUM = System(fuser=WeightedSum, objective=PublishedTDFusionLoss)

@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 
-from tectum.balance import FORMER_NAMES, Constant
+from tectum.balance import Constant
 from tectum.errors import UserError
 from tectum.io.files import load_state, write_whole
 from tectum.pair import Pairs
 from tectum.protocols import Balance
-from tectum.training.old_names import use_new_names
+from tectum.training.old_names import OLD_NAMES, use_new_names
 from tectum.training.schedule import Schedule
 from tectum.training.trainer import Trainer
 
@@ -135,7 +135,7 @@ class Checkpoint:
         no_balance = asked if isinstance(self._trainer.balance, Constant) else None
         balanced_by = state.get("balanced_by", no_balance)
         if balanced_by is not None:
-            balanced_by = [FORMER_NAMES.get(balanced_by[0], balanced_by[0]), *balanced_by[1:]]
+            balanced_by = [OLD_NAMES.get(balanced_by[0], balanced_by[0]), *balanced_by[1:]]
         if balanced_by != asked:
             raise UserError(
                 f"{self._folder} holds a run with another balance; repeat its settings, or choose a new folder"

@@ -11,8 +11,10 @@ OLD_NAMES = {
     "away": "weight_deviation",
     "aside_fusion": "held_out_fusion",
     "aside_task": "held_out_task",
+    "Pace": "DynamicWeightAverage",
+    "Tradeoff": "TaskFusionBalance",
 }
-"""Old names of settings and of numbers in the log, and their names of today."""
+"""Old names of settings, numbers in the log and balances, and their names of today."""
 
 
 def use_new_names(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -108,9 +108,12 @@ class Recipe:
             return self.change(name=name, balance="none", task_weight=1.0)
         if part == "IV":
             return self.change(name=name, interleaved=True)
-        weighted_sum = {"system": "tectum.systems.tdfusion:WEIGHTED_SUM", "start": None, "balance": "none"}
-        changes = weighted_sum | {"learned": False, "options": fixed | {"beta": 0.0}}
-        return self.change(name=name, meta_steps=0, task_weight=1.0, **changes)
+        from tectum.weights.loading import select_system
+
+        published = getattr(select_system(self.system)[1], "variant", None) == "published"
+        system = f"tectum.systems.tdfusion:{'PUBLISHED_' * published}WEIGHTED_SUM"
+        changes = {"system": system, "learned": False, "start": None, "balance": "none"}
+        return self.change(name=name, options=fixed | {"beta": 0.0}, meta_steps=0, task_weight=1.0, **changes)
 
 
 def save(recipe: Recipe, path: Path) -> None:
@@ -132,7 +135,26 @@ def read(path: Path) -> Recipe:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if content["options"].pop("variant", None) == "published":  # of before published variants were systems
             content["system"] += "-published"
-        return Recipe(**{**content, "schedule": Schedule(**use_new_names(content["schedule"]))})
+        content = {**content, **_published_system(content), "schedule": Schedule(**use_new_names(content["schedule"]))}
+        return Recipe(**content)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         names = ", ".join(f.name for f in fields(Recipe))
         raise UserError(f"{path} must hold a recipe ({names}), but {error}; take one from a run folder") from error
+
+
+def _published_system(content: dict[str, Any]) -> dict[str, Any]:
+    """System and options of a recipe of an earlier version, where `variant` was an option of the objective alone.
+
+    Raises:
+        UserError: the published system has another fuser than the one that was trained.
+    """
+    options = dict(content.get("options", {}))
+    variant = options.pop("variant", None)
+    if variant is None:
+        return {}
+    from tectum.weights.loading import select_system
+
+    (_, before), (name, system) = select_system(content["system"]), select_system(content["system"], variant)
+    if system.fuser is not before.fuser or content.get("loss") or content.get("objective"):  # type: ignore[union-attr]
+        raise UserError(f"the {variant} loss has its own fuser now, system {name}; start a new run with --variant")
+    return {"system": name, "options": options}
