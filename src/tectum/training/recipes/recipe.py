@@ -133,8 +133,6 @@ def read(path: Path) -> Recipe:
         raise FileNotFoundError(f"a recipe must be a file, and {path} is none; check the path")
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if content["options"].pop("variant", None) == "published":  # of before published variants were systems
-            content["system"] += "-published"
         content = {**content, **_published_system(content), "schedule": Schedule(**use_new_names(content["schedule"]))}
         return Recipe(**content)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
