@@ -21,7 +21,7 @@ from torch import Tensor, nn
 import tectum
 from results import put
 from tectum.data.synthetic import render
-from tectum.systems.tdfusion import TDFusionLoss
+from tectum.models.tdfusion import TDFusionLoss
 from tectum.training.recipes.build import scene_pair
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))

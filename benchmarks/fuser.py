@@ -88,7 +88,7 @@ def networks(system: str, variant: str):  # type: ignore[no-untyped-def]
     from tectum.nn.stages import fuse_tensors
 
     if variant == "average":
-        from tectum.systems.baselines import Average
+        from tectum.models.baselines import Average
 
         return None, Average()
     if system != "tdfusion":
@@ -115,7 +115,7 @@ def networks(system: str, variant: str):  # type: ignore[no-untyped-def]
 def literal():  # type: ignore[no-untyped-def]
     """The literal network with the packaged weights under their published names."""
     import tectum
-    from tectum.weights.conversion import TDFUSION_KEYS
+    from tectum.pretrained.conversion import TDFUSION_KEYS
 
     sys.path.insert(0, str(Path(__file__).parent))
     from literal import LiteralTDFusion
@@ -133,7 +133,7 @@ def literal():  # type: ignore[no-untyped-def]
 
 def two_networks(system: str):  # type: ignore[no-untyped-def]
     """A system's literal network, the same as tectum runs it, and the repaired one."""
-    from tectum.systems import SYSTEMS
+    from tectum.models import SYSTEMS
 
     sys.path.insert(0, str(Path(__file__).parent))
     from literal_adasffuse import LiteralAdaSFFuse

@@ -25,7 +25,7 @@ from tectum.data.synthetic import render
 from tectum.data.transforms import resize
 from tectum.evaluation.evaluate import Evaluation, Evaluator
 from tectum.nn.stages import fuse_tensors
-from tectum.weights.loading import cards, load, load_objective
+from tectum.pretrained.loading import cards, load, load_objective
 
 FIGURE = Path(__file__).parents[1] / "docs" / "figures" / "learned-weights.jpg"
 NAMES = {
@@ -63,7 +63,7 @@ def main() -> None:
                 if part != "V" and (arguments.runs / part / "best.safetensors").exists()}  # fmt: skip
         sums = arguments.runs / "V" / "best.safetensors"
         if sums.exists():
-            runs[PARTS["V"]] = f"tectum.systems.tdfusion:WEIGHTED_SUM@{sums}"
+            runs[PARTS["V"]] = f"tectum.models.tdfusion:WEIGHTED_SUM@{sums}"
         show("ablations", table(evaluate_set("msrs", runs, "ablations"), {}), write=arguments.write)
     else:
         rows, mark = (BY_SYSTEM, "systems") if arguments.what == "systems" else (NAMES, "learned")

@@ -1,7 +1,7 @@
 """TDFusion's two networks written literally from their published description: the reference for speed and exactness.
 
 One module per box of the paper, `b c h w -> b (h w) c` copies for the normalisation, the query, key and value
-normalised and multiplied as written, nothing shared, nothing reordered. `tectum.systems.tdfusion` is timed against them
+normalised and multiplied as written, nothing shared, nothing reordered. `tectum.models.tdfusion` is timed against them
 (they cost what the published implementation costs) and must equal them. Inputs in tectum's order: visible, infrared.
 """
 

@@ -57,12 +57,12 @@ def make(variant: str):  # type: ignore[no-untyped-def]
     """Networks with the same numbers in both variants, and their optimisers."""
     import torch
 
+    from tectum.models.tdfusion import LossGenerator, PublishedTDFusionLoss, TDFusion
     from tectum.nn.memory import keep_memory
-    from tectum.systems.tdfusion import LossGenerator, PublishedTDFusionLoss, TDFusion
+    from tectum.pretrained.conversion import TDFUSION_KEYS
     from tectum.tasks import TASKS
     from tectum.training.recipes import RECIPES
     from tectum.training.trainer import Trainer
-    from tectum.weights.conversion import TDFUSION_KEYS
 
     torch.manual_seed(0)
     task = TASKS["segformer-b0"](tuple("abcdefghi"))

@@ -18,14 +18,14 @@ from torch import nn
 
 from tectum.data.datasets import open_set
 from tectum.io.files import load_state
+from tectum.models import SYSTEMS
 from tectum.nn.stages import fuse_tensors
 from tectum.pair import Pairs
-from tectum.systems import SYSTEMS
+from tectum.pretrained import loading as weights
 from tectum.training import recipes
 from tectum.training.loop import selection_score
 from tectum.training.old_names import use_new_names
 from tectum.training.recipes.build import build
-from tectum.weights import loading as weights
 
 MSRS = "MSRS: 181 labelled pairs of a re-split of its official test split; 40 more chose the checkpoint"
 

@@ -26,9 +26,9 @@ from tectum import balance
 from tectum.data.datasets import open_set
 from tectum.data.folders import exclude_names, read_split
 from tectum.data.synthetic import render
-from tectum.systems.sfofusion import SFOFusion, SFOFusionLoss
-from tectum.systems.tdfusion import TDFusionLoss
-from tectum.systems.tomiff import TOMIFF, TOMIFFLoss
+from tectum.models.sfofusion import SFOFusion, SFOFusionLoss
+from tectum.models.tdfusion import TDFusionLoss
+from tectum.models.tomiff import TOMIFF, TOMIFFLoss
 from tectum.training.recipes.build import scene_pair
 from tectum.training.schedule import Schedule
 

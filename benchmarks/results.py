@@ -23,7 +23,7 @@ from tectum.data.folders import read_split
 from tectum.evaluation.evaluate import Evaluation, Evaluator
 from tectum.evaluation.statistics import summarise
 from tectum.evaluation.tables import explain_undefined, markdown_table
-from tectum.systems import SYSTEMS
+from tectum.models import SYSTEMS
 
 DOCS = Path(__file__).parents[1] / "docs"
 SETS = {"msrs": "msrs-test", "tno": None, "roadscene": "roadscene-test"}  # and the list of pairs, where there is one

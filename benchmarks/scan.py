@@ -21,8 +21,8 @@ def fuse(system: str, megapixels: float, threads: int) -> dict[str, float]:
     """One image of 4:3, after a small one that loads what torch loads on demand."""
     import torch
 
+    from tectum.models import SYSTEMS
     from tectum.nn.stages import fuse_tensors
-    from tectum.systems import SYSTEMS
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)
@@ -41,7 +41,7 @@ def step(rounds: int = 3) -> dict[str, float]:
     """CPU-seconds of a training step, the fastest of a few after the first, of both systems in turns."""
     import torch
 
-    from tectum.systems import SYSTEMS
+    from tectum.models import SYSTEMS
 
     torch.set_num_threads(1)
     torch.manual_seed(0)

@@ -26,9 +26,9 @@ import tectum
 from parts import four_scalars, half, lgl, schedule_of
 from tectum.data.synthetic import CLASSES, render
 from tectum.metrics.task import DetectionScore
+from tectum.models.tdfusion import TDFusionLoss
+from tectum.models.tomiff import TOMIFFLoss
 from tectum.pair import Pair
-from tectum.systems.tdfusion import TDFusionLoss
-from tectum.systems.tomiff import TOMIFFLoss
 from tectum.training.recipes.build import scene_pair
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 import tectum
 from tectum.data.synthetic import CLASSES, render
 from tectum.metrics.task import SegmentationScore
+from tectum.models.tdfusion import TDFusionLoss
 from tectum.pair import Pair
-from tectum.systems.tdfusion import TDFusionLoss
 from tectum.training.recipes.build import scene_pair
 from tectum.training.schedule import Schedule
 

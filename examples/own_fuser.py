@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 import tectum
+from tectum.models.tdfusion import learned_loss
 from tectum.protocols import System
-from tectum.systems.tdfusion import learned_loss
 from tectum.training.recipes import RECIPES
 from tectum.training.recipes.build import build
 

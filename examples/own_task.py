@@ -16,8 +16,8 @@ from torch import Tensor, nn
 import tectum
 from tectum.color import rgb_to_ycbcr
 from tectum.data.synthetic import CLASSES, render
+from tectum.models import SYSTEMS
 from tectum.pair import Pair
-from tectum.systems import SYSTEMS
 from tectum.training.recipes import RECIPES
 
 PERSON = CLASSES.index("person")

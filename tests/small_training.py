@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tectum.metrics.task import SegmentationScore
+from tectum.models.tdfusion import TDFusionLoss
 from tectum.pair import Pair
-from tectum.systems.tdfusion import TDFusionLoss
 from tectum.training.checkpoint import FILES
 from tectum.training.schedule import Schedule
 from tectum.training.trainer import Trainer

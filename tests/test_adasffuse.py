@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from measures import count, gflops
 from tectum.kinds import KINDS
 from tectum.losses import ssim_map
+from tectum.models import SYSTEMS, adasffuse, adasffuse_published
+from tectum.models.adasffuse import BANDS, AdaSFFuse, AdaSFFuseLoss, octaves
+from tectum.models.adasffuse_published import Mixer, PublishedAdaSFFuse, PublishedAdaSFFuseLoss, hilbert
 from tectum.nn.filters import sobel
 from tectum.nn.pyramid import blend
 from tectum.nn.stages import fuse_tensors
 from tectum.nn.wavelet import rotate_back
-from tectum.systems import SYSTEMS, adasffuse, adasffuse_published
-from tectum.systems.adasffuse import BANDS, AdaSFFuse, AdaSFFuseLoss, octaves
-from tectum.systems.adasffuse_published import Mixer, PublishedAdaSFFuse, PublishedAdaSFFuseLoss, hilbert
 
 Images = Callable[..., tuple[Tensor, ...]]
 Perturb = Callable[..., nn.Module]

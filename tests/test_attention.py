@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tectum.models.tdfusion import AdaptiveFusion
 from tectum.nn.attention import ChannelAttention, ChannelNorm, GatedFeedForward, RestormerBlock, products
-from tectum.systems.tdfusion import AdaptiveFusion
 
 Perturb = Callable[..., nn.Module]
 Planes = list[list[list[float]]]

@@ -28,9 +28,9 @@ from small_training import (
     stop_after,
 )
 from tectum.balance import Constant, DynamicWeightAverage, TaskFusionBalance
+from tectum.models.tdfusion import TDFusionLoss
 from tectum.pair import Pair
 from tectum.protocols import Balance
-from tectum.systems.tdfusion import TDFusionLoss
 from tectum.training import held_out, loop
 from tectum.training.bilevel import hypergradient, sgd_step
 from tectum.training.held_out import split_held_out

@@ -159,7 +159,7 @@ def test_all_are_counted_then_take_turns(processes: Processes) -> None:
 
 
 def test_nothing_named_means_everything(processes: Processes) -> None:
-    from tectum.systems import SYSTEMS
+    from tectum.models import SYSTEMS
 
     bench = Measurement(size=("64x48", "32x32", "64X48"))
     bench.run()

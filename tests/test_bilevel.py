@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tectum.models import SYSTEMS
+from tectum.models.tdfusion import LossGenerator, PublishedTDFusionLoss, TDFusion, TDFusionLoss
 from tectum.pair import Pair
-from tectum.systems import SYSTEMS
-from tectum.systems.tdfusion import LossGenerator, PublishedTDFusionLoss, TDFusion, TDFusionLoss
+from tectum.pretrained.conversion import TDFUSION_KEYS
 from tectum.tasks import TASKS
 from tectum.training.bilevel import HyperGradient, InnerOptimizer, adam_step, hypergradient, sgd_step
-from tectum.weights.conversion import TDFUSION_KEYS
 
 SIZE = 12
 

@@ -19,8 +19,8 @@ from small_training import PX, SHORT, Generator, Segmenter, labelled_pairs
 from tectum.balance import TaskFusionBalance
 from tectum.cli import main
 from tectum.data.synthetic import render, save
+from tectum.models.tdfusion import TDFusionLoss
 from tectum.protocols import System
-from tectum.systems.tdfusion import TDFusionLoss
 from tectum.training.checkpoint import FILES
 from tectum.training.distributed import World
 from tectum.training.loop import fit

@@ -24,9 +24,9 @@ from tectum.downstream.page import draw_predictions, featured_input, rank_by_gai
 from tectum.downstream.run import Cell, Comparison, Input
 from tectum.evaluation.methods import FolderMethod, make_baseline
 from tectum.io.image import Picture, write_image
+from tectum.models import SYSTEMS
 from tectum.pair import Pair
 from tectum.report.painting import FALSE, FOUND, MISSED, PALETTE, add_legend, frame_objects, paint
-from tectum.systems import SYSTEMS
 
 CLASSES = ("background", "car", "person")
 SIZE = (100, 120)
@@ -286,7 +286,7 @@ def test_the_command_goes_from_folders_to_a_page(
         (tmp_path / "fused" / part).mkdir(parents=True)
         for file in (streets / part / "ir").iterdir():
             write_image(tmp_path / "fused" / part / file.name, np.full((48, 60), 90, np.uint8))
-    inputs = ("visible", "both=average", str(tmp_path / "fused"), "system=tectum.systems.baselines:Maximum")
+    inputs = ("visible", "both=average", str(tmp_path / "fused"), "system=tectum.models.baselines:Maximum")
     out, drawn = tmp_path / "run", tmp_path / "drawn"
     assert command(tiny, streets, out, *inputs, predict=str(drawn), quiet=False, without=("bike",)).run() == 0
     told = capsys.readouterr()

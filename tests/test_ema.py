@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from small_training import Stopped, read_log
+from tectum.models.tdfusion import TDFusionLoss
 from tectum.pair import Pair
-from tectum.systems.tdfusion import TDFusionLoss
 from tectum.training.ema import EMA
 from tectum.training.loop import fit
 from tectum.training.schedule import Schedule

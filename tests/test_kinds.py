@@ -14,8 +14,8 @@ from tectum.fusion.fuse import fuse
 from tectum.fusion.pipeline import FuseOptions, FusePipeline
 from tectum.io.image import picture_from_array, write_image
 from tectum.kinds import KINDS
-from tectum.systems import SYSTEMS
-from tectum.weights import loading as weights
+from tectum.models import SYSTEMS
+from tectum.pretrained import loading as weights
 
 HEIGHT, WIDTH = 12, 18
 

@@ -75,7 +75,7 @@ def test_the_engine_knows_no_system_task_or_dataset() -> None:
         and "command" not in f.importer
         and room(f.imported) != "training"
     }
-    assert {name for name in known if room(name) in ("systems", "tasks", "data", "weights")} <= {
+    assert {name for name in known if room(name) in ("models", "tasks", "data", "pretrained")} <= {
         "tectum.data.transforms"
     }
     for name, path in MODULES.items():
@@ -95,7 +95,7 @@ def test_import_stays_light() -> None:
 import sys, tectum
 heavy = {"torch", "numpy", "cv2", "matplotlib", "PIL", "tyro", "tqdm", "safetensors"}
 print(tectum.__version__, sorted(tectum.__all__), sorted(heavy & {name.split(".")[0] for name in sys.modules}))
-import tectum.fusion.pipeline, tectum.weights.loading, tectum.systems
+import tectum.fusion.pipeline, tectum.pretrained.loading, tectum.models
 print(sorted({"cv2", "matplotlib", "tyro"} & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -103,7 +103,8 @@ print(sorted({"cv2", "matplotlib", "tyro"} & set(sys.modules)))
 
 
 def test_the_public_names_are_these_and_say_what_they_are() -> None:
-    verbs, nouns = {"evaluate", "fit", "fuse", "load"}, {"Pair", "Schedule", "UserError", "metrics"}
+    verbs = {"evaluate", "fit", "fuse", "load"}
+    nouns = {"Pair", "Schedule", "UserError", "metrics", "systems", "weights"}
     assert set(tectum.__all__) == verbs | nouns
     for name in tectum.__all__:
         assert inspect.getdoc(getattr(tectum, name)), name
@@ -114,9 +115,24 @@ def test_the_public_names_are_these_and_say_what_they_are() -> None:
         _ = tectum.fusse
 
 
+def test_systems_and_weights_list_what_can_be_named() -> None:
+    code = """
+import tectum
+before = tectum.systems(), tectum.weights()
+import tectum.models, tectum.models.tdfusion, tectum.pretrained.loading, tectum.cli
+assert (tectum.systems(), tectum.weights()) == before
+from tectum import systems, weights
+assert (systems(), weights()) == before
+"""
+    for first in ("", "import tectum.models, tectum.pretrained.loading"):
+        subprocess.run([sys.executable, "-c", first + code], check=True)
+    assert all(line and "\n" not in line for line in tectum.systems().values())
+    assert {card["system"] for card in tectum.weights().values()} <= tectum.systems().keys()
+
+
 def test_registries_hold_what_they_say() -> None:
+    from tectum.models import SYSTEMS
     from tectum.protocols import System
-    from tectum.systems import SYSTEMS
 
     assert {"average", "maximum", "tdfusion"} <= SYSTEMS.keys()
     assert all(isinstance(system, System) and name == name.lower() for name, system in SYSTEMS.items())

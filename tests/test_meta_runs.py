@@ -26,9 +26,9 @@ from small_training import (
     read_results,
     stop_after,
 )
+from tectum.models.tdfusion import TDFusionLoss
 from tectum.pair import Pair
 from tectum.report.painting import PALETTE, UNKNOWN
-from tectum.systems.tdfusion import TDFusionLoss
 from tectum.training import loop
 from tectum.training.loop import fit
 from tectum.training.old_names import OLD_NAMES

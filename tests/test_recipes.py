@@ -14,14 +14,14 @@ from small_training import Generator, OneWeight, Small
 from tectum.balance import TaskFusionBalance
 from tectum.cli import main
 from tectum.data.synthetic import render, save
+from tectum.models import SYSTEMS, TDFusion, TDFusionLoss
+from tectum.models.tdfusion import LossGenerator, WeightedSum
+from tectum.pretrained import loading as weights
 from tectum.protocols import System, resolve
-from tectum.systems import SYSTEMS, TDFusion, TDFusionLoss
-from tectum.systems.tdfusion import LossGenerator, WeightedSum
 from tectum.training import recipes
 from tectum.training.command import Train
 from tectum.training.recipes.build import build
 from tectum.training.schedule import Schedule
-from tectum.weights import loading as weights
 from test_data_sets import write_masks, write_pair, write_xml, write_yolo
 
 TINY = ["--steps", "4", "--batch", "2", "--crop-px", "16", "--quiet"]
@@ -91,6 +91,14 @@ def test_a_recipe_of_before_with_the_published_loss(tmp_path: Path) -> None:
 
 VALUE = recipes.RECIPES["tdfusion-fixed"].change(name="value", crop_px=24)
 NONSENSE = "no recipe"
+
+
+def test_a_recipe_with_the_modules_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    recipe = own().change(system="tectum.models.tdfusion:WEIGHTED_SUM")
+    recipes.save(recipe, tmp_path / "recipe.json")
+    text = (tmp_path / "recipe.json").read_text()
+    (tmp_path / "recipe.json").write_text(text.replace("tectum.models.", "tectum.systems."))
+    assert recipes.read(tmp_path / "recipe.json") == recipe
 
 
 @pytest.mark.parametrize(("name", "crop_px"), [("test_recipes:VALUE", 24), ("test_recipes:own", 16)])

@@ -13,20 +13,20 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from measures import count, gflops
-from tectum.nn.filters import variation_gradient
-from tectum.nn.spectrum import amplitude, image, low_cosines, phasor, radial_bands, rotate_phasor, spectrum
-from tectum.nn.stages import WHOLE
-from tectum.pair import Pair
-from tectum.systems import sfofusion
-from tectum.systems.sfofusion import SFOFusion, SFOFusionLoss, energy
-from tectum.systems.sfofusion_published import (
+from tectum.models import sfofusion
+from tectum.models.sfofusion import SFOFusion, SFOFusionLoss, energy
+from tectum.models.sfofusion_published import (
     PublishedLossGenerator,
     PublishedSFOFusion,
     PublishedSFOFusionLoss,
     cosines,
     published_bands,
 )
-from tectum.systems.tdfusion import TDFusion
+from tectum.models.tdfusion import TDFusion
+from tectum.nn.filters import variation_gradient
+from tectum.nn.spectrum import amplitude, image, low_cosines, phasor, radial_bands, rotate_phasor, spectrum
+from tectum.nn.stages import WHOLE
+from tectum.pair import Pair
 from tectum.training.bilevel import hypergradient, sgd_step
 
 Images = Callable[..., tuple[Tensor, ...]]

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from measures import count
+from tectum.models import SYSTEMS
+from tectum.models.baselines import LaplacianPyramid
+from tectum.models.tdfusion import LossGenerator, PublishedTDFusionLoss, TDFusion, TDFusionLoss
 from tectum.nn.stages import fuse_tensors
-from tectum.systems import SYSTEMS
-from tectum.systems.baselines import LaplacianPyramid
-from tectum.systems.tdfusion import LossGenerator, PublishedTDFusionLoss, TDFusion, TDFusionLoss
-from tectum.weights import loading as weights
-from tectum.weights.conversion import convert
+from tectum.pretrained import loading as weights
+from tectum.pretrained.conversion import convert
 
 Images = Callable[..., tuple[Tensor, ...]]
 Perturb = Callable[..., nn.Module]

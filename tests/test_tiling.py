@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jvp
 
+from tectum.models import SYSTEMS
+from tectum.models.baselines import Average
+from tectum.models.tdfusion import TDFusion
 from tectum.nn.stages import Stage, StagedFuser, fuse_tensors, windows
-from tectum.systems import SYSTEMS
-from tectum.systems.baselines import Average
-from tectum.systems.tdfusion import TDFusion
-from tectum.weights.loading import load
+from tectum.pretrained.loading import load
 
 Images = Callable[..., tuple[Tensor, ...]]
 Perturb = Callable[..., nn.Module]

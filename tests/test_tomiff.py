@@ -11,14 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from measures import count, gflops
+from tectum.models import SYSTEMS
+from tectum.models.tdfusion import TDFusionLoss
+from tectum.models.tomiff import TOMIFF, FourScalars, TOMIFFLoss, low_passes, stronger
+from tectum.models.tomiff_published import PublishedTOMIFF, PublishedTOMIFFLoss, one_sided, published_weight
 from tectum.nn.filters import box_mean, variation_gradient
 from tectum.nn.gabor import GaborBank, windows
 from tectum.nn.stages import Stage, fuse_tensors
 from tectum.pair import Pair
-from tectum.systems import SYSTEMS
-from tectum.systems.tdfusion import TDFusionLoss
-from tectum.systems.tomiff import TOMIFF, FourScalars, TOMIFFLoss, low_passes, stronger
-from tectum.systems.tomiff_published import PublishedTOMIFF, PublishedTOMIFFLoss, one_sided, published_weight
 from tectum.training.bilevel import hypergradient, sgd_step
 
 Images = Callable[..., tuple[Tensor, ...]]

@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from small_training import Stopped, read_log
+from tectum.models.tdfusion import TDFusion, TDFusionLoss
 from tectum.pair import Pair
-from tectum.systems.tdfusion import TDFusion, TDFusionLoss
 from tectum.training import checkpoint
 from tectum.training.batches import batch_indices, crop_batch
 from tectum.training.distributed import World

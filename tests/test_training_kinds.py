@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from small_training import Small
 from tectum.cli import main
 from tectum.kinds import KINDS
+from tectum.models import SYSTEMS
+from tectum.models.tdfusion import TDFusionLoss
 from tectum.protocols import System
-from tectum.systems import SYSTEMS
-from tectum.systems.tdfusion import TDFusionLoss
 from tectum.training import recipes
 from tectum.training.recipes import Recipe
 from tectum.training.recipes.build import build

@@ -21,7 +21,7 @@ from small_training import (
     labelled_pairs,
     prepare_trainer,
 )
-from tectum.systems.tdfusion import TDFusionLoss
+from tectum.models.tdfusion import TDFusionLoss
 from tectum.training.batches import batch_indices, meta_indices
 from tectum.training.schedule import Schedule
 from tectum.training.trainer import Trainer

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 import tectum
 from tectum.errors import UserError
-from tectum.systems import SYSTEMS
-from tectum.systems.tdfusion import LossGenerator, TDFusion
-from tectum.weights import loading as weights
-from tectum.weights.conversion import convert
+from tectum.models import SYSTEMS
+from tectum.models.tdfusion import LossGenerator, TDFusion
+from tectum.pretrained import loading as weights
+from tectum.pretrained.conversion import convert
 
 Perturb = Callable[..., nn.Module]
 Images = Callable[..., tuple[Tensor, ...]]

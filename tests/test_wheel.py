@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tectum.weights import loading as weights
+from tectum.pretrained import loading as weights
 
 ROOT = Path(__file__).parents[1]
 
@@ -19,11 +19,11 @@ def test_the_wheel_holds_weights_scenes_and_notices(tmp_path: Path) -> None:
     (wheel,) = tmp_path.glob("tectum-*.whl")
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-    files = {f"tectum/weights/{card['file']}" for card in weights.cards().values()}
-    files |= {f"tectum/weights/{c['objective']['file']}" for c in weights.cards().values() if "objective" in c}
+    files = {f"tectum/pretrained/{card['file']}" for card in weights.cards().values()}
+    files |= {f"tectum/pretrained/{c['objective']['file']}" for c in weights.cards().values() if "objective" in c}
     assert files
     assert files <= names
-    assert {"tectum/weights/NOTICE", "tectum/weights/cards.json", "tectum/py.typed"} <= names
+    assert {"tectum/pretrained/NOTICE", "tectum/pretrained/cards.json", "tectum/py.typed"} <= names
     assert {"tectum/data/splits/msrs-validation.txt", "tectum/data/demo/vi/street-1.png"} <= names
     assert {f"tectum/report/page.{kind}" for kind in ("html.jinja", "css", "js")} <= names
     assert {f"tectum/report/downstream.{kind}" for kind in ("html.jinja", "css")} <= names

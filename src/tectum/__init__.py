@@ -25,7 +25,7 @@ Evaluate systems, networks, or folders of anyone's fused images.
 
 Train any network on pairs of your own; recipes for known sets: `tectum train --help`.
 
->>> from tectum.systems.tdfusion import TDFusionLoss
+>>> from tectum.models.tdfusion import TDFusionLoss
 >>> pairs = [tectum.Pair(a[i : i + 1], b[i : i + 1]) for i in range(4)]
 >>> fuser = tectum.load("tdfusion", trainable=True, device="cpu")
 >>> short = tectum.Schedule(steps=2, batch=2, crop_px=32, validate_every=1)
@@ -40,6 +40,7 @@ Use a metric: one value per image; also a loss, and a `torchmetrics.Metric`.
 torch.Size([4])
 """
 
+import copy
 import importlib
 from typing import TYPE_CHECKING, Any
 
@@ -50,9 +51,9 @@ if TYPE_CHECKING:
     from tectum.evaluation.evaluate import evaluate as evaluate
     from tectum.fusion.fuse import fuse as fuse
     from tectum.pair import Pair as Pair
+    from tectum.pretrained.loading import load as load
     from tectum.training.loop import fit as fit
     from tectum.training.schedule import Schedule as Schedule
-    from tectum.weights.loading import load as load
 
 __version__ = "0.1.0"
 
@@ -62,9 +63,31 @@ _HOMES = {
     "evaluate": "tectum.evaluation.evaluate",
     "fit": "tectum.training.loop",
     "fuse": "tectum.fusion.fuse",
-    "load": "tectum.weights.loading",
+    "load": "tectum.pretrained.loading",
 }
-__all__ = ["Pair", "Schedule", "UserError", "evaluate", "fit", "fuse", "load", "metrics"]
+__all__ = ["Pair", "Schedule", "UserError", "evaluate", "fit", "fuse", "load", "metrics", "systems", "weights"]
+
+
+def systems() -> dict[str, str]:
+    """List the fusion systems: {name: one line}. A name is what `fuse`, `load` and `tectum --system` take.
+
+    >>> systems()["average"]
+    'mean of both sources'
+    """
+    from tectum.models import SYSTEMS
+
+    return {name: system.description for name, system in SYSTEMS.items()}
+
+
+def weights() -> dict[str, dict[str, Any]]:
+    """List the packaged weights: {name: card}, with the system, the data, the scores and the licence of each.
+
+    >>> weights()["tdfusion-fixed-msrs"]["system"]
+    'tdfusion'
+    """
+    from tectum.pretrained.loading import cards
+
+    return copy.deepcopy(cards())
 
 
 def __dir__() -> list[str]:

@@ -27,9 +27,9 @@ from tectum.downstream.command import Downstream
 from tectum.errors import UserError, abbreviate, closest, suggest
 from tectum.evaluation.command import Eval
 from tectum.fusion.command import Fuse
+from tectum.pretrained.command import ConvertWeights, ListWeights
 from tectum.registration.command import Align
 from tectum.training.command import Train
-from tectum.weights.command import ConvertWeights, ListWeights
 
 
 class Command(Protocol):

@@ -70,7 +70,7 @@ class _Kinds(dict[str, Kind]):
         raise UserError(f"unknown kind '{name}';{suggest(name.lower(), self)} available: {available}")
 
 
-_OBJECTIVE = "tectum.systems.adasffuse:AdaSFFuseLoss"
+_OBJECTIVE = "tectum.models.adasffuse:AdaSFFuseLoss"
 
 KINDS = _Kinds(
     infrared=Kind(

@@ -123,6 +123,7 @@ class System:
         balance: weights of the loss terms and of the task's loss, epoch by epoch, with `frozen=True` as an option; or
             None.
         variant: "published" for a system as it was released, "repaired" where there is such a one beside it, else None.
+        description: one line for lists of systems.
     """
 
     fuser: Callable[..., nn.Module]
@@ -131,6 +132,7 @@ class System:
     weights: str | None = None
     balance: Callable[..., Balance] | None = None
     variant: Literal["published", "repaired"] | None = None
+    description: str = ""
 
 
 def resolve(table: Mapping[str, T], name: str, *, noun: str) -> T:

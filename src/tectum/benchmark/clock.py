@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from tectum.models import SYSTEMS
 from tectum.nn.stages import fuse_tensors
+from tectum.pretrained.loading import DTYPES
 from tectum.protocols import System, resolve
-from tectum.systems import SYSTEMS
-from tectum.weights.loading import DTYPES
 
 MIN_CALLS, MAX_CALLS, ENOUGH_S = 3, 100, 1.0
 """A process times so many calls at least, and more of them, up to the second number, until so many seconds are over."""

@@ -27,10 +27,10 @@ from tectum.benchmark.clock import run_in_process
 from tectum.benchmark.options import BenchOptions
 from tectum.console import parse_size, progress_bar
 from tectum.errors import UserError, unknown
+from tectum.models import SYSTEMS
 from tectum.options import takes_options
+from tectum.pretrained.loading import DTYPES, build_fuser, find_device
 from tectum.protocols import System, resolve
-from tectum.systems import SYSTEMS
-from tectum.weights.loading import DTYPES, build_fuser, find_device
 
 _SMALLEST_PX = 16
 """Sides below this say nothing about any image."""
@@ -205,7 +205,7 @@ def measure(systems: Sequence[str] = (), *, quiet: bool = True, **options: Any) 
         measure(["tdfusion", "average"], size=["640x480", "1280x720"], rounds=3)
 
     Args:
-        systems: names of `tectum.systems.SYSTEMS`, or `package.module:Class`; none given takes all of `SYSTEMS`.
+        systems: names of `tectum.models.SYSTEMS`, or `package.module:Class`; none given takes all of `SYSTEMS`.
         quiet: no progress bar.
         options: see `tectum.benchmark.options.BenchOptions`.
 

@@ -123,9 +123,9 @@ class Downstream(Budget, Data):
     def comparison(self) -> "tuple[Comparison, tuple[str, ...]]":
         """Returns the comparison, not yet prepared, and the names of the task's classes."""
         from tectum.downstream.run import Comparison
+        from tectum.pretrained.loading import find_device
         from tectum.protocols import resolve
         from tectum.tasks import TASKS
-        from tectum.weights.loading import find_device
 
         name = _SMALLEST.get(self.task, self.task)
         short = {few: TASKS[full] for few, full in _SMALLEST.items()}

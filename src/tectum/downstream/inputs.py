@@ -134,8 +134,8 @@ def make_input(name: str, spec: str, device: str, *, scored: str = "test", varia
     from tectum.downstream.run import Input
     from tectum.evaluation.methods import FolderMethod, make_baseline, make_system
     from tectum.evaluation.options import BASELINES
-    from tectum.systems import SYSTEMS
-    from tectum.weights.loading import cards
+    from tectum.models import SYSTEMS
+    from tectum.pretrained.loading import cards
 
     if spec in BASELINES:
         return Input(name, make_baseline(spec), make_baseline(spec))

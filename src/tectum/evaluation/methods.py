@@ -30,9 +30,9 @@ from tectum.io.folders import ResultFolder, find_images, group_by_name, group_by
 from tectum.io.image import Array, Picture, picture_from_array, px, read_image, read_pixels, to_array, write_image
 from tectum.kinds import KINDS, Kind
 from tectum.metrics.conventions import Convention
+from tectum.models import SYSTEMS
 from tectum.nn.modes import evaluation_mode
-from tectum.systems import SYSTEMS
-from tectum.weights import loading as weights
+from tectum.pretrained import loading as weights
 
 
 def baselines_of(kind: Kind) -> tuple[str, ...]:

@@ -37,7 +37,7 @@ from tectum.io.image import Picture, picture_from_array, px, read_image, to_arra
 from tectum.kinds import KINDS, Kind
 from tectum.nn.modes import evaluation_mode
 from tectum.nn.stages import StagedFuser, check_tile, fuse_tensors
-from tectum.weights.loading import Selection, cards, find_device, select
+from tectum.pretrained.loading import Selection, cards, find_device, select
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Source = str | Path | Array | Tensor | Image.Image

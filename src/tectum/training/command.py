@@ -106,10 +106,10 @@ class Train(_Changes, _Arguments):  # type: ignore[misc]
     def run(self) -> int:
         """Train, print the best validation, and return the exit code: 1 for a loss that has not been learned."""
         recipe = self.make_recipe()
+        from tectum.pretrained.loading import find_device
         from tectum.training.distributed import World
         from tectum.training.loop import fit
         from tectum.training.recipes.build import build
-        from tectum.weights.loading import find_device
 
         use_threads(self.threads)
         device = find_device(self.device)
@@ -149,7 +149,7 @@ class Train(_Changes, _Arguments):  # type: ignore[misc]
             raise UserError(f"recipe '{recipe.name}' renders its own scenes; leave out --data")
         changes: dict[str, Any] = {}
         if self.variant is not None:
-            from tectum.weights.loading import select_system
+            from tectum.pretrained.loading import select_system
 
             changes["system"], _ = select_system(recipe.system, self.variant)
         if self.alpha is not None:

@@ -17,6 +17,11 @@ OLD_NAMES = {
 """Old names of settings, numbers in the log and balances, and their names of today."""
 
 
+def use_new_modules(text: str) -> str:
+    """Returns a recipe's text with the modules of today in its names `package.module:Attribute`."""
+    return text.replace('"tectum.systems.', '"tectum.models.')
+
+
 def use_new_names(values: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the settings of a schedule, or the numbers of a log line, under the names of today.
 

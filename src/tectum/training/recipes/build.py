@@ -16,10 +16,10 @@ from tectum.data.synthetic import CLASSES, Scene, render
 from tectum.errors import UserError
 from tectum.kinds import KINDS
 from tectum.pair import Pair, Pairs
+from tectum.pretrained import loading as weights
 from tectum.protocols import Balance, System, resolve
 from tectum.tasks import TASKS
 from tectum.training.recipes.recipe import BALANCES, Recipe, Target
-from tectum.weights import loading as weights
 
 NUM_SCENES, SCENE_PX = 36, (240, 320)
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from tectum.errors import UserError
 from tectum.io.files import write_whole
 from tectum.kinds import KINDS
-from tectum.training.old_names import use_new_names
+from tectum.training.old_names import use_new_modules, use_new_names
 from tectum.training.schedule import Schedule
 
 Target = Literal["masks", "boxes"]
@@ -23,7 +23,7 @@ class Recipe:
     name: str
     """Name of the recipe, for messages."""
     system: str
-    """System (fuser and objective): a key of `tectum.systems.SYSTEMS` or module:Attribute."""
+    """System (fuser and objective): a key of `tectum.models.SYSTEMS` or module:Attribute."""
     data: str
     """A known set, "folder" (pairs in a folder of the user) or "street" (synthetic scenes, rendered here)."""
     every: int = 1
@@ -108,10 +108,10 @@ class Recipe:
             return self.change(name=name, balance="none", task_weight=1.0)
         if part == "IV":
             return self.change(name=name, interleaved=True)
-        from tectum.weights.loading import select_system
+        from tectum.pretrained.loading import select_system
 
         published = getattr(select_system(self.system)[1], "variant", None) == "published"
-        system = f"tectum.systems.tdfusion:{'PUBLISHED_' * published}WEIGHTED_SUM"
+        system = f"tectum.models.tdfusion:{'PUBLISHED_' * published}WEIGHTED_SUM"
         changes = {"system": system, "learned": False, "start": None, "balance": "none"}
         return self.change(name=name, options=fixed | {"beta": 0.0}, meta_steps=0, task_weight=1.0, **changes)
 
@@ -132,7 +132,7 @@ def read(path: Path) -> Recipe:
     if not path.is_file():
         raise FileNotFoundError(f"a recipe must be a file, and {path} is none; check the path")
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content: dict[str, Any] = json.loads(use_new_modules(path.read_text(encoding="utf-8")))
         content = {**content, **_published_system(content), "schedule": Schedule(**use_new_names(content["schedule"]))}
         return Recipe(**content)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -150,7 +150,7 @@ def _published_system(content: dict[str, Any]) -> dict[str, Any]:
     variant = options.pop("variant", None)
     if variant is None:
         return {}
-    from tectum.weights.loading import select_system
+    from tectum.pretrained.loading import select_system
 
     (_, before), (name, system) = select_system(content["system"]), select_system(content["system"], variant)
     if system.fuser is not before.fuser or content.get("loss") or content.get("objective"):  # type: ignore[union-attr]

@@ -18,7 +18,7 @@ class ListWeights:
     """Print the cards as JSON."""
 
     def run(self) -> int:
-        from tectum.weights import loading as weights
+        from tectum.pretrained import loading as weights
 
         cards = weights.cards()
         if self.json:
@@ -57,7 +57,7 @@ class ConvertWeights:
     """Replace FILE if it is there."""
 
     def run(self) -> int:
-        from tectum.weights.conversion import convert
+        from tectum.pretrained.conversion import convert
 
         source = Path(self.checkpoint)
         target = source.with_suffix(".safetensors") if self.out is None else Path(self.out)

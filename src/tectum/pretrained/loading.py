@@ -28,10 +28,10 @@ from tectum.color import check_luminances
 from tectum.errors import UserError, unknown
 from tectum.io.files import load_state, read_tensors, write_tensors
 from tectum.kinds import KINDS
+from tectum.models import SYSTEMS
 from tectum.protocols import System, resolve
-from tectum.systems import SYSTEMS
 
-FOLDER = Path(str(resources.files("tectum.weights")))
+FOLDER = Path(str(resources.files("tectum.pretrained")))
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 Card = dict[str, Any]
@@ -43,7 +43,7 @@ class Selection:
     """A chosen fuser: its system, its weights, and the kind of pairs that it was asked for.
 
     Attributes:
-        system: a key of `tectum.systems.SYSTEMS`, or `package.module:Class`.
+        system: a key of `tectum.models.SYSTEMS`, or `package.module:Class`.
         entry: what that names, a `System` or the user's own class.
         weights: name of a packaged set, or path of a file; None for none.
         file: where the weights lie, or None.
@@ -96,7 +96,7 @@ def select(
     """Find the system and the weights that the given names lead to, without loading them.
 
     Args:
-        system: a key of `tectum.systems.SYSTEMS`, a packaged set of weights, or `package.module:Class`; None takes the
+        system: a key of `tectum.models.SYSTEMS`, a packaged set of weights, or `package.module:Class`; None takes the
             system of the packaged weights, else the kind's own.
         weights: a packaged set or a `.safetensors` file; None takes the default of the kind or the system.
         kind: "infrared", "exposure", "focus" or "medical".
@@ -138,7 +138,7 @@ def load(
     """Load a fuser: `fuser(a, b) -> fused`, all (B,1,H,W) in [0,1], a the visible luminance, b the infrared one.
 
     Args:
-        system: a key of `tectum.systems.SYSTEMS`, a packaged set of weights (`load("tdfusion-fixed-msrs")`), or
+        system: a key of `tectum.models.SYSTEMS`, a packaged set of weights (`load("tdfusion-fixed-msrs")`), or
             `package.module:Class` of the user's own; None takes the system of the packaged weights, else the kind's.
         weights: a packaged set or a `.safetensors` file; None takes the default of the kind or the system.
         variant: "published" for the system as its authors released it: `load("tomiff", FILE, variant="published")`.

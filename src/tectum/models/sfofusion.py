@@ -42,6 +42,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tectum.models.tdfusion import TDFusionLoss
 from tectum.nn.filters import inverse_softplus, variation_gradient
 from tectum.nn.spectrum import (
     SpectralConv,
@@ -54,7 +55,6 @@ from tectum.nn.spectrum import (
     spectrum,
 )
 from tectum.nn.stages import Stage, StagedFuser, State, Window, channels_last, without_gradients
-from tectum.systems.tdfusion import TDFusionLoss
 
 _STRIPE_PX = 120_000
 """Pixels in a stripe: its temporaries stay below the size at which the C library gives memory back after each use."""

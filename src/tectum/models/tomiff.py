@@ -22,7 +22,7 @@ whole multiples of 32 by the last row and column. Inputs and output (B,1,H,W) in
 Reference: TOMIFF: Task-Oriented Meta-Learning Framework for Multimodal Image Fusion with Adaptive Loss; known by its
 abstract, its figure and the sizes of the released network, no paper is public.
 
-Differs from the release (`tomiff-published`, `tectum.systems.tomiff_published`) where that breaks a promise of its
+Differs from the release (`tomiff-published`, `tectum.models.tomiff_published`) where that breaks a promise of its
 abstract:
     - five levels of the wavelet where one is taken five times; they correct LL_1 instead of replacing it
     - orientations at i pi / 6, normalised kernels on a grid of pixels, all six responses in the tokens, not a mixture
@@ -39,10 +39,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tectum.models.tdfusion import TDFusionLoss
 from tectum.nn.filters import box_mean, inverse_softplus, sobel, variation_gradient
 from tectum.nn.gabor import WINDOW_PX, GaborAttention
 from tectum.nn.stages import STRIPE_PX, Stage, StagedFuser, State, Window, channels_last, without_gradients
-from tectum.systems.tdfusion import TDFusionLoss
 
 _LEVELS = 5
 _WINDOWS = 16

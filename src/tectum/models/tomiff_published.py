@@ -24,10 +24,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tectum.models.tdfusion import PublishedTDFusionLoss
+from tectum.models.tomiff import shares
 from tectum.nn.filters import variation_gradient
 from tectum.nn.gabor import WINDOW_PX, windows
-from tectum.systems.tdfusion import PublishedTDFusionLoss
-from tectum.systems.tomiff import shares
 
 
 class PublishedTOMIFF(nn.Module):
@@ -47,7 +47,7 @@ class PublishedTOMIFF(nn.Module):
 
 
 class PublishedTOMIFFLoss(PublishedTDFusionLoss):
-    """Released learned objective of TOMIFF; arguments are those of `tectum.systems.tomiff.TOMIFFLoss`."""
+    """Released learned objective of TOMIFF; arguments are those of `tectum.models.tomiff.TOMIFFLoss`."""
 
     def __init__(self, *, alpha: float = 1.0, beta: float = 1.0) -> None:
         super().__init__(PublishedFourScalars(), alpha=alpha, beta=beta)

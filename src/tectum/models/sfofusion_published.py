@@ -31,10 +31,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tectum.models.sfofusion import LossGenerator, SFOFusionLoss, conv, energy
+from tectum.models.tdfusion import PublishedTDFusionLoss
 from tectum.nn.filters import variation_gradient
 from tectum.nn.stages import channels_last
-from tectum.systems.sfofusion import LossGenerator, SFOFusionLoss, conv, energy
-from tectum.systems.tdfusion import PublishedTDFusionLoss
 
 
 class PublishedSFOFusion(nn.Module):
@@ -133,7 +133,7 @@ class PublishedLossGenerator(LossGenerator):
 
 
 class PublishedSFOFusionLoss(SFOFusionLoss, PublishedTDFusionLoss):
-    """Released learned objective of SFOFusion; arguments are those of `tectum.systems.sfofusion.SFOFusionLoss`."""
+    """Released learned objective of SFOFusion; arguments are those of `tectum.models.sfofusion.SFOFusionLoss`."""
 
     generator_class = PublishedLossGenerator
 

@@ -40,11 +40,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tectum.losses import magnitude_loss, ssim_map
+from tectum.models.adasffuse import AdaSFFuseLoss
 from tectum.nn.filters import sobel
 from tectum.nn.scan import Workspace, scan, scan_from
 from tectum.nn.stages import channels_last, without_gradients
 from tectum.nn.wavelet import LearnedWavelet
-from tectum.systems.adasffuse import AdaSFFuseLoss
 
 HEAD, STATES = 64, 64
 STRIPE_NUMBERS = 2**17
@@ -88,7 +88,7 @@ class PublishedAdaSFFuse(nn.Module):
 
 
 class PublishedAdaSFFuseLoss(AdaSFFuseLoss):
-    """Released objective of one kind of fusion; arguments are those of `tectum.systems.adasffuse.AdaSFFuseLoss`."""
+    """Released objective of one kind of fusion; arguments are those of `tectum.models.adasffuse.AdaSFFuseLoss`."""
 
     def terms(self, fused: Tensor, a: Tensor, b: Tensor) -> dict[str, Tensor]:
         target = torch.maximum(a, b) if self.kind in ("infrared", "medical") else (a + b) / 2

@@ -24,7 +24,7 @@ CT, PET or SPECT image, or the first of two foci.
 Reference: Task-Generalized Adaptive Cross-Domain Learning for Multimodal Image Fusion, Wang et al., 2025,
 https://arxiv.org/abs/2508.15505
 
-Differs from the release (`adasffuse-published`, `tectum.systems.adasffuse_published`) where that breaks a promise:
+Differs from the release (`adasffuse-published`, `tectum.models.adasffuse_published`) where that breaks a promise:
     - wavelet weights depend on the input, and always invert; the release has eight numbers for everything
     - the filter tells frequencies apart; there, every frequency gets the same complex number
     - scans run both ways along rows and columns, not once through the raster; the gate z has an activation

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tectum.errors import UserError
 from tectum.io.files import load_state, write_tensors
-from tectum.weights.loading import build_fuser, select_system
+from tectum.pretrained.loading import build_fuser, select_system
 
 TDFUSION_KEYS = {
     "project_in_1": "embed_infrared",
@@ -46,7 +46,7 @@ def convert(source: Path, target: Path, system: str = "tdfusion", *, variant: st
     Args:
         source: .pth, .pt or .ckpt, or .npz arrays. The state dict may lie inside nested dicts.
         target: the .safetensors file to write.
-        system: whose network it is, a key of `tectum.systems.SYSTEMS`. Keys must be our names; for `tdfusion` they may
+        system: whose network it is, a key of `tectum.models.SYSTEMS`. Keys must be our names; for `tdfusion` they may
             also be those of the authors' TDFusion and ReFusion files.
         variant: "published" for the network as its authors released it.
 

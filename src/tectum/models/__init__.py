@@ -1,0 +1,96 @@
+"""The fusion systems by name. Registering one here is all it takes to be tested, trained and run.
+
+`NAME-published` is a system as it was released, with its defects; NAME keeps what its abstract promises.
+"""
+
+from dataclasses import replace
+
+from tectum.balance import DynamicWeightAverage, TaskFusionBalance
+from tectum.models.adasffuse import AdaSFFuse, AdaSFFuseLoss
+from tectum.models.adasffuse_published import PublishedAdaSFFuse, PublishedAdaSFFuseLoss
+from tectum.models.baselines import Average, LaplacianPyramid, Maximum
+from tectum.models.sfofusion import SFOFusion, SFOFusionLoss
+from tectum.models.sfofusion_published import PublishedSFOFusion, PublishedSFOFusionLoss
+from tectum.models.tdfusion import (
+    PublishedTDFusionLoss,
+    TDFusion,
+    TDFusionLoss,
+    learned_loss,
+    published_learned_loss,
+)
+from tectum.models.tomiff import TOMIFF, TOMIFFLoss
+from tectum.models.tomiff_published import PublishedTOMIFF, PublishedTOMIFFLoss
+from tectum.protocols import System
+
+_TDFUSION = System(
+    fuser=TDFusion,
+    objective=TDFusionLoss,
+    learned=learned_loss,
+    weights="tdfusion-fixed-msrs",
+    variant="repaired",
+    description="Restormer blocks, small and fast; a loss that a second network learns from a task",
+)
+_TOMIFF = System(
+    fuser=TOMIFF,
+    objective=TDFusionLoss,
+    learned=TOMIFFLoss,
+    balance=DynamicWeightAverage,
+    weights="tomiff-fixed-msrs",
+    variant="repaired",
+    description="wavelet base, Gabor-guided attention for detail; a loss of four scalars",
+)
+_SFOFUSION = System(
+    fuser=SFOFusion,
+    objective=TDFusionLoss,
+    learned=SFOFusionLoss,
+    balance=TaskFusionBalance,
+    weights="sfofusion-fixed-msrs",
+    variant="repaired",
+    description="amplitude and phase fused, what is lost put back in space; a loss that follows the task's gradient",
+)
+_ADASFFUSE = System(
+    fuser=AdaSFFuse,
+    objective=AdaSFFuseLoss,
+    weights="adasffuse-infrared",
+    variant="repaired",
+    description="learned wavelets and state-space scans, for all four kinds of pairs",
+)
+_PUBLISHED = System(fuser=TDFusion, objective=PublishedTDFusionLoss, variant="published")
+
+SYSTEMS: dict[str, System] = {
+    "adasffuse": _ADASFFUSE,
+    "adasffuse-published": replace(
+        _PUBLISHED,
+        description="AdaSFFuse as it was released, with its defects",
+        fuser=PublishedAdaSFFuse,
+        objective=PublishedAdaSFFuseLoss,
+    ),
+    "average": System(fuser=Average, description="mean of both sources"),
+    "laplacian": System(
+        fuser=LaplacianPyramid, description="stronger detail at each scale over the mean of the coarsest"
+    ),
+    "maximum": System(fuser=Maximum, description="brighter source at each pixel"),
+    "sfofusion": _SFOFUSION,
+    "sfofusion-published": replace(
+        _PUBLISHED,
+        description="SFOFusion as it was released, with its defects",
+        fuser=PublishedSFOFusion,
+        learned=PublishedSFOFusionLoss,
+        balance=TaskFusionBalance,
+    ),
+    "tdfusion": _TDFUSION,
+    "tdfusion-published": replace(
+        _PUBLISHED,
+        description="TDFusion as it was released, with its defects",
+        learned=published_learned_loss,
+        weights="tdfusion-fixed-msrs",
+    ),
+    "tomiff": _TOMIFF,
+    "tomiff-published": replace(
+        _PUBLISHED,
+        description="TOMIFF as it was released, with its defects",
+        fuser=PublishedTOMIFF,
+        learned=PublishedTOMIFFLoss,
+        balance=DynamicWeightAverage,
+    ),
+}
