@@ -130,7 +130,7 @@ HALF_UP = 0.5 + 1e-4
 
 
 def to_levels(y: Tensor) -> Tensor:
-    """To the nearest of 256 levels, halves up: what an 8-bit file keeps of values in [0,1].
+    """Round values in [0,1] to the nearest of 256 levels, halves up, as an 8-bit file keeps them.
 
     >>> (to_levels(torch.tensor([0.1, 126.5 / 255, 1.2])) * 255).tolist()
     [26.0, 127.0, 255.0]

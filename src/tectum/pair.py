@@ -1,4 +1,4 @@
-"""The one container that travels from a dataset to the engine."""
+"""Pair: the registered images of one scene with their target, and batches of them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,7 +29,7 @@ class Pair:
     Args:
         a: the colour-bearing modality's luminance (visible), (B,1,H,W), floating, in [0,1].
         b: the other modality (infrared), same shape, dtype and device.
-        target: what a task wants to see there, or None: a mask (B,H,W) int64, of any H and W, or a list with one
+        target: the label that a task learns from, or None: a mask (B,H,W) int64, of any H and W, or a list with one
             `Boxes` per image. A task of your own may take another tensor or list, with one entry per image too.
         name: one name per image, or none.
 
@@ -53,20 +53,20 @@ class Pair:
             raise UserError(f"a target needs one entry per image, got {len(self.target)} for {len(self.a)}")
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Pair":
-        """The same operation on both images; the target stays."""
+        """Apply a function to both images; the target stays."""
         return replace(self, a=function(self.a), b=function(self.b))
 
     def swap(self) -> "Pair":
-        """Both images exchanged, the rest as it is."""
+        """Exchange both images; the rest stays."""
         return replace(self, a=self.b, b=self.a)
 
     def to(self, device: str | torch.device) -> "Pair":
-        """Images and target on `device`."""
-        return replace(self, a=self.a.to(device), b=self.b.to(device), target=moved(self.target, device))
+        """Move images and target to `device`."""
+        return replace(self, a=self.a.to(device), b=self.b.to(device), target=move_target(self.target, device))
 
     @staticmethod
     def collate(pairs: Sequence["Pair"]) -> "Pair":
-        """One batch of several.
+        """Join several pairs into one batch.
 
         Raises:
             ValueError: some have a target and some have none, or their sizes differ.
@@ -89,12 +89,12 @@ class Pair:
         return Pair(torch.cat([p.a for p in pairs]), torch.cat([p.b for p in pairs]), target, names)
 
 
-def moved(target: Any, device: str | torch.device) -> Any:
-    """A target on a device, whatever it is made of."""
+def move_target(target: Any, device: str | torch.device) -> Any:
+    """Move a target to a device: a tensor, or dicts and lists of them."""
     if isinstance(target, Tensor):
         return target.to(device)
     if isinstance(target, Mapping):
-        return {key: moved(value, device) for key, value in target.items()}
+        return {key: move_target(value, device) for key, value in target.items()}
     if isinstance(target, list | tuple):
-        return [moved(entry, device) for entry in target]
+        return [move_target(entry, device) for entry in target]
     return target

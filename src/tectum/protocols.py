@@ -42,27 +42,27 @@ class Objective(Protocol):
 
 @runtime_checkable
 class Task(Protocol):
-    """What the fused image is for: an `nn.Module` around a network, with its loss, its answer and its score.
+    """Vision task that the fused image is for: an `nn.Module` around a network, with its loss, prediction and score.
 
     The fused image is (B,1,H,W) in [0,1]; a target has one entry per image (see `Pair`) and its own resolution: masks
     of another size are met by resizing the logits, boxes are relative.
     """
 
     def loss(self, fused: Tensor, target: Any) -> Tensor:
-        """A scalar, the mean over the images."""
+        """Returns the loss, a scalar, the mean over the images."""
         ...
 
     def predict(self, fused: Tensor, size: tuple[int, int] | None = None) -> Any:
-        """In evaluation mode, without gradients: what the target looks like; masks come in `size`, else (H,W)."""
+        """Predict in evaluation mode, without gradients: the form of a target; masks come in `size`, else (H,W)."""
         ...
 
     def metric(self) -> "TaskMetric":
-        """An empty score."""
+        """Returns an empty score."""
         ...
 
 
 class TaskMetric(Protocol):
-    """A score over a data set."""
+    """Score of a task over a data set."""
 
     def update(self, prediction: Any, target: Any) -> None:
         """Take in the images of a batch."""
@@ -85,11 +85,11 @@ class Balance(Protocol):
         ...
 
     def weight(self, name: str) -> float:
-        """Of a term of the objective, or of "task", in the next epoch; at 0 the fuser never hears the task's loss."""
+        """Returns the weight of a term, or of "task", in the next epoch; at 0 the fuser gets no gradient of the task."""
         ...
 
     def update(self, means: Mapping[str, float], aside: Mapping[str, float]) -> None:
-        """An epoch has ended.
+        """Set the weights of the next epoch from the means of the last one.
 
         Args:
             means: of each term of the objective before its weight, and of "task", over the epoch's fit steps; where the
@@ -154,8 +154,8 @@ def resolve(table: Mapping[str, T], name: str, *, noun: str) -> T:
     if ":" in name:
         module, _, attribute = name.partition(":")
         try:
-            found: T = getattr(importlib.import_module(module), attribute)
+            value: T = getattr(importlib.import_module(module), attribute)
         except (ImportError, AttributeError, TypeError, ValueError) as error:
             raise UserError(f"{noun} '{name}' must be importable as module:attribute, but {error}") from error
-        return found
+        return value
     raise UserError(unknown(name, table, noun=noun))

@@ -20,7 +20,7 @@ from tectum.downstream.frames import Frames, draw_batch
 from tectum.downstream.options import Budget
 from tectum.errors import UserError
 from tectum.io.files import write_json
-from tectum.pair import moved
+from tectum.pair import move_target
 from tectum.protocols import Task
 
 _SCORE_BATCH = 8
@@ -61,7 +61,7 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = budget.rate(step, num_steps)
         optimizer.zero_grad(set_to_none=True)
-        loss: Tensor = task.loss(images.to(device), moved(target, device))  # type: ignore[operator]
+        loss: Tensor = task.loss(images.to(device), move_target(target, device))  # type: ignore[operator]
         value = float(loss.detach())
         if not math.isfinite(value):
             raise UserError(f"the loss must stay finite, but is {value} at step {step}; lower --lr")

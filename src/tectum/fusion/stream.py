@@ -194,9 +194,9 @@ def fuse_folder(
         bar.update()
 
     start = time.perf_counter()
-    todo = [pair for pair in matches.pairs if pair.name not in finished]
+    unfinished = [pair for pair in matches.pairs if pair.name not in finished]
     try:
-        overlap(todo, read, work, write, done=done)
+        overlap(unfinished, read, work, write, done=done)
     except KeyboardInterrupt:
         outcome.interrupted = True
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Folders of images and the folder of their results: what belongs together, what is done, how it was made.
+"""Folders of images, matched by name, and folders of results with the settings that made them.
 
 Pairs are matched by file name without the extension. A result counts as finished when all its files are under their
 final names (writes are atomic), and `tectum.json` beside the results says with which settings they were made, so that
@@ -35,7 +35,7 @@ class PairFiles:
 
 @dataclass(frozen=True)
 class Matches:
-    """What two folders, or more, have in common.
+    """Image files of two or more folders, matched by name.
 
     Attributes:
         pairs: files of one name, sorted by it.
@@ -72,18 +72,18 @@ def match(*places: str, roles: Sequence[str] = ("visible", "infrared")) -> Match
     Raises:
         FileNotFoundError: a folder is missing, holds no images, or they share no name.
     """
-    found = {role: find_images(place) for role, place in zip(roles, places, strict=True)}
-    names = {role: group_by_name(files) for role, files in found.items()}
+    files = {role: find_images(place) for role, place in zip(roles, places, strict=True)}
+    names = {role: group_by_name(images) for role, images in files.items()}
     if not _shared_names(names):
-        starred = {role: group_by_star(found[role], place) for role, place in zip(roles, places, strict=True)}
-        if all(starred.values()) and _shared_names(starred):
-            names = starred
+        by_star = {role: group_by_star(files[role], place) for role, place in zip(roles, places, strict=True)}
+        if all(by_star.values()) and _shared_names(by_star):
+            names = by_star
     common = _shared_names(names)
     if not common:
-        held = [f"{place} ({abbreviate(names[role])})" for role, place in zip(roles, places, strict=True)]
+        contents = [f"{place} ({abbreviate(names[role])})" for role, place in zip(roles, places, strict=True)]
         raise FileNotFoundError(
-            f"pairs are matched by file name without its extension, but {' and '.join(held)} share none; rename the "
-            f"files, or quote two patterns such as 'DIR/*_{_short(roles[0])}.png' 'DIR/*_{_short(roles[1])}.png'"
+            f"pairs are matched by file name without its extension, but {' and '.join(contents)} share none; rename "
+            f"the files, or quote two patterns such as 'DIR/*_{_short(roles[0])}.png' 'DIR/*_{_short(roles[1])}.png'"
         )
     ambiguous = {}
     for name in common:
@@ -149,14 +149,14 @@ def group_by_star(files: Iterable[Path], pattern: str) -> dict[str, list[Path]]:
     star = re.compile("(.+)".join(map(re.escape, last.split("*"))), re.DOTALL)
     names: dict[str, list[Path]] = {}
     for file in files:
-        if found := star.fullmatch(file.name):
-            names.setdefault(found[1], []).append(file)
+        if parts := star.fullmatch(file.name):
+            names.setdefault(parts[1], []).append(file)
     return names
 
 
 @dataclass(frozen=True)
 class ResultFolder:
-    """Where the results of a folder run lie, and how they were made.
+    """Folder of the results of a run, with the settings that made them.
 
     One output ("colour" or "grey") is written to OUT/NAME.png, both to OUT/colour/NAME.png and OUT/grey/NAME.png,
     report pictures to OUT/report/NAME.png, the settings to OUT/tectum.json.
@@ -186,11 +186,11 @@ class ResultFolder:
         stored = {} if overwrite else _read_json(note)
         unfinished_remake = stored.pop("remaking", False)
         stored.pop("tectum", None)
-        there = [name for name in names if any(file.exists() for file in self.files(name).values())]
-        if not overwrite and there and not stored:
+        existing = [name for name in names if any(file.exists() for file in self.files(name).values())]
+        if not overwrite and existing and not stored:
             raise UserError(
-                f"{self.path} already holds {abbreviate(f'{name}.png' for name in there)}, and no tectum.json says how "
-                "they were made; choose another folder, or add --overwrite"
+                f"{self.path} already holds {abbreviate(f'{name}.png' for name in existing)}, and no tectum.json says "
+                "how they were made; choose another folder, or add --overwrite"
             )
         keys = [key for key in sorted({*stored, *settings}) if stored and stored.get(key) != settings.get(key)]
         if keys and not overwrite and any(self.path.rglob("*.png")):
@@ -201,7 +201,7 @@ class ResultFolder:
             )
         for file in self.files("any").values():
             file.parent.mkdir(parents=True, exist_ok=True)
-        if overwrite and there:
+        if overwrite and existing:
             self._write_note(settings, remaking=True)
             return set()
         if keys or not stored:
@@ -210,12 +210,12 @@ class ResultFolder:
         since = note.stat().st_mtime_ns if unfinished_remake else 0
         return {
             name
-            for name in there
+            for name in existing
             if all(file.exists() and file.stat().st_mtime_ns >= since for file in self.files(name).values())
         }
 
     def finish(self, settings: Mapping[str, Any]) -> None:
-        """All results are of these settings now: drop the mark that an --overwrite run leaves until it is through."""
+        """Drop the mark that an --overwrite run leaves until all results are of its settings."""
         if "remaking" in _read_json(self.path / "tectum.json"):
             self._write_note(settings)
 

@@ -64,7 +64,7 @@ _COLOURED = 2 / 255
 
 @dataclass(frozen=True)
 class Picture:
-    """One image, split for fusion.
+    """Image as luminance, chroma and alpha.
 
     Attributes:
         y: luminance (1, H, W), float32 in [0,1].
@@ -92,7 +92,7 @@ class Picture:
 
 
 class ValueRange(NamedTuple):
-    """A parsed range: unit "auto" or "full", or "raw" or "percentile" with low < high."""
+    """Parsed value range: unit "auto" or "full", or "raw" or "percentile" with low < high."""
 
     unit: Literal["auto", "full", "raw", "percentile"]
     low: float = 0.0
@@ -179,7 +179,7 @@ def picture_from_array(
     noun: str | None = None,
     flag: str | None = None,
 ) -> Picture:
-    """Take an image that is already in memory.
+    """Make a picture of an image in memory.
 
     Args:
         x: numpy (H,W), (H,W,1), (H,W,3) or (H,W,4), RGB(A), of uint8, uint16, float32 or float64, treated as a file of

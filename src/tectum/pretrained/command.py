@@ -42,10 +42,10 @@ class ConvertWeights:
     """
 
     checkpoint: Annotated[Positional[str], arg(metavar="CHECKPOINT")]
-    """A .pth, .pt or .ckpt file (read without running anything in it), or .npz arrays under the published names."""
+    """A .pth, .pt or .ckpt file (read without running anything in it), or .npz arrays."""
 
     system: Annotated[str, arg(metavar="NAME")] = "tdfusion"
-    """Whose network it is: tdfusion, tomiff, sfofusion or adasffuse."""
+    """System of the network: tdfusion, tomiff, sfofusion or adasffuse."""
 
     variant: Annotated[str | None, optional("NAME")] = None
     """published: the network as its authors released it."""

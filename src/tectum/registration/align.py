@@ -171,11 +171,11 @@ def _find_transform(
         demands = (_LEAVE_PLAIN if best_model == "plain" else _TAKE_FREER) if prudent else (1.0, 0.0)
         if _is_clearly_better(a * inside * inside_too, by_best * inside_too, by_candidate * inside, *demands):
             best_model, best = name, candidate
-    moved, inside = move_field(b, best)
+    warped, inside = move_field(b, best)
     a = a * inside
     # From working pixels to those of the two images
     matrix = plain_matrix(work, size_of(infrared)) @ best @ plain_matrix(size_of(visible), work)
-    return best_model, matrix / matrix[2, 2], score(a, b * inside), score(a, moved), contrast(a, moved)
+    return best_model, matrix / matrix[2, 2], score(a, b * inside), score(a, warped), contrast(a, warped)
 
 
 def warp(registration: Registration | Rig, infrared: Array) -> Array:
@@ -214,10 +214,10 @@ def warp(registration: Registration | Rig, infrared: Array) -> Array:
             plane = cv2.GaussianBlur(plane, (0, 0), 0.4 * math.sqrt(coarser * coarser - 1))
         if plane.dtype == np.float64:  # OpenCV 5.0 returns wrong pixels for float64 with INTER_CUBIC
             plane = plane.astype(np.float32)
-        moved = cv2.warpPerspective(
+        warped = cv2.warpPerspective(
             plane, registration.matrix, size[::-1], flags=flags, borderMode=cv2.BORDER_REPLICATE
         )
-        out[..., k] = np.clip(moved, low, high)
+        out[..., k] = np.clip(warped, low, high)
     return out[..., 0] if infrared.ndim == 2 else out
 
 
@@ -246,8 +246,8 @@ def valid_mask(registration: Registration | Rig, *, feather_px: float = 0.0) -> 
 
 def corner_shifts(matrix: Array, plain: Array, size: Size) -> Array:
     """Returns the displacement of the four corners of a frame against plain resizing: (4,2) in visible pixels."""
-    moved = np.linalg.inv(plain) @ matrix @ np.c_[corner_points(size), np.ones(4)].T
-    return np.asarray((moved[:2] / moved[2]).T - corner_points(size))
+    warped = np.linalg.inv(plain) @ matrix @ np.c_[corner_points(size), np.ones(4)].T
+    return np.asarray((warped[:2] / warped[2]).T - corner_points(size))
 
 
 def check_matrix(matrix: Any, size: Size, infrared_size: Size) -> Array:
@@ -269,8 +269,8 @@ def check_matrix(matrix: Any, size: Size, infrared_size: Size) -> Array:
 def compare_scores(visible: Array, infrared: Array, matrix: Array) -> tuple[float, float]:
     """Returns the scores of plain resizing and of the matrix, on the same pixels of two images of one size."""
     a, b = gradient_field(visible), gradient_field(infrared)
-    moved, inside = move_field(b, matrix)
-    return score(a * inside, b * inside), score(a * inside, moved)
+    warped, inside = move_field(b, matrix)
+    return score(a * inside, b * inside), score(a * inside, warped)
 
 
 def _levels(visible: Array, infrared: Array) -> list[_Level]:

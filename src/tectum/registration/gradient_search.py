@@ -94,9 +94,9 @@ def move_field(field: Array, matrix: Array) -> tuple[Array, Array]:
     import cv2
 
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    moved = cv2.warpPerspective(field, matrix, field.shape[1::-1], flags=flags)
+    warped = cv2.warpPerspective(field, matrix, field.shape[1::-1], flags=flags)
     inside = cv2.warpPerspective(np.ones(field.shape[:2], np.float32), matrix, field.shape[1::-1], flags=flags) > 0.99
-    return moved * inside[..., None], inside[..., None].astype(np.float32)
+    return warped * inside[..., None], inside[..., None].astype(np.float32)
 
 
 def _correlate_shifts(a: Array, b: Array, reach: int) -> Array:
@@ -189,18 +189,18 @@ def refine(field_a: Array, field_b: Array, matrix: Array, model: str, num_steps:
     v = np.stack([zero, one, zero, zero, x, y, x * y, y * y], 1) @ free
     best_score, best_matrix = -2.0, matrix
     for _ in range(num_steps):
-        moved, inside = move_field(field_b, matrix)
+        warped, inside = move_field(field_b, matrix)
         a = field_a * inside
-        new_score = score(a, moved)
+        new_score = score(a, warped)
         if new_score > best_score:
             best_score, best_matrix = new_score, matrix
         elif new_score < best_score - 1e-3:
             break
-        # Residual, and gradients of the moved field
-        gain = max(float(np.vdot(a, moved)) / (float(np.vdot(moved, moved)) + 1e-9), 0.05)
-        error = a / gain - moved
-        gx = cv2.Sobel(moved, cv2.CV_32F, 1, 0, scale=1 / 8) * inside
-        gy = cv2.Sobel(moved, cv2.CV_32F, 0, 1, scale=1 / 8) * inside
+        # Residual, and gradients of the warped field
+        gain = max(float(np.vdot(a, warped)) / (float(np.vdot(warped, warped)) + 1e-9), 0.05)
+        error = a / gain - warped
+        gx = cv2.Sobel(warped, cv2.CV_32F, 1, 0, scale=1 / 8) * inside
+        gy = cv2.Sobel(warped, cv2.CV_32F, 0, 1, scale=1 / 8) * inside
         # Normal equations: sums over the pixels of a cell, then over the cells
         pairs = ((gx, gx), (gx, gy), (gy, gy), (gx, error), (gy, error))
         xx, xy, yy, ex, ey = (resize(dot(p, q), cells).reshape(-1, 1) * area for p, q in pairs)
