@@ -85,7 +85,7 @@ class Balance(Protocol):
         ...
 
     def weight(self, name: str) -> float:
-        """Returns the weight of a term, or of "task", in the next epoch; at 0 the fuser gets no gradient of the task."""
+        """Returns the weight of a term, or of "task", in the next epoch; at 0 the fuser gets no task gradient."""
         ...
 
     def update(self, means: Mapping[str, float], aside: Mapping[str, float]) -> None:
