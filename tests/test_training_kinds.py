@@ -83,7 +83,7 @@ def test_an_objective_for_infrared_is_not_taken_for_another_kind(tree: Path, mon
 
 
 def test_what_does_not_go_with_a_kind_is_said(tree: Path) -> None:
-    with pytest.raises(ValueError, match="takes kind, variant, got alpha; leave out --alpha"):
+    with pytest.raises(ValueError, match="takes kind, got alpha; leave out --alpha"):
         build(replace(recipes.RECIPES["adasffuse-focus"], options={"alpha": 0.1}), tree)
     with pytest.raises(ValueError, match="taught on infrared pairs, got --kind focus"):
         build(replace(recipes.RECIPES["tdfusion-refit"], kind="focus"), tree)
