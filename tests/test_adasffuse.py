@@ -88,7 +88,7 @@ def test_the_published_variant_is_the_published_network(
     published: Any, literal: ModuleType, images: Images, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Against the scan as its recurrence, in stripes of two rows and all at once."""
-    monkeypatch.setattr(adasffuse_published, "STRIPE_NUMBERS", 4 * size[1] * 64)
+    monkeypatch.setattr(adasffuse_published, "_STRIPE_NUMBERS", 4 * size[1] * 64)
     net = literal.LiteralAdaSFFuse(sequential=True).eval()
     net.load_state_dict(published.state_dict())
     a, b = images(*size, batch=2)
@@ -253,7 +253,7 @@ def test_large_images_are_worked_a_few_lines_at_a_time(
 ) -> None:
     a, b = images(60, 38)
     expected = fuse_tensors(repaired, a, b)
-    monkeypatch.setattr(adasffuse, "LARGE_TOKENS", 1)
+    monkeypatch.setattr(adasffuse, "_LARGE_TOKENS", 1)
     torch.testing.assert_close(fuse_tensors(repaired, a, b), expected, rtol=0, atol=1e-6)
 
 

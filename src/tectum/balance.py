@@ -43,7 +43,7 @@ class Constant:
     def weight(self, name: str) -> float:
         return self.task if name == "task" else 1.0
 
-    def update(self, means: Mapping[str, float], aside: Mapping[str, float]) -> None:
+    def update(self, means: Mapping[str, float], held_out: Mapping[str, float]) -> None:
         """Nothing changes."""
 
     def state_dict(self) -> dict[str, float]:
@@ -87,7 +87,7 @@ class DynamicWeightAverage:
         exps = {k: math.exp(x - max(logits.values())) for k, x in logits.items()}
         return len(exps) * exps[name] / sum(exps.values())
 
-    def update(self, means: Mapping[str, float], aside: Mapping[str, float]) -> None:
+    def update(self, means: Mapping[str, float], held_out: Mapping[str, float]) -> None:
         self.before, self.last = self.last, dict(means)
 
     def state_dict(self) -> dict[str, float]:
@@ -146,16 +146,14 @@ class TaskFusionBalance:
     def weight(self, name: str) -> float:
         return self.b * self.scale if name == "task" else 1 - self.b
 
-    def update(self, means: Mapping[str, float], aside: Mapping[str, float]) -> None:
+    def update(self, means: Mapping[str, float], held_out: Mapping[str, float]) -> None:
+        fusion = sum(mean for name, mean in means.items() if name != "task")
+        latest = {"fusion": fusion, "q": held_out["fusion"], "t": held_out["task"]}
         if not self.frozen and "q" in self.running:
-            lag = {
-                name: _ratio(now, self.running[name]) for name, now in (("q", aside["fusion"]), ("t", aside["task"]))
-            }
-            logit = _logit(self.b) + self.kappa * (math.log(lag["t"]) - math.log(lag["q"]))
+            lag = math.log(_ratio(latest["t"], self.running["t"])) - math.log(_ratio(latest["q"], self.running["q"]))
+            logit = _logit(self.b) + self.kappa * lag
             logit = min(max(logit, _logit(self.low)), _logit(self.high))
             self.b = 1 / (1 + math.exp(-logit))
-        fusion = sum(mean for name, mean in means.items() if name != "task")
-        latest = {"fusion": fusion, "q": aside["fusion"], "t": aside["task"]}
         self.running = {name: (self.running.get(name, now) + now) / 2 for name, now in latest.items()}
 
     def state_dict(self) -> dict[str, float]:

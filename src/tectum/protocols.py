@@ -22,13 +22,13 @@ T = TypeVar("T")
 
 
 class Fuser(Protocol):
-    """Turns a registered pair into one image: (B,1,H,W), (B,1,H,W) -> (B,1,H,W), all in [0,1], any H and W."""
+    """Network that turns a registered pair into one image: (B,1,H,W), (B,1,H,W) -> (B,1,H,W), in [0,1], any H and W."""
 
     def __call__(self, a: Tensor, b: Tensor) -> Tensor: ...
 
 
 class Objective(Protocol):
-    """Says how good a fused image is, without labels: scalars by name, lower is better, their sum is the loss.
+    """Loss of a fused image without labels: scalars by name, lower is better, their sum is the loss.
 
     An objective with parameters is *learned*; the meta phase of the engine trains it.
 
@@ -65,11 +65,11 @@ class TaskMetric(Protocol):
     """Score of a task over a data set."""
 
     def update(self, prediction: Any, target: Any) -> None:
-        """Take in the images of a batch."""
+        """Add the images of a batch."""
         ...
 
     def numbers(self) -> dict[str, float]:
-        """Scores by name, higher is better; the first is the one that chooses a checkpoint."""
+        """Returns scores by name, higher is better; the first one selects the checkpoint."""
         ...
 
 
@@ -81,7 +81,7 @@ class Balance(Protocol):
 
     @property
     def held_out(self) -> float:
-        """Part of the training pairs to keep aside, as a measure that is not trained on; 0 keeps none."""
+        """Part of the training pairs to hold out from training, to measure on them; 0 for none."""
         ...
 
     def weight(self, name: str) -> float:
@@ -93,8 +93,8 @@ class Balance(Protocol):
 
         Args:
             means: of each term of the objective before its weight, and of "task", over the epoch's fit steps; where the
-                task weighs 0, "task" is its loss on what it is shown, mixtures of the sources included.
-            aside: means over the pairs kept aside: "fusion", a loss with w = 1/2 that nothing learned can change, and
+                task weighs 0, "task" is its own training loss, mixtures of the sources included.
+            held_out: means over the held-out pairs: "fusion", a loss with w = 1/2 that nothing learned can change, and
                 "task"; empty if there are none.
         """
         ...
@@ -106,7 +106,7 @@ class Balance(Protocol):
 
 @runtime_checkable
 class Metric(Protocol):
-    """One number per image: (B,1,H,W) x 3 -> (B,)."""
+    """Metric with one number per image: (B,1,H,W) x 3 -> (B,)."""
 
     def __call__(self, fused: Tensor, a: Tensor, b: Tensor) -> Tensor: ...
 

@@ -53,7 +53,7 @@ _CHUNK = 16
 _TOKEN_PX = 4
 """A token stands for 4x4 pixels."""
 _STRIPE_PX = 40_000
-LARGE_TOKENS = 2**17
+_LARGE_TOKENS = 2**17
 """Tokens of an image, 2 megapixels, from which temporaries of the scans are not made for all of it at once."""
 _HALO_PX = 8
 """Halo of a stripe, in whole tokens: two convolutions on the bands of tokens a pixel away."""
@@ -203,9 +203,9 @@ class _Block(nn.Module):
 def _run_by_lines(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
     """A function of (B,lines,length,..) that works line by line; of large images without gradients, a few at a time."""
     _, lines, length = tensors[0].shape[:3]
-    if not without_gradients(tensors[0]) or lines * length < LARGE_TOKENS:
+    if not without_gradients(tensors[0]) or lines * length < _LARGE_TOKENS:
         return function(*tensors)
-    parts = zip(*(x.split(max(1, LARGE_TOKENS // 8 // length), dim=1) for x in tensors), strict=True)
+    parts = zip(*(x.split(max(1, _LARGE_TOKENS // 8 // length), dim=1) for x in tensors), strict=True)
     return torch.cat([function(*part) for part in parts], 1)
 
 

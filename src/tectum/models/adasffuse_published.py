@@ -47,7 +47,7 @@ from tectum.nn.stages import channels_last, without_gradients
 from tectum.nn.wavelet import LearnedWavelet
 
 HEAD, STATES = 64, 64
-STRIPE_NUMBERS = 2**17
+_STRIPE_NUMBERS = 2**17
 """Tokens times channels in a stripe: its temporaries, a few MB, stay in the cache."""
 _CHANNELS = 8
 """Channels transformed at once."""
@@ -142,7 +142,7 @@ class _Block(nn.Module):
     def _run_one_in_stripes(self, x: Tensor, workspace: Workspace) -> None:
         """Block S of (h,w,D) in place. The convolution needs a row from above a stripe and one from below."""
         height, width, channels = x.shape
-        rows, mixer, state = max(1, STRIPE_NUMBERS // (width * channels)), self.mixer, None
+        rows, mixer, state = max(1, _STRIPE_NUMBERS // (width * channels)), self.mixer, None
         u, transformed = self._normalise(x, rows, workspace)
         w_v, w_z, _ = mixer.split()
         gained, taps = (w_v * -mixer.gain[:, 1:]).T, mixer.local.weight.flatten(1).T.contiguous()

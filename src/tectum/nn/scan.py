@@ -32,14 +32,14 @@ from torch.autograd import forward_ad
 
 from tectum.errors import UserError
 
-CHUNK = 32
+_CHUNK = 32
 """Tokens in a chunk. On a CPU 32 to 64 are the fastest; a GPU's kernel likes 256."""
 TOKENS_AT_ONCE = 4096
 """Without gradients: a few MB of temporaries stay in a processor's cache."""
 
 
 def scan(
-    x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor | None = None, *, chunk: int | None = CHUNK
+    x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor | None = None, *, chunk: int | None = _CHUNK
 ) -> Tensor:
     """Selective scan in O(L chunk) time: returns y (B,L,H,P), in the dtype of x.
 
@@ -80,7 +80,7 @@ def scan_from(
     c: Tensor,
     d: Tensor | None = None,
     *,
-    chunk: int = CHUNK,
+    chunk: int = _CHUNK,
     workspace: "Workspace | None" = None,
 ) -> tuple[Tensor, Tensor]:
     """Selective scan of a part of a sequence: returns y (B,L,H,P) and the state (B,H,N,P) after it.
@@ -255,7 +255,7 @@ class _KernelScan(torch.autograd.Function):
             # views, so that the gradient by each is its own even where two are the same tensor
             views = tuple(x.view_as(x) if again else x for x in tensors)
             inputs = [x for x, wanted in zip(views, ctx.needs_input_grad[1:], strict=True) if wanted]
-            y = scan_from(None, *views, chunk=ctx.chunk or CHUNK)[0] if again else _scan_by_kernel(*views)
+            y = scan_from(None, *views, chunk=ctx.chunk or _CHUNK)[0] if again else _scan_by_kernel(*views)
             gradients = iter(torch.autograd.grad(y, inputs, grad, create_graph=again))
         return None, *(next(gradients) if wanted else None for wanted in ctx.needs_input_grad[1:])
 

@@ -280,7 +280,7 @@ def _cut(x: Tensor, window: Window, step: int) -> Tensor:
 
 
 def _reach(stages: list[Stage]) -> int:
-    """How many pixels around a window must be given for all stages one after the other to be right inside it."""
+    """Pixels that must be given around a window for all stages, one after the other, to be right inside it."""
     pixels = 0
     for stage in stages:  # what is wrong along the edge of what is given grows by a halo, and spoils whole blocks
         pixels = _round_up(pixels + stage.halo, stage.align)
