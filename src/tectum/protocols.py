@@ -88,7 +88,7 @@ class Balance(Protocol):
         """Returns the weight of a term, or of "task", in the next epoch; at 0 the fuser gets no task gradient."""
         ...
 
-    def update(self, means: Mapping[str, float], aside: Mapping[str, float]) -> None:
+    def update(self, means: Mapping[str, float], held_out: Mapping[str, float]) -> None:
         """Set the weights of the next epoch from the means of the last one.
 
         Args:
