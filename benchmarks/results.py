@@ -89,45 +89,49 @@ def main() -> None:
         parser.error("set TECTUM_DATA to the folder of data sets")
     for name in given.sets:
         for convention in CONVENTIONS:
-            found = evaluation(name, convention)
-            text = table(found, PUBLISHED.get((name, convention), {}))
+            found = evaluate_systems(name, convention)
+            text = make_table(found, PUBLISHED.get((name, convention), {}))
             print(f"\n## {name}, convention {convention}, {len(found.scores.images)} pairs\n\n{text}")
             if given.write:
                 put("results.md", f"{name} {convention}", text)
-    text = table(gamed("msrs"), {})
+    text = make_table(evaluate_tricks("msrs"), {})
     print(f"\n## tricks, msrs\n\n{text}")
     if given.write:
         put("metrics.md", "gaming table", text)
 
 
-def evaluation(name: str, convention: str) -> Evaluation:
+def evaluate_systems(name: str, convention: str) -> Evaluation:
+    """All packaged defaults and baselines on a set."""
     visible, infrared = find_set(name, os.environ["TECTUM_DATA"])
-    systems = {key: key for key, system in SYSTEMS.items() if system.weights is not None}
+    systems = {
+        key: key for key, system in SYSTEMS.items() if system.weights is not None and system.variant != "published"
+    }
     out = Path("out") / "results" / name / convention
     names = None if SETS[name] is None else read_split(SETS[name])
     return Evaluator(systems, visible, infrared, out=out, convention=convention, names=names).run()
 
 
-def gamed(name: str) -> Evaluation:
+def evaluate_tricks(name: str) -> Evaluation:
     """Our fuser beside baselines and tricks; all but ours are marked where they win."""
     visible, infrared = find_set(name, os.environ["TECTUM_DATA"])
     methods: dict[str, Any] = {"tdfusion": "tdfusion", **{trick: Trick(make) for trick, make in TRICKS.items()}}
     out, names = Path("out") / "results" / name / "tectum", read_split("msrs-test")
-    return against("tdfusion", Evaluator(methods, visible, infrared, out=out, metrics=GAMED, names=names).run())
+    return compare_with("tdfusion", Evaluator(methods, visible, infrared, out=out, metrics=GAMED, names=names).run())
 
 
-def against(ours: str, found: Evaluation) -> Evaluation:
-    """The same with every other method as a baseline, marked where it wins."""
-    others = [method for method in found.scores.methods if method != ours]
-    return replace(found, summary=summarise(found.scores, higher_is_better=found.higher_is_better, baselines=others))
+def compare_with(ours: str, evaluation: Evaluation) -> Evaluation:
+    """Returns the evaluation with every other method as a baseline, marked where it wins."""
+    scores, higher = evaluation.scores, evaluation.higher_is_better
+    others = [method for method in scores.methods if method != ours]
+    return replace(evaluation, summary=summarise(scores, higher_is_better=higher, baselines=others))
 
 
-def table(found: Evaluation, published: dict[str, str]) -> str:
+def make_table(evaluation: Evaluation, published: dict[str, str]) -> str:
     """Markdown: our rows, the published ones, then what is not defined."""
-    lines = markdown_table(found).splitlines()
+    lines = markdown_table(evaluation).splitlines()
     first = next(i for i, line in enumerate(lines) if line.startswith("| *"))
     lines[first:first] = [f"| {name} | {' | '.join(values.split())} |" for name, values in published.items()]
-    return "\n".join([*lines, *(f"\n{sentence}." for sentence in explain_undefined(found))])
+    return "\n".join([*lines, *(f"\n{sentence}." for sentence in explain_undefined(evaluation))])
 
 
 def put(page: str, mark: str, text: str) -> None:

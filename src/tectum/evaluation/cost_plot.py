@@ -24,35 +24,14 @@ _MEAN_RANK = "mean rank"
 
 
 @dataclass(frozen=True)
-class Choice:
-    """The plots of one measure of quality; empty text where there is nothing to draw."""
-
-    name: str
-    seconds: str
-    macs: str
-
-
-@dataclass(frozen=True)
-class CostRow:
-    """A line of the table under the plots, as text."""
-
-    name: str
-    is_baseline: bool
-    params: str
-    macs: str
-    seconds: str
-    quartiles: str
-    peak: str
-
-
-@dataclass(frozen=True)
-class CostSection:
+class _CostSection:
     """The costs on the page.
 
     Attributes:
         conditions: how they were measured, in words; empty where no cost says.
-        choices: the mean rank, then every metric.
-        rows: the costs drawn.
+        choices: the plots of the mean rank, then of every metric: its name, and the SVGs over seconds and over macs
+            (empty where there is nothing to draw).
+        rows: the costs drawn, as text.
         without: rows of the evaluation that have no cost measured under these conditions.
         no_seconds: rows with a cost but no time.
         no_macs: rows with a cost but no multiply-accumulates, or none that a logarithmic axis can hold.
@@ -60,8 +39,8 @@ class CostSection:
     """
 
     conditions: str
-    choices: tuple[Choice, ...]
-    rows: tuple[CostRow, ...]
+    choices: tuple[dict[str, str], ...]
+    rows: tuple[dict[str, str | bool], ...]
     without: tuple[str, ...]
     no_seconds: tuple[str, ...]
     no_macs: tuple[str, ...]
@@ -70,7 +49,7 @@ class CostSection:
 
 def make_cost_section(
     evaluation: Evaluation, costs: "Sequence[Cost]", columns: Sequence[Column], styles: Mapping[str, Style]
-) -> CostSection | None:
+) -> _CostSection | None:
     """The plots and the table of costs; None when no row of the evaluation has one."""
     conditions, group = _largest_group([cost for cost in costs if cost.name in styles])
     if not group:
@@ -85,7 +64,7 @@ def make_cost_section(
         means = {name: row[k.metric] for name, row in evaluation.summary.means.items()}
         values = {name: (mean.mean, mean.low, mean.high) for name, mean in means.items()}
         choices.append(_make_choice(k.metric, f"{k.metric} {k.arrow}", values, drawn, styles, upwards=k.higher))
-    return CostSection(
+    return _CostSection(
         conditions,
         tuple(choices),
         tuple(_make_row(cost, styles[name].is_baseline) for name, cost in drawn.items()),
@@ -104,16 +83,17 @@ def _make_choice(
     styles: Mapping[str, Style],
     *,
     upwards: bool,
-) -> Choice:
-    plots = []
+) -> dict[str, str]:
+    choice = {"name": name}
     for field, axis, unit in (("seconds_median", "seconds an image", 1.0), ("macs", "GMACs an image", 1e9)):
         points = {
             method: (amount / unit, *values[method])
             for method, cost in costs.items()
             if _is_positive(amount := getattr(cost, field)) and math.isfinite(values.get(method, (math.nan,))[0])
         }
-        plots.append(plot_against_cost(points, styles, axes=(axis, label), upwards=upwards) if points else "")
-    return Choice(name, *plots)
+        plot = plot_against_cost(points, styles, axes=(axis, label), upwards=upwards) if points else ""
+        choice[field.partition("_")[0]] = plot
+    return choice
 
 
 def _largest_group(costs: "Sequence[Cost]") -> "tuple[str, dict[str, Cost]]":
@@ -178,17 +158,17 @@ def _size(cost: "Cost") -> str:
     return f"{cost.size} px".replace("x", "×", 1) if cost.size else ""
 
 
-def _make_row(cost: "Cost", is_baseline: bool) -> CostRow:
+def _make_row(cost: "Cost", is_baseline: bool) -> dict[str, str | bool]:
     quartiles = cost.seconds_iqr
-    return CostRow(
-        cost.name,
-        is_baseline,
-        _or_dash(cost.params, "{:,.0f}".format),
-        _or_dash(cost.macs, lambda macs: f"{macs / 1e9:.3g} G" if macs else "0"),
-        _or_dash(cost.seconds_median, _seconds_text),
-        " – ".join(map(_seconds_text, quartiles)) if quartiles and None not in quartiles else "–",
-        _or_dash(cost.peak_mb, "{:,.0f} MB".format),
-    )
+    return {
+        "name": cost.name,
+        "is_baseline": is_baseline,
+        "params": _or_dash(cost.params, "{:,.0f}".format),
+        "macs": _or_dash(cost.macs, lambda macs: f"{macs / 1e9:.3g} G" if macs else "0"),
+        "seconds": _or_dash(cost.seconds_median, _seconds_text),
+        "quartiles": " – ".join(map(_seconds_text, quartiles)) if quartiles and None not in quartiles else "–",
+        "peak": _or_dash(cost.peak_mb, "{:,.0f} MB".format),
+    }
 
 
 def _or_dash(x: float | None, text: Callable[[float], str]) -> str:

@@ -49,10 +49,10 @@ from tectum.metrics.conventions import CONVENTIONS, Convention, with_metrics
 from tectum.options import takes_options
 from tectum.protocols import resolve
 
-CHUNK_PX = 4_000_000
+_CHUNK_PX = 4_000_000
 """Pixels of fused images that are scored at once; more methods of large images take turns."""
 
-MethodSpec = str | Path | nn.Module
+_MethodSpec = str | Path | nn.Module
 """A folder of fused images, a system by name, or a fuser."""
 
 
@@ -111,7 +111,7 @@ class Evaluator:
 
     def __init__(
         self,
-        methods: Mapping[str, MethodSpec],
+        methods: Mapping[str, _MethodSpec],
         visible: str | Path,
         infrared: str | Path,
         *,
@@ -150,7 +150,7 @@ class Evaluator:
         if self._out is not None and self._out.resolve() in folders:
             raise UserError(f"results must not go among their sources, got {out}; choose another folder")
 
-    def _make_methods(self, specs: Mapping[str, MethodSpec]) -> list[Method]:
+    def _make_methods(self, specs: Mapping[str, _MethodSpec]) -> list[Method]:
         methods: list[Method] = []
         for name, spec in specs.items():
             if name in self.kind.roles:
@@ -267,7 +267,7 @@ class Evaluator:
             return rows
         first, second = read_pair(pair, **self._reading)
         a, b = to_levels(first.y[None]), to_levels(second.y[None])
-        num = max(1, CHUNK_PX // a.numel())
+        num = max(1, _CHUNK_PX // a.numel())
         for chunk in (remaining[i : i + num] for i in range(0, len(remaining), num)):
             fused = torch.stack([method.luminance(pair.name, first, second) for method in chunk])
             columns = {name: metric(fused, a, b).tolist() for name, metric in self._metrics.items()}
@@ -325,7 +325,7 @@ class Evaluator:
 
 @takes_options(EvaluationOptions)
 def evaluate(
-    methods: Mapping[str, MethodSpec],
+    methods: Mapping[str, _MethodSpec],
     visible: str | Path,
     infrared: str | Path,
     *,

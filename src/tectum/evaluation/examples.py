@@ -31,7 +31,7 @@ _WINDOW_PARTS, _WINDOW_PX, _CROP_PX = 6, 32, 240
 
 
 @dataclass(frozen=True)
-class Panel:
+class _Panel:
     """One picture of an image: a source, a method's or a baseline's.
 
     Attributes:
@@ -49,7 +49,7 @@ class Panel:
 
 
 @dataclass(frozen=True)
-class Example:
+class _Example:
     """One image with all its panels.
 
     Attributes:
@@ -66,10 +66,10 @@ class Example:
     spread: float
     size: tuple[int, int]
     window: tuple[float, float, float, float]
-    panels: tuple[Panel, ...]
+    panels: tuple[_Panel, ...]
 
 
-def make_examples(evaluation: Evaluation, picture: Pictures, num: int) -> list[Example]:
+def make_examples(evaluation: Evaluation, picture: Pictures, num: int) -> list[_Example]:
     """The images where the methods differ most, the most different one first."""
     scores = evaluation.scores
     selected = differ_most(scores, compared_rows(evaluation.summary.is_baseline), num)
@@ -105,7 +105,7 @@ def differ_most(scores: Scores, rows: Sequence[str], num: int) -> list[tuple[int
     return [(int(index), float(spread[index])) for index in order]
 
 
-def _make_example(evaluation: Evaluation, index: int, spread: float, picture: Pictures, max_bytes: int) -> Example:
+def _make_example(evaluation: Evaluation, index: int, spread: float, picture: Pictures, max_bytes: int) -> _Example:
     """Read all pictures of one image and make its panels; one that cannot be read has the reason in its place."""
     image, sources, is_baseline = evaluation.scores.images[index], evaluation.sources, evaluation.summary.is_baseline
     roles = {name: "baseline" if baseline else "method" for name, baseline in is_baseline.items()}
@@ -117,18 +117,18 @@ def _make_example(evaluation: Evaluation, index: int, spread: float, picture: Pi
             pixels[name] = _check_picture(picture(image, name), pixels)
         except (OSError, ValueError, KeyError) as error:
             problems[name] = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-    panels = {name: Panel(name, role, problem=problems.get(name, "")) for name, role in roles.items()}
+    panels = {name: _Panel(name, role, problem=problems.get(name, "")) for name, role in roles.items()}
     if not pixels:
-        return Example(image, index, spread, (3, 4), (0.0, 0.0, 0.0, 0.0), tuple(panels.values()))
+        return _Example(image, index, spread, (3, 4), (0.0, 0.0, 0.0, 0.0), tuple(panels.values()))
     height, width = next(iter(pixels.values())).shape[:2]
     rows = [name for name in compared_rows(is_baseline) if name in pixels]
     top, left, high, wide = find_window([pixels[name] for name in (rows if len(rows) > 1 else list(pixels))])
     crops = [encode_image(x[top : top + high, left : left + wide], "PNG", _CROP_PX) for x in pixels.values()]
     pictures = fit_jpegs(list(pixels.values()), max_bytes - sum(map(len, crops)))
     for name, photo, crop in zip(pixels, pictures, crops, strict=True):
-        panels[name] = Panel(name, roles[name], data_uri("jpeg", photo), data_uri("png", crop))
+        panels[name] = _Panel(name, roles[name], data_uri("jpeg", photo), data_uri("png", crop))
     window = (100 * left / width, 100 * top / height, 100 * wide / width, 100 * high / height)
-    return Example(image, index, spread, (height, width), window, tuple(panels.values()))
+    return _Example(image, index, spread, (height, width), window, tuple(panels.values()))
 
 
 def _check_picture(picture: Array, others: Mapping[str, Array]) -> Array:

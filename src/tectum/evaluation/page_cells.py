@@ -11,7 +11,7 @@ from tectum.evaluation.tables import decimals
 from tectum.metrics.metric import SourceMetric
 from tectum.report.tables import number_text
 
-Verdict = Literal["better", "worse", "not clear", "n/a"]
+_Verdict = Literal["better", "worse", "not clear", "n/a"]
 
 
 @dataclass(frozen=True)
@@ -56,20 +56,20 @@ class Entry:
     interval: str
     hint: str
     mark: Mark = ""
-    verdict: Verdict = "n/a"
+    verdict: _Verdict = "n/a"
     share: str = ""
     missing: str = ""
 
 
 @dataclass(frozen=True)
-class Row:
+class _Row:
     """A method with its entries, one a column."""
 
     name: str
     is_baseline: bool
     entries: tuple[Entry, ...]
 
-    def count(self, verdict: Verdict) -> int:
+    def count(self, verdict: _Verdict) -> int:
         """Returns the number of entries with a verdict."""
         return sum(entry.verdict == verdict for entry in self.entries)
 
@@ -114,11 +114,11 @@ def _places_of_small(values: Sequence[float], num: int) -> int:
     return max(num, min(9, 1 - math.floor(math.log10(largest)))) if largest > 0 else num
 
 
-def score_rows(evaluation: Evaluation, columns: Sequence[Column]) -> list[Row]:
+def score_rows(evaluation: Evaluation, columns: Sequence[Column]) -> list[_Row]:
     """Returns the rows of the table of means."""
     summary = evaluation.summary
     return [
-        Row(
+        _Row(
             method,
             summary.is_baseline[method],
             tuple(_mean_entry(row[k.metric], k, summary.mark(method, k.metric)) for k in columns),
@@ -143,7 +143,7 @@ def _mean_entry(mean: MeanScore, column: Column, mark: Mark) -> Entry:
     return Entry(text, value, interval, hint, mark=mark, missing=missing)
 
 
-def difference_rows(evaluation: Evaluation, columns: Sequence[Column]) -> list[Row]:
+def difference_rows(evaluation: Evaluation, columns: Sequence[Column]) -> list[_Row]:
     """Returns the rows of the table of differences to the reference."""
     summary = evaluation.summary
     places = {}
@@ -151,7 +151,7 @@ def difference_rows(evaluation: Evaluation, columns: Sequence[Column]) -> list[R
         sizes = [abs(row[column.metric].mean) for row in summary.differences.values()]
         places[column.metric] = _places_of_small([x for x in sizes if math.isfinite(x)], column.places)
     return [
-        Row(
+        _Row(
             method,
             summary.is_baseline[method],
             tuple(_difference_entry(row[k.metric], k, places[k.metric]) for k in columns),
@@ -164,7 +164,7 @@ def _difference_entry(difference: Difference, column: Column, places: int) -> En
     infinite = difference.num_infinite
     if not difference.num:
         return Entry("n/a", "", "", f"no image has a {'finite ' * bool(infinite)}value of {column.metric} for both")
-    verdict: Verdict = "not clear"
+    verdict: _Verdict = "not clear"
     if difference.clear:
         verdict = "better" if (difference.mean > 0) == column.higher else "worse"
     text = ("+" if difference.mean > 0 else "") + number_text(difference.mean, places)

@@ -31,9 +31,9 @@ from tectum.report.plots import (
 from tectum.report.statistics import Array
 from tectum.report.tables import number_text
 
-Box = tuple[float, float, float, float]
+_Box = tuple[float, float, float, float]
 """Left, top, right and bottom in pixels."""
-Point = tuple[float, float, float, float]
+_Point = tuple[float, float, float, float]
 """Cost, value, and the ends of its interval, NaN where there is none."""
 
 MAX_DOTS = 200
@@ -196,7 +196,7 @@ def _draw_box(drawing: Drawing, values: Array, scale: Scale, y: float, row_px: f
 
 
 def plot_against_cost(
-    points: Mapping[str, Point], styles: Mapping[str, Style], *, axes: tuple[str, str], upwards: bool
+    points: Mapping[str, _Point], styles: Mapping[str, Style], *, axes: tuple[str, str], upwards: bool
 ) -> str:
     """Quality over a cost, each method with its name beside it.
 
@@ -237,11 +237,11 @@ def _draw_labels(
     drawing: Drawing, places: Mapping[str, tuple[float, float]], styles: Mapping[str, Style], left: float, right: float
 ) -> None:
     """Names beside their points, at the nearest place where they hide least; a thin line leads to one further off."""
-    occupied: list[Box] = [(x - 6, y - 6, x + 6, y + 6) for x, y in places.values()]
+    occupied: list[_Box] = [(x - 6, y - 6, x + 6, y + 6) for x, y in places.values()]
     for method, (x, y) in places.items():
         label, style = shorten(method, 18), styles[method]
 
-        def hidden(box: Box) -> int:
+        def hidden(box: _Box) -> int:
             """How many marks and names it would cover; leaving the frame counts for ten."""
             outside = bool(box[0] < left or box[2] > right + 6)
             return 10 * outside + sum(_overlap(box, other) for other in occupied)
@@ -256,7 +256,7 @@ def _draw_labels(
             drawing.line([x, end], [y, middle], colour, 0.5, opacity=0.7, data_series=style.series)
 
 
-def _label_boxes(x: float, y: float, width: float) -> Iterator[Box]:
+def _label_boxes(x: float, y: float, width: float) -> Iterator[_Box]:
     """Where a name of that width may stand around (x, y), the best places first."""
     beside = (x + 9, x - 9 - width)
     places = [*((left, 0) for left in beside), (x - width / 2, 14), (x - width / 2, -14)]
@@ -265,5 +265,5 @@ def _label_boxes(x: float, y: float, width: float) -> Iterator[Box]:
         yield left, y - lift - 6.5, left + width, y - lift + 6.5
 
 
-def _overlap(one: Box, other: Box) -> bool:
+def _overlap(one: _Box, other: _Box) -> bool:
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]

@@ -23,9 +23,9 @@ interval. A difference has none, so it leaves out the images where one of the tw
 """
 
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 
@@ -160,38 +160,37 @@ def summarise(
     reference = reference or ranked[0]
     if reference not in scores.methods:
         raise UserError(f"the reference must be one of {', '.join(scores.methods)}, got {reference!r}")
-    finite = np.where(np.isfinite(scores.values), scores.values, np.nan)
-    r = scores.methods.index(reference)
-    differences = finite - finite[:, r : r + 1]
-    lows, highs = bootstrap_interval(np.stack([scores.values, differences], 1), resamples, seed)
-    means = _by_method(scores, _mean_scores(scores.values, lows[0], highs[0]))
-    p = sign_flip_p(differences, resamples - 1, seed)
-    higher = [higher_is_better[metric] for metric in scores.metrics]
-    compared = _by_method(scores, _differences(scores.values, r, differences, lows[1], highs[1], p, higher))
+    values, r = scores.values, scores.methods.index(reference)
+    finite = np.where(np.isfinite(values), values, np.nan)
+    gaps, own = finite - finite[:, [r]], values[:, [r]]
+    lows, highs = bootstrap_interval(np.stack([values, gaps], 1), resamples, seed)
+    means, nums = _means(values)
+    means_of = _tabulate(scores, MeanScore, means, lows[0], highs[0], nums, len(values) - nums, np.isinf(values).sum(0))
+    means, nums = _means(gaps)
+    wins = np.where([higher_is_better[metric] for metric in scores.metrics], gaps > 0, gaps < 0).sum(0)
+    with np.errstate(invalid="ignore"):
+        better = wins / nums
+    infinite = ((np.isinf(values) | np.isinf(own)) & ~np.isnan(values) & ~np.isnan(own)).sum(0)
+    p = sign_flip_p(gaps, resamples - 1, seed)
+    differences = _tabulate(scores, Difference, means, lows[1], highs[1], nums, better, p, infinite)
+    del differences[reference]
     ranks, beaten_by = {}, {}
     for metric in scores.metrics:
-        by_method = {method: means[method][metric].mean for method in scores.methods}
-        defined = {method: by_method[method] for method in ranked if not np.isnan(by_method[method])}
-        places = sorted(set(defined.values()), reverse=higher_is_better[metric])[:2]
+        higher = higher_is_better[metric]
+        column = {method: row[metric].mean for method, row in means_of.items()}
+        defined = {method: column[method] for method in ranked if not np.isnan(column[method])}
+        places = sorted(set(defined.values()), reverse=higher)[:2]
         ranks[metric] = tuple(tuple(m for m, mean in defined.items() if mean == place) for place in places)
-        beats = operator.ge if higher_is_better[metric] else operator.le
-        beaten_by[metric] = tuple(
-            m for m in scores.methods if m not in ranked and places and beats(by_method[m], places[0])
-        )
+        beats = operator.ge if higher else operator.le
+        beaten_by[metric] = tuple(m for m in column if m not in ranked and places and beats(column[m], places[0]))
     return Summary(
         is_baseline={method: method not in ranked for method in scores.methods},
         reference=reference,
-        means=means,
-        differences={method: row for method, row in compared.items() if method != reference},
-        ranks=ranks if len(ranked) > 1 else dict.fromkeys(scores.metrics, ()),
+        means=means_of,
+        differences=differences,
+        ranks=ranks if len(ranked) > 1 else dict.fromkeys(ranks, ()),
         beaten_by=beaten_by,
     )
-
-
-def _by_method(scores: Scores, rows: Iterable[Sequence[T]]) -> dict[str, dict[str, T]]:
-    return {
-        method: dict(zip(scores.metrics, row, strict=True)) for method, row in zip(scores.methods, rows, strict=True)
-    }
 
 
 def _means(values: Array) -> tuple[Array, Array]:
@@ -201,27 +200,10 @@ def _means(values: Array) -> tuple[Array, Array]:
         return np.where(defined, values, 0.0).sum(0) / defined.sum(0), defined.sum(0)
 
 
-def _mean_scores(values: Array, lows: Array, highs: Array) -> list[list[MeanScore]]:
-    """From values (images, methods, metrics)."""
-    means, nums = _means(values)
-    columns = (means, lows, highs, nums, len(values) - nums, np.isinf(values).sum(0))
-    return [[MeanScore(*cell) for cell in zip(*row, strict=True)] for row in _rows(columns)]
-
-
-def _differences(
-    values: Array, r: int, differences: Array, lows: Array, highs: Array, p: Array, higher: Sequence[bool]
-) -> list[list[Difference]]:
-    """From values and differences (images, methods, metrics), r the reference."""
-    means, nums = _means(differences)
-    wins = np.where(higher, differences > 0, differences < 0).sum(0)
-    own = values[:, [r]]
-    infinite = ((np.isinf(values) | np.isinf(own)) & ~np.isnan(values) & ~np.isnan(own)).sum(0)
-    with np.errstate(invalid="ignore"):
-        better = wins / nums
-    columns = (means, lows, highs, nums, better, p, infinite)
-    return [[Difference(*cell) for cell in zip(*row, strict=True)] for row in _rows(columns)]
-
-
-def _rows(columns: Sequence[Array]) -> Iterable[tuple[list[Any], ...]]:
-    """A tuple of lists of plain numbers for each method."""
-    return zip(*(column.tolist() for column in columns), strict=True)
+def _tabulate(scores: Scores, make: Callable[..., T], *columns: Array) -> dict[str, dict[str, T]]:
+    """{method: {metric: make(a number of each column)}} from columns (methods, metrics)."""
+    rows = zip(scores.methods, *(column.tolist() for column in columns), strict=True)
+    return {
+        method: {metric: make(*numbers) for metric, *numbers in zip(scores.metrics, *row, strict=True)}
+        for method, *row in rows
+    }

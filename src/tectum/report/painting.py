@@ -21,7 +21,7 @@ UNKNOWN: Colour = (120, 120, 120)
 FOUND: Colour = (255, 255, 255)
 MISSED: Colour = (255, 122, 0)
 FALSE: Colour = (255, 60, 200)
-OPACITY = 0.55
+_OPACITY = 0.55
 MIN_SCORE = 0.25
 """Detections with a lower score are not drawn."""
 
@@ -33,7 +33,7 @@ def class_colours(classes: Sequence[str], label_type: LabelType) -> dict[str, Co
 
 
 def paint(
-    picture: Array, target: Any, classes: Sequence[str] = (), *, names: bool = False, opacity: float = OPACITY
+    picture: Array, target: Any, classes: Sequence[str] = (), *, names: bool = False, opacity: float = _OPACITY
 ) -> Array:
     """A mask or boxes over a picture of the same view.
 

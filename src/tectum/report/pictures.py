@@ -15,7 +15,7 @@ from tectum.errors import UserError
 Array = np.ndarray[Any, np.dtype[Any]]
 
 LABELS = ("visible", "infrared", "fused")
-DIFFERENCE_SCALE = 0.5
+_DIFFERENCE_SCALE = 0.5
 """The difference shown as white; the full range of luminance is 1."""
 
 PAPER, INK, FAINT = (250, 250, 248), (32, 33, 36), (112, 115, 120)
@@ -55,12 +55,12 @@ def side_by_side(
     sizes = [image.shape[:2] for image in (visible, infrared, fused)]
     if len(set(sizes)) != 1 or len(labels) != 3:
         raise UserError(f"three images of one size and three labels are needed, got {sizes} and {tuple(labels)}")
-    size = panel_size(*visible.shape[:2])
+    size = _panel_size(*visible.shape[:2])
     panels = [_panel(image, size) for image in (visible, infrared, fused)]
     captions = list(labels)
     if difference:
         change = np.abs(luminance(fused) - luminance(visible))
-        panels.append(_panel(heat(change / DIFFERENCE_SCALE), size))
+        panels.append(_panel(heat(change / _DIFFERENCE_SCALE), size))
         captions.append(f"|fused - {labels[0]}|, mean {change.mean():.3f}")
     return np.asarray(_sheet(panels, captions, title, scale=difference))
 
@@ -84,7 +84,7 @@ def heat(x: Array) -> Array:
     return colours
 
 
-def panel_size(height: int, width: int) -> tuple[int, int]:
+def _panel_size(height: int, width: int) -> tuple[int, int]:
     """(width, height) of a panel: the longer side within 160..640 px, the shorter one at least 8 px."""
     scale = min(LONGEST_PX / max(height, width), max(1.0, SHORTEST_PX / max(height, width)))
     return max(8, round(width * scale)), max(8, round(height * scale))
@@ -129,7 +129,7 @@ def _sheet(panels: list[Image.Image], captions: list[str], title: str, *, scale:
 
 def _colour_bar(sheet: Image.Image, draw: ImageDraw.ImageDraw, right: int, top: int) -> None:
     """0 [black ... white] 0.5, right-aligned."""
-    high = f"{DIFFERENCE_SCALE:g}"
+    high = f"{_DIFFERENCE_SCALE:g}"
     font = _font(12)
     bar = Image.fromarray(heat(np.tile(np.linspace(0, 1, 60), (10, 1))))
     x = right - 60 - round(draw.textlength(high, font=font)) - 4

@@ -20,7 +20,7 @@ from tectum.io.files import write_whole
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-JPEG_STEPS = ((800, 88), (640, 88), (512, 85), (400, 80), (288, 75), (192, 70))
+_JPEG_STEPS = ((800, 88), (640, 88), (512, 85), (400, 80), (288, 75), (192, 70))
 """Longest side in pixels and JPEG quality; the first that fits is taken, the last whether it fits or not."""
 
 
@@ -62,7 +62,7 @@ def write_html(path: Path, folder: Path, **values: Any) -> None:
 def fit_jpegs(pictures: Sequence[Array], max_bytes: int) -> list[bytes]:
     """JPEGs of pictures, uint8 (H,W) or (H,W,3), that together take at most `max_bytes`, of one size and quality."""
     files: list[bytes] = []
-    for longest_px, quality in JPEG_STEPS:
+    for longest_px, quality in _JPEG_STEPS:
         files = [encode_image(picture, "JPEG", longest_px, quality=quality) for picture in pictures]
         if sum(map(len, files)) <= max_bytes:
             break
