@@ -69,7 +69,7 @@ __all__ = ["Pair", "Schedule", "UserError", "evaluate", "fit", "fuse", "load", "
 
 
 def systems() -> dict[str, str]:
-    """List the fusion systems: {name: one line}. A name is what `fuse`, `load` and `tectum --system` take.
+    """List the fusion systems: {name: one line}. `fuse`, `load` and `--system` take a name.
 
     >>> systems()["average"]
     'mean of both sources'
