@@ -20,8 +20,9 @@ import numpy as np
 import numpy.typing as npt
 
 from results import against, put, table
-from tectum.data.datasets import DATASETS, find_folder, find_pairs
-from tectum.data.folders import read_split
+from tectum.data.datasets import DATASETS, find_pairs
+from tectum.data.folders import find_folder
+from tectum.data.parts import read_split
 from tectum.evaluation.evaluate import Evaluator
 from tectum.io.folders import Matches, PairFiles
 from tectum.io.image import picture_from_array, read_image

@@ -20,7 +20,7 @@ from torch import Tensor
 from results import PUBLISHED, SETS, put, table
 from tectum.color import rgb_to_ycbcr
 from tectum.data.datasets import find_set, open_set
-from tectum.data.folders import read_split
+from tectum.data.parts import read_split
 from tectum.data.synthetic import render
 from tectum.data.transforms import resize
 from tectum.evaluation.evaluate import Evaluation, Evaluator

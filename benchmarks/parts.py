@@ -24,7 +24,7 @@ from torch import Tensor, nn
 import tectum
 from tectum import balance
 from tectum.data.datasets import open_set
-from tectum.data.folders import exclude_names, read_split
+from tectum.data.parts import exclude_names, read_split
 from tectum.data.synthetic import render
 from tectum.models.sfofusion import SFOFusion, SFOFusionLoss
 from tectum.models.tdfusion import TDFusionLoss

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tectum.data.datasets import find_set
-from tectum.data.folders import read_split
+from tectum.data.parts import read_split
 from tectum.evaluation.evaluate import Evaluation, Evaluator
 from tectum.evaluation.statistics import summarise
 from tectum.evaluation.tables import explain_undefined, markdown_table

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from tectum.data.datasets import open_set
-from tectum.data.folders import exclude_names, read_split
+from tectum.data.parts import exclude_names, read_split
 from tectum.data.transforms import resize
 from tectum.downstream.cell import train
 from tectum.downstream.frames import Frames, class_weights

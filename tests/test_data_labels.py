@@ -10,8 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from tectum.data.boxes import BoxFiles, BoxList, PixelBox, read_list, read_voc, to_relative
-from tectum.data.masks import MaskFiles, read_indices, read_mask
+from tectum.data.boxes import PixelBox, read_list, read_voc, to_relative
+from tectum.data.labels import Labels
+from tectum.data.masks import read_indices, read_mask
 
 CLASSES = ("background", "car", "person")
 INDICES = np.array([[0, 1, 2, 0], [2, 2, 1, 255]], np.uint8)
@@ -119,7 +120,7 @@ def test_a_class_that_is_not_there_is_named_with_its_place(tmp_path: Path) -> No
 def test_a_mask_of_another_size_is_refused(tmp_path: Path) -> None:
     grey(tmp_path / "a.png")
     with pytest.raises(ValueError, match=r"a.png is 4x2 for an image of 4x3"):
-        MaskFiles({"a": tmp_path / "a.png"}, CLASSES).read("a", (3, 4))
+        Labels("masks", CLASSES, {"a": tmp_path / "a.png"}).read("a", (3, 4))
 
 
 # ---- boxes -----------------------------------------------------------------------------------------------------------
@@ -127,28 +128,28 @@ def test_a_mask_of_another_size_is_refused(tmp_path: Path) -> None:
 PERSON = {"boxes": [[0.25, 0.125, 0.5, 0.75]], "labels": [2]}  # in 40x16 pixels: 10,2,20,12
 
 
-def yolo(folder: Path, text: str = "2 0.375 0.4375 0.25 0.625\n") -> BoxFiles:
+def yolo(folder: Path, text: str = "2 0.375 0.4375 0.25 0.625\n") -> Labels:
     (folder / "a.txt").write_text(text)
-    return BoxFiles({"a": folder / "a.txt"}, CLASSES)
+    return Labels("boxes", CLASSES, {"a": folder / "a.txt"})
 
 
-def voc(folder: Path, box: str = "10,2,20,12", name: str = "Person", size: str = "40,16") -> BoxFiles:
+def voc(folder: Path, box: str = "10,2,20,12", name: str = "Person", size: str = "40,16") -> Labels:
     tags = "".join(f"<{k}>{x}</{k}>" for k, x in zip(("xmin", "ymin", "xmax", "ymax"), box.split(","), strict=True))
     width, height = size.split(",")
     (folder / "a.xml").write_text(
         f"<annotation><size><width>{width}</width><height>{height}</height></size>"
         f"<object><name>{name}</name><bndbox>{tags}</bndbox></object></annotation>"
     )
-    return BoxFiles({"a": folder / "a.xml"}, CLASSES)
+    return Labels("boxes", CLASSES, {"a": folder / "a.xml"})
 
 
-def listed(folder: Path, line: str = "a.png 10,2,20,12,2") -> BoxList:
+def listed(folder: Path, line: str = "a.png 10,2,20,12,2") -> Labels:
     (folder / "list.txt").write_text(line + "\n")
-    return BoxList(read_list(folder / "list.txt"), CLASSES)
+    return Labels("boxes", CLASSES, read_list(folder / "list.txt"))
 
 
 @pytest.mark.parametrize("write", [yolo, voc, listed])
-def test_the_three_forms_hold_the_same_box(tmp_path: Path, write: Callable[[Path], BoxFiles | BoxList]) -> None:
+def test_the_three_forms_hold_the_same_box(tmp_path: Path, write: Callable[[Path], Labels]) -> None:
     """x goes with the width and y with the height, also where the image is not square."""
     found = write(tmp_path).read("a", (16, 40))
     assert {key: x.tolist() for key, x in found.items()} == PERSON
@@ -161,8 +162,8 @@ def test_an_empty_text_file_and_a_bare_name_say_that_nothing_is_there(tmp_path: 
 
 
 def test_another_order_of_the_numbers(tmp_path: Path) -> None:
-    files = yolo(tmp_path, "0 0.5 0.5 0.5 0.5\n1 0.5 0.5 0.5 0.5\n").files
-    found = BoxFiles(files, CLASSES, order=("person", "car")).read("a", (16, 40))
+    files = yolo(tmp_path, "0 0.5 0.5 0.5 0.5\n1 0.5 0.5 0.5 0.5\n").entries
+    found = Labels("boxes", CLASSES, files, order=("person", "car")).read("a", (16, 40))
     assert found["labels"].tolist() == [2, 1]
 
 
@@ -248,7 +249,7 @@ def test_the_published_lists(name: str, images: int, counts: list[int], size: tu
     if not os.environ.get("TECTUM_DATA"):
         pytest.skip("TECTUM_DATA is not set: it names the folder of real data")
     rows = read_list(Path(os.environ["TECTUM_DATA"]) / "splits" / f"{name}.txt")
-    labels = BoxList(rows, tuple(str(i) for i in range(len(counts))))
+    labels = Labels("boxes", tuple(str(i) for i in range(len(counts))), rows)
     found = [labels.read(stem, size) for stem in rows]
     seen = Counter(int(x) for boxes in found for x in boxes["labels"])
     assert (len(rows), [seen[i] for i in range(len(counts))]) == (images, counts)

@@ -15,10 +15,9 @@ from PIL import Image
 from torch import Tensor
 
 from tectum.data.datasets import find_set, open_set
-from tectum.data.folders import read_split
 from tectum.data.known import DATASETS
 from tectum.data.labelled import LabelledPairs
-from tectum.data.parts import draw_names
+from tectum.data.parts import draw_names, read_split
 
 HEIGHT, WIDTH = 24, 40
 Box = tuple[int, int, int, int]

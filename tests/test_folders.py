@@ -11,7 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 from tectum.data.datasets import open_set
-from tectum.data.folders import exclude_names, read_luminance, read_split
+from tectum.data.folders import read_luminance
+from tectum.data.parts import exclude_names, read_split
 from tectum.data.transforms import centre_crop, random_crop
 from tectum.pair import Pair
 

@@ -11,8 +11,7 @@ A box may reach out of its image by half a pixel, which rounding does, and is cl
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
@@ -22,7 +21,7 @@ import torch
 from tectum.errors import UserError
 from tectum.pair import Boxes
 
-TOLERANCE_PX = 0.5
+_TOLERANCE_PX = 0.5
 
 
 class PixelBox(NamedTuple):
@@ -34,63 +33,6 @@ class PixelBox(NamedTuple):
     y2: float
     label: int
     where: str
-
-
-@dataclass(frozen=True)
-class BoxFiles:
-    """Reader of one text or XML file of boxes per image.
-
-    Args:
-        files: one for each image, .txt (YOLO) or .xml (VOC).
-        classes: names of the classes.
-        order: names in the order of the numbers in text files, where it is another.
-    """
-
-    files: Mapping[str, Path]
-    classes: tuple[str, ...]
-    order: tuple[str, ...] = ()
-    label_type = "boxes"
-
-    def __contains__(self, name: object) -> bool:
-        return name in self.files
-
-    def read(self, name: str, size: tuple[int, int]) -> Boxes:
-        """Returns the boxes of an image of `size` (height, width).
-
-        Raises:
-            ValueError: the file cannot be read, a box is out of the image or of no known class.
-        """
-        path = self.files[name]
-        if path.suffix.lower() == ".xml":
-            return to_relative(read_voc(path, self.classes, size), size)
-        return to_relative(_read_yolo(path, self.classes, size, self.order), size)
-
-
-@dataclass(frozen=True)
-class BoxList:
-    """Reader of the boxes of a whole part from one list file.
-
-    Args:
-        rows: by the name of the image.
-        classes: names of the classes.
-    """
-
-    rows: Mapping[str, Sequence[PixelBox]]
-    classes: tuple[str, ...]
-    label_type = "boxes"
-
-    def __contains__(self, name: object) -> bool:
-        return name in self.rows
-
-    def read(self, name: str, size: tuple[int, int]) -> Boxes:
-        """Returns the boxes of an image of `size` (height, width).
-
-        Raises:
-            ValueError: a box is out of the image or of no known class.
-        """
-        for row in self.rows[name]:
-            _check_label(row.label, self.classes, row.where)
-        return to_relative(self.rows[name], size)
 
 
 def to_relative(rows: Sequence[PixelBox], size: tuple[int, int]) -> Boxes:
@@ -108,7 +50,7 @@ def to_relative(rows: Sequence[PixelBox], size: tuple[int, int]) -> Boxes:
         if not all(math.isfinite(x) for x in row[:4]) or row.x2 <= row.x1 or row.y2 <= row.y1:
             raise UserError(f"a box must go from its left top to its right bottom, {row.where} has {box}; correct it")
         overhang = max(-row.x1, -row.y1, row.x2 - width, row.y2 - height)
-        if overhang > TOLERANCE_PX + 1e-6 * max(size):
+        if overhang > _TOLERANCE_PX + 1e-6 * max(size):
             raise UserError(
                 f"a box must lie in its image, {row.where} has {box} in {width}x{height} pixels; correct it, or "
                 "check that the boxes belong to images of this size"
@@ -119,7 +61,7 @@ def to_relative(rows: Sequence[PixelBox], size: tuple[int, int]) -> Boxes:
     return {"boxes": boxes.clamp(0, 1).float(), "labels": labels}
 
 
-def _read_yolo(path: Path, classes: Sequence[str], size: tuple[int, int], order: Sequence[str] = ()) -> list[PixelBox]:
+def read_yolo(path: Path, classes: Sequence[str], size: tuple[int, int], order: Sequence[str] = ()) -> list[PixelBox]:
     """Returns the boxes of a YOLO text file (`class cx cy w h`), in pixels; a file without lines has none.
 
     Raises:
@@ -132,12 +74,8 @@ def _read_yolo(path: Path, classes: Sequence[str], size: tuple[int, int], order:
             label, cx, cy, w, h = (float(x) for x in fields)
         except ValueError:
             raise UserError(f"a line must read `class cx cy w h`, {where} has {line[:60]!r}; correct it") from None
-        if order:
-            _check_label(label, order, where)
-            index = list(classes).index(order[int(label)])
-        else:
-            _check_label(label, classes, where)
-            index = int(label)
+        check_label(label, order or classes, where)
+        index = list(classes).index(order[int(label)]) if order else int(label)
         if max(abs(cx), abs(cy), abs(w), abs(h)) > 2:
             raise UserError(
                 f"boxes in text files must be relative (0 to 1), {where} has {line[:60]!r}; divide x by the width and "
@@ -218,7 +156,7 @@ def read_lines(path: Path) -> list[tuple[str, str]]:
     return [(f"{path}, line {i}", x.strip()) for i, x in enumerate(lines, 1) if x.strip() and not x.startswith("#")]
 
 
-def _check_label(label: float, classes: Sequence[str], where: str) -> None:
+def check_label(label: float, classes: Sequence[str], where: str) -> None:
     """Refuse a class number that is not one of `classes`."""
     if not (math.isfinite(label) and label == int(label) and 0 <= label < len(classes)):
         raise UserError(

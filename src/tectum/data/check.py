@@ -2,22 +2,23 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from tectum.data.datasets import choose_names, find_part, get_known_set, make_box_list, open_labels
-from tectum.data.folders import luminance
+from tectum.data.datasets import SetImages, choose_names, find_part, get_known_set, open_labels
+from tectum.data.folders import Files, find_folder, luminance
 from tectum.data.known import DATASETS, KnownSet
-from tectum.data.labelled import Labels, read_pair_pixels
-from tectum.data.parts import SPLITS, Files, SetImages, find_duplicates, find_folder, find_labels
+from tectum.data.labelled import read_pair_pixels
+from tectum.data.labels import Labels, find_labels
+from tectum.data.parts import SPLITS, find_duplicates
 from tectum.data.transforms import IGNORE_INDEX
 from tectum.errors import UserError
 from tectum.kinds import KINDS
 
-LABEL_TYPES = ("masks", "boxes")
+_LABEL_TYPES = ("masks", "boxes")
 _READ_ERRORS = (ValueError, OSError)
 """What the readers raise at a file that is not right."""
 
@@ -82,22 +83,25 @@ def check(
     Raises:
         ValueError, FileNotFoundError: the set or a part is not there at all.
     """
-    known = get_known_set(name, kind)
     parts = []
     pictures: dict[str, Files] = {}
-    for split, images in _find_parts(root, name, known, splits):
+    for images in _find_parts(Path(root), name, get_known_set(name, kind), splits):
+        split = images.split
         part = Part(split, [])
         parts.append(part)
-        labels = _open_label_files(name, known, images, targets, part)
+        labels = _open_label_files(images, targets, part)
         pictures[split] = {stem: images.visible[stem] for stem in part.names if stem in images.visible}
         if split == "test" and (both := find_duplicates(pictures.get("train", {}), pictures[split])):
             part.problems.append(
                 f"{len(both)} of {len(part.names)} pairs are in train too, the first is {both[0]}; what is scored "
                 "must not be trained on, take them out of one"
             )
-        _check_images(images, part, known)
+        for side, missing in images.missing(part.names):
+            part.problems += [
+                f"{stem} has no {side} image in {images.home}; add it, or leave the pair out" for stem in missing
+            ]
         for stem in each(split, part.names):
-            _check_pair(stem, images, labels, part, known)
+            _check_pair(stem, images, labels, part)
     return parts
 
 
@@ -143,89 +147,79 @@ def detect_kind(root: str | Path) -> str:
     return kind_names[0] if kind_names else "infrared"
 
 
-def _find_parts(root: str | Path, name: str, known: KnownSet, splits: Sequence[str]) -> list[tuple[str, SetImages]]:
+def _find_parts(root: Path, name: str, known: KnownSet, splits: Sequence[str]) -> list[SetImages]:
     """Returns the parts that were asked for, or all that exist."""
     if splits:
-        return [(split, find_part(name, known, Path(root), split)) for split in splits]
-    parts: list[tuple[str, SetImages]] = []
+        return [find_part(name, known, root, split) for split in splits]
+    parts: list[SetImages] = []
     first_error: FileNotFoundError | None = None
     for split in SPLITS:
         try:
-            images = find_part(name, known, Path(root), split)
+            parts.append(find_part(name, known, root, split))
         except FileNotFoundError as error:
             first_error = error
             continue
-        if not images.divided:
-            return _list_parts(name, known, images)
-        parts.append((split, images))
+        if not parts[-1].divided:
+            return _list_parts(parts[-1])
     if not parts and first_error is not None:
         raise first_error
     return parts
 
 
-def _list_parts(name: str, known: KnownSet, images: SetImages) -> list[tuple[str, SetImages]]:
+def _list_parts(images: SetImages) -> list[SetImages]:
     """Returns the parts that lists or a rule make of a set whose folders make none."""
     parts = []
     for split in SPLITS:
+        part = replace(images, split=split)
         try:
-            choose_names(name, known, images, split, None, None, 0)
+            choose_names(part)
         except FileNotFoundError:
             continue
         except ValueError:
             pass  # a list that cannot be read: told when the part is
-        parts.append(split)
-    return [("all", images)] if len(parts) == 1 else [(split, images) for split in parts]
+        parts.append(part)
+    return [replace(images, split="all")] if len(parts) == 1 else parts
 
 
-def _open_label_files(
-    name: str, known: KnownSet, images: SetImages, targets: Sequence[str], part: Part
-) -> dict[str, Labels]:
+def _open_label_files(images: SetImages, targets: Sequence[str], part: Part) -> dict[str, Labels]:
     """Returns the label readers of a part; fills in its names."""
     labels: dict[str, Labels] = {}
     names: dict[str, None] = {}
-    for label_type in targets or LABEL_TYPES:
+    for label_type in targets or _LABEL_TYPES:
         try:
-            names_of_part, rows = choose_names(name, known, images, part.split, label_type, None, 0)
+            names_of_part, rows = choose_names(images, label_type)
             names |= dict.fromkeys(names_of_part)
-            if label_type == "boxes" and rows:
-                labels[label_type] = make_box_list(rows, known.boxes)
-            elif targets or find_labels(images.home, part.split, label_type) is not None:
-                labels[label_type] = open_labels(name, known, images, part.split, label_type)
+            listed = label_type == "boxes" and rows
+            if not (targets or listed or find_labels(images.home, part.split, label_type)):
+                continue
+            labels[label_type] = open_labels(images, label_type, rows)
         except _READ_ERRORS as error:
             part.problems += [str(error)] * (str(error) not in part.problems)  # a list is read for both kinds
             continue
-        if label_type in labels:
-            part.problems += _find_orphan_labels(images, part.split, label_type)
-            part.class_counts[label_type] = ClassCounts(labels[label_type].classes)
-            unlabelled = [stem for stem in names_of_part if stem not in labels[label_type]]
-            part.problems += [
-                f"{stem} has no {label_type} in {images.home}; add them, or leave it out" for stem in unlabelled
-            ]
+        part.problems += _find_orphan_labels(images, label_type)
+        part.class_counts[label_type] = ClassCounts(labels[label_type].classes)
+        part.problems += [
+            f"{stem} has no {label_type} in {images.home}; add them, or leave it out"
+            for stem in names_of_part
+            if stem not in labels[label_type]
+        ]
     part.names = list(names)
     return labels
 
 
-def _find_orphan_labels(images: SetImages, split: str, label_type: str) -> list[str]:
+def _find_orphan_labels(images: SetImages, label_type: str) -> list[str]:
     """Returns a problem for each label file that belongs to no image of the part."""
-    labels = find_labels(images.home, split, label_type)
+    labels = find_labels(images.home, images.split, label_type)
     if labels is None:
         return []
     folder, files = labels
-    if images.divided and split not in (folder.name.lower(), folder.parent.name.lower()):
+    if images.divided and images.split not in (folder.name.lower(), folder.parent.name.lower()):
         return []  # one folder for all parts
     orphans = [path for stem, path in files.items() if stem not in images.visible and stem not in images.infrared]
     return [f"{path} belongs to no image; add the pair, or remove it" for path in orphans]
 
 
-def _check_images(images: SetImages, part: Part, known: KnownSet) -> None:
-    """Add a problem for each name that lacks an image."""
-    for side, files in zip(known.pair_kind.words, (images.visible, images.infrared), strict=True):
-        for stem in part.names:
-            if stem not in files:
-                part.problems.append(f"{stem} has no {side} image in {images.home}; add it, or leave the pair out")
-
-
-def _check_pair(stem: str, images: SetImages, labels: dict[str, Labels], part: Part, known: KnownSet) -> None:
+def _check_pair(stem: str, images: SetImages, labels: dict[str, Labels], part: Part) -> None:
     """Read one pair and its labels; add its size, classes and problems."""
     if stem not in images.visible or stem not in images.infrared:
         return
@@ -237,9 +231,10 @@ def _check_pair(stem: str, images: SetImages, labels: dict[str, Labels], part: P
     size = visible.shape[0], visible.shape[1]
     part.sizes[f"{size[1]}x{size[0]}"] += 1
     if infrared.shape != visible.shape:
+        a, b = images.known.pair_kind.words
         part.problems.append(
-            f"{stem} has images of {size[1]}x{size[0]} ({known.pair_kind.words[0]}) and "
-            f"{infrared.shape[1]}x{infrared.shape[0]} ({known.pair_kind.words[1]}) pixels; register or resize them"
+            f"{stem} has images of {size[1]}x{size[0]} ({a}) and {infrared.shape[1]}x{infrared.shape[0]} ({b}) pixels; "
+            "register or resize them"
         )
     for label_type, reader in labels.items():
         if stem not in reader:

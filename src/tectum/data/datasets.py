@@ -6,32 +6,51 @@ Letter case does not matter. Which pairs a part has is said by its folder; else 
 M3FD_train.txt (whose boxes count too, where it has any); else by a packaged list, or by a draw with a seed.
 """
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
-from tectum.data.boxes import BoxList, PixelBox
-from tectum.data.folders import exclude_names, list_splits, read_split, suggest_kind
+from tectum.data.boxes import PixelBox
+from tectum.data.folders import Files, brighter_first, find_folder, find_side
 from tectum.data.known import DATASETS, FOLDER, VOC, KnownSet
-from tectum.data.labelled import LabelledPairs, Labels
-from tectum.data.parts import (
-    LAYOUTS,
-    SPLITS,
-    SetImages,
-    draw_names,
-    find_folder,
-    find_images,
-    find_labels,
-    find_list,
-    layouts_of,
-    make_labels,
-    read_names,
-)
+from tectum.data.labelled import LabelledPairs
+from tectum.data.labels import Labels, find_labels, make_labels
+from tectum.data.parts import SPLITS, draw_names, exclude_names, find_list, list_splits, read_names, read_split
 from tectum.errors import UserError, unknown
 from tectum.kinds import KINDS
-from tectum.protocols import resolve
 
-__all__ = ["DATASETS", "FOLDER", "LAYOUTS", "VOC", "KnownSet", "find_pairs", "find_set", "open_set"]
+_Side = TypeVar("_Side")
+
+__all__ = ["DATASETS", "FOLDER", "VOC", "KnownSet", "find_pairs", "find_set", "open_set"]
+
+
+@dataclass(frozen=True)
+class SetImages:
+    """Image files of a part (split) of a set, by name.
+
+    Args:
+        name: of the set.
+        known: facts of the set.
+        split: the part.
+        home: the set's folder.
+        visible: visible images, or a of the set's kind.
+        infrared: infrared images, or b of the set's kind.
+        divided: the folders themselves are one part of the set.
+    """
+
+    name: str
+    known: KnownSet
+    split: str
+    home: Path
+    visible: Files
+    infrared: Files
+    divided: bool
+
+    def missing(self, pair_names: Sequence[str]) -> list[tuple[str, list[str]]]:
+        """Returns, for both sides, what the side is called and which of the names have no image there."""
+        sides = zip(self.known.pair_kind.words, (self.visible, self.infrared), strict=True)
+        return [(word, [name for name in pair_names if name not in files]) for word, files in sides]
 
 
 def open_set(
@@ -79,14 +98,10 @@ def open_set(
     if every < 1:
         raise UserError(f"every must be at least 1, got {every}; 1 takes all")
     images = find_part(name, known, Path(root), split)
-    pair_names, rows = choose_names(name, known, images, split, target, names, seed)
+    pair_names, rows = choose_names(images, target, names, seed)
     pair_names = pair_names[::every]
-    _check_images(images, pair_names, name, known)
-    labels: Labels | None = None
-    if target == "boxes" and rows:
-        labels = make_box_list(rows, known.boxes)
-    elif target is not None:
-        labels = open_labels(name, known, images, split, target)
+    _check_images(images, pair_names)
+    labels = None if target is None else open_labels(images, target, rows)
     files = {stem: (images.visible[stem], images.infrared[stem]) for stem in pair_names}
     return LabelledPairs(files, labels, channels=channels, memory_gib=memory_gib, words=known.pair_kind.words)
 
@@ -116,58 +131,123 @@ def find_pairs(
     Raises:
         ValueError, FileNotFoundError: as `open_set`.
     """
-    known = get_known_set(name, kind)
-    images = find_part(name, known, Path(root), split)
-    pair_names, _ = choose_names(name, known, images, split, None, None, 0)
-    _check_images(images, pair_names, name, known)
+    images = find_part(name, get_known_set(name, kind), Path(root), split)
+    pair_names, _ = choose_names(images)
+    _check_images(images, pair_names)
     return images, pair_names
+
+
+def find_set(name: str, root: str | Path, split: str = "test") -> tuple[Path, Path]:
+    """Returns the two image folders of a set: (visible, infrared), or a and b of its kind.
+
+    Sets that keep both images of a pair in one folder are found by `find_pairs` only.
+
+    Args:
+        name: as of `open_set`.
+        root: the folder that holds the set's folder, or is it.
+        split: the part.
+
+    Raises:
+        ValueError: the set is unknown, or keeps both images of a pair in one file.
+        FileNotFoundError: it is not there; the message says what was looked for.
+    """
+    home, _, visible, infrared = _find_layout(
+        name, get_known_set(name), Path(root), split, lambda home, side: find_folder(home, side.split("/"))
+    )
+    if visible == infrared:
+        raise UserError(
+            f"{name} in {home} keeps both images of a pair in one file of four channels; write them into two folders "
+            "first, or open it with tectum.data.datasets.open_set"
+        )
+    return visible, infrared
 
 
 def find_part(name: str, known: KnownSet, root: Path, split: str) -> SetImages:
     """Returns the image files of a part, or of the whole set where its folders do not divide it."""
+    home, layout, a, b = _find_layout(name, known, root, split, find_side)
+    if known.brighter and "*" in layout:
+        a, b = brighter_first(a, b)
+    return SetImages(name, known, split, home, a, b, divided="{split}" in layout or "{part}" in layout)
+
+
+def _find_layout(
+    name: str, known: KnownSet, root: Path, split: str, find: Callable[[Path, str], _Side | None]
+) -> tuple[Path, str, _Side, _Side]:
+    """Returns the set's folder, the layout of a, and what `find` returns for a and b, in the first layout that exists.
+
+    Raises:
+        FileNotFoundError: there is none; the message says what was looked for.
+    """
     root = root.resolve()
     if not root.is_dir():
         raise FileNotFoundError(f"the folder {root} does not exist; check the path")
     inside = [home for folder in known.folders if (home := find_folder(root, (folder,))) is not None]
     deeper = [home for x in inside for folder in known.folders if (home := find_folder(x, (folder,))) is not None]
     homes = [*inside, *deeper, root]
-    kind = known.pair_kind
-    layouts = (*known.layouts, *layouts_of(kind, known.sides))
-    for home in homes:
-        part = known.parts.get(split, "")
-        if (images := find_images(home, layouts, split, part=part, brighter=known.brighter)) is not None:
-            return images
-    for home in homes:
-        for other in SPLITS:
-            if find_images(home, layouts, other, part=known.parts.get(other, "")) is not None:
-                raise FileNotFoundError(
-                    f"{name} in {home} has no part called {split}, but one called {other}; take that"
-                )
-    a, b = layouts[0]
-    first, second = LAYOUTS[-1] if known.kind == "infrared" else kind.sides[0]
-    folders_to_search = [home / part for home in homes for part in ("", *SPLITS)]
-    hint = suggest_kind(folders_to_search) if name == "folder" and known.kind == "infrared" else ""
+    layouts = (*known.layouts, *_layouts_of(known))
+    for part in (split, *SPLITS):
+        for home in homes:
+            for layout in layouts:
+                if "{part}" in layout[0] and part not in known.parts:
+                    continue
+                a, b = (find(home, x.format(split=part, part=known.parts.get(part))) for x in layout)
+                if a is None or b is None:
+                    continue
+                if part != split:
+                    raise FileNotFoundError(
+                        f"{name} in {home} has no part called {split}, but one called {part}; take that"
+                    )
+                return home, layout[0], a, b
+    examples = (layouts[0], known.pair_kind.sides[-1 if known.kind == "infrared" else 0])
+    (a_folder, b_folder), (first, second) = (
+        [side.format(split=split, part=known.parts.get(split, "")) for side in layout] for layout in examples
+    )
+    contents = "a visible and an infrared folder" if known.kind == "infrared" else f"the folders of {known.kind} pairs"
     where = f"; get it from {known.url}" if known.url else ""
+    hint = _suggest_kind([home / part for home in homes for part in ("", *SPLITS)]) if known == FOLDER else ""
     raise FileNotFoundError(
-        f"{name} was not found in {root}: expected {known.expected} there, such as "
-        f"{a.format(split=split, part=part)} and {b.format(split=split, part=part)} or {first} and {second}{where}; "
-        f"see tectum data list{hint}"
+        f"{name} was not found in {root}: expected {contents} there, such as {a_folder} and {b_folder} or {first} and "
+        f"{second}{where}; see tectum data list{hint}"
     )
 
 
+def _layouts_of(known: KnownSet) -> list[tuple[str, str]]:
+    """Returns the folder layouts of a set's kind, (a, b) relative to the set's folder, most usual first.
+
+    >>> layouts = _layouts_of(replace(FOLDER, kind="exposure"))
+    >>> layouts[0], ("{split}/MEF/over", "{split}/MEF/low") in layouts
+    (('{split}/over', '{split}/under'), True)
+    """
+    sides = known.sides or known.pair_kind.sides
+    forms = ["{{split}}/{0}", "{0}/{{split}}", *(f"{{{{split}}}}/{tag}/{{0}}" for tag in known.pair_kind.tags), "{0}"]
+    return [(form.format(a), form.format(b)) for form in forms for a, b in sides]
+
+
+def _suggest_kind(folders: Sequence[Path]) -> str:
+    """Returns a hint at folders of another kind, for the message that visible and infrared are missing; else ""."""
+    for folder in folders:
+        inside = {x.name.lower() for x in folder.iterdir() if x.is_dir()} if folder.is_dir() else set()
+        for kind in KINDS.values():
+            for a, b in kind.sides:
+                if kind.name != "infrared" and {a.lower(), b.lower()} <= inside:
+                    first, second = sorted((a, b))
+                    same = [x.name for x in KINDS.values() if (a, b) in x.sides or (b, a) in x.sides]
+                    what = " or ".join(same)
+                    return f"; {folder} has folders {first} and {second}: if they are {what} pairs, say so (--kind)"
+    return ""
+
+
 def choose_names(
-    name: str,
-    known: KnownSet,
     images: SetImages,
-    split: str,
-    target: str | None,
-    names: Sequence[str] | str | Path | None,
-    seed: int,
+    target: str | None = None,
+    names: Sequence[str] | str | Path | None = None,
+    seed: int = 0,
 ) -> tuple[list[str], dict[str, list[PixelBox]]]:
     """Returns the names of a part, and their boxes where a list has them."""
+    known, split = images.known, images.split
     all_names = sorted(images.visible.keys() | images.infrared.keys())
     if isinstance(names, str) and not Path(names).exists() and names in list_splits():
-        return read_split(names), _read_listed_boxes(known, images, split, target)
+        return read_split(names), _read_listed_boxes(images, target)
     if isinstance(names, str | Path):
         if not Path(names).is_file():
             raise FileNotFoundError(
@@ -176,7 +256,7 @@ def choose_names(
             )
         return read_names(Path(names))
     if names is not None:
-        return list(names), _read_listed_boxes(known, images, split, target)
+        return list(names), _read_listed_boxes(images, target)
     if images.divided or split == "all":
         return all_names, {}
     lists = {part: find_list(images.home, known.folders, part, target) for part in (split, *SPLITS)}
@@ -196,86 +276,47 @@ def choose_names(
     if split == ("test" if tuple(known.splits) == ("test",) else "train"):
         return unlisted, {}
     raise FileNotFoundError(
-        f"{name} in {images.home} has no part called {split}: expected its folder, or a list {split}.txt; add one, or "
-        "ask for split='all'"
+        f"{images.name} in {images.home} has no part called {split}: expected its folder, or a list {split}.txt; add "
+        "one, or ask for split='all'"
     )
 
 
-def _read_listed_boxes(known: KnownSet, images: SetImages, split: str, target: str | None) -> dict[str, list[PixelBox]]:
+def _read_listed_boxes(images: SetImages, target: str | None) -> dict[str, list[PixelBox]]:
     """The boxes in the list of a part that its folders do not make; they count before those in files."""
-    if target != "boxes" or images.divided or split == "all":
+    if target != "boxes" or images.divided or images.split == "all":
         return {}
-    path = find_list(images.home, known.folders, split, target)
+    path = find_list(images.home, images.known.folders, images.split, target)
     return {} if path is None else read_names(path)[1]
 
 
-def _check_images(images: SetImages, pair_names: Sequence[str], name: str, known: KnownSet) -> None:
+def _check_images(images: SetImages, pair_names: Sequence[str]) -> None:
     """Refuse names that lack an image."""
-    for side, files in zip(known.pair_kind.words, (images.visible, images.infrared), strict=True):
-        missing = [stem for stem in pair_names if stem not in files]
+    for side, missing in images.missing(pair_names):
         if missing:
             raise FileNotFoundError(
-                f"every pair of {name} needs both images, {len(missing)} of {len(pair_names)} have no {side} one in "
-                f"{images.home}, the first is {missing[0]}; add them, or leave these pairs out"
+                f"every pair of {images.name} needs both images, {len(missing)} of {len(pair_names)} have no {side} "
+                f"one in {images.home}, the first is {missing[0]}; add them, or leave these pairs out"
             )
 
 
-def open_labels(name: str, known: KnownSet, images: SetImages, split: str, target: str) -> Labels:
-    """Returns the reader of the masks or boxes of a part."""
-    label_folder = find_labels(images.home, split, target)
+def open_labels(images: SetImages, target: str, rows: dict[str, list[PixelBox]]) -> Labels:
+    """Returns the reader of the masks or boxes of a part.
+
+    Args:
+        images: of the part.
+        target: "masks" or "boxes".
+        rows: boxes in a list, which count before those in files; without class names the classes are their numbers.
+    """
+    known, home, split = images.known, images.home, images.split
+    classes = known.masks if target == "masks" else known.boxes
+    if target == "boxes" and rows:
+        used = 1 + max((row.label for boxes in rows.values() for row in boxes), default=-1)
+        return Labels("boxes", classes or tuple(str(i) for i in range(used)), rows)
+    label_folder = find_labels(home, split, target)
     if label_folder is None:
         raise FileNotFoundError(
-            f"{name} in {images.home} has no {target} for {split}: expected a folder such as {split}/"
+            f"{images.name} in {home} has no {target} for {split}: expected a folder such as {split}/"
             f"{'labels' if target == 'masks' else 'boxes'} with one file per image; see tectum data list"
         )
     folder, files = label_folder
-    classes = known.masks if target == "masks" else known.boxes
-    return make_labels(target, folder, files, classes, (folder.parent, images.home), unordered=known.unordered)
-
-
-def make_box_list(rows: dict[str, list[PixelBox]], classes: tuple[str, ...]) -> BoxList:
-    """Returns the reader of listed boxes; without class names the classes are the numbers in use."""
-    used = 1 + max((row.label for boxes in rows.values() for row in boxes), default=-1)
-    return BoxList(rows, classes or tuple(str(i) for i in range(used)))
-
-
-def find_set(name: str, root: str | Path, split: str = "test") -> tuple[Path, Path]:
-    """Returns the two image folders of a known set: (visible, infrared), or a and b of its kind.
-
-    Sets that keep both images of a pair in one folder are found by `find_pairs` only.
-
-    Args:
-        name: a key of DATASETS.
-        root: the folder that holds the set's folder, or is it.
-        split: "train" or "test", where the set has them.
-
-    Raises:
-        ValueError: the set is unknown.
-        FileNotFoundError: it is not there; the message says what was looked for.
-    """
-    known, root = resolve(DATASETS, name, noun="dataset"), Path(root).resolve()
-    pairs = [pair for pair in (*known.layouts, *layouts_of(known.pair_kind, known.sides)) if "*" not in pair[0]]
-    layouts = [(a.format(split=split), b.format(split=split)) for a, b in pairs]
-    if not root.is_dir():
-        raise FileNotFoundError(f"the folder of data sets {root} does not exist; give another with --root")
-    homes = [home for folder in known.folders if (home := find_folder(root, (folder,))) is not None]
-    if root.name.lower() in known.folders:
-        homes.append(root)
-    for home in homes:
-        for a, b in layouts:
-            visible, infrared = find_folder(home, a.split("/")), find_folder(home, b.split("/"))
-            if visible is not None and visible == infrared:
-                raise UserError(
-                    f"{name} in {home} keeps both images of a pair in one file of four channels; write them into two "
-                    "folders first, or open it with tectum.data.datasets.open_set"
-                )
-            if visible is not None and infrared is not None:
-                return visible, infrared
-    other = "train" if split == "test" else "test"
-    if homes and any(find_folder(homes[0], a.format(split=other).split("/")) for a, _ in pairs):
-        raise FileNotFoundError(f"{name} in {homes[0]} has no part called {split}, but one called {other}; take that")
-    where = homes[0] if homes else root / known.folders[0]
-    raise FileNotFoundError(
-        f"{name} was not found in {where}: expected {known.expected} there, such as "
-        f"{' and '.join(layouts[0])} or {' and '.join(layouts[-1])}; get it from {known.url}, or give --root"
-    )
+    return make_labels(target, folder, files, classes, (folder.parent, home), unordered=known.unordered)

@@ -1,49 +1,126 @@
-"""Image files of a data set: files by name, 8-bit pixels, and packaged lists of names."""
+"""Image files of one side of the pairs of a set, by name, and their 8-bit pixels.
 
-from collections.abc import Iterable
-from importlib import resources
+A side is a folder of images, or files that share a folder with those of the other side:
+
+    'imageA'            the images of a folder, by name
+    'imageA/*_A'        001_A.png has the name 001
+    'input/*/*_B'       a folder a scene: its name is the scene's, one of its files ends so
+    'Part1/*/<last>'    a folder a scene with numbered images: the one with the highest number; <first>: the lowest
+
+Letter case does not matter, except in what a name becomes.
+"""
+
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image, ImageStat
 from torch import Tensor
 
 from tectum.color import rgb_to_ycbcr
 from tectum.errors import UserError
 from tectum.io.image import EXTENSIONS, read_pixels
-from tectum.kinds import KINDS
+
+Files = dict[str, Path]
+_EXTREMES = ("<first>", "<last>")
 
 
-def suggest_kind(folders: Iterable[Path]) -> str:
-    """Returns a hint at folders of another kind, for the message that visible and infrared are missing; else ""."""
-    for folder in folders:
-        inside = {x.name.lower() for x in folder.iterdir() if x.is_dir()} if folder.is_dir() else set()
-        for kind in KINDS.values():
-            for a, b in kind.sides:
-                if kind.name != "infrared" and {a.lower(), b.lower()} <= inside:
-                    first, second = sorted((a, b))
-                    same = [x.name for x in KINDS.values() if (a, b) in x.sides or (b, a) in x.sides]
-                    what = " or ".join(same)
-                    return f"; {folder} has folders {first} and {second}: if they are {what} pairs, say so (--kind)"
-    return ""
+def find_folder(folder: Path, parts: Sequence[str]) -> Path | None:
+    """Returns the folder at the path `parts` below another, in any letter case, or None."""
+    for part in parts:
+        matches = [path for path in folder.iterdir() if path.name.lower() == part.lower() and path.is_dir()]
+        if not matches:
+            return None
+        folder = min(matches, key=lambda path: (path.name != part, path.name))
+    return folder
 
 
-def image_files(folder: Path) -> dict[str, Path]:
+def find_side(home: Path, side: str) -> Files | None:
+    """Returns the image files of a side by name, or None without such a folder.
+
+    Raises:
+        ValueError: two files have one name.
+    """
+    *folders, last = side.split("/")
+    if "*" not in side:
+        folder = find_folder(home, (*folders, last))
+        return None if folder is None else image_files(folder)
+    in_scenes = "*" in folders
+    top = find_folder(home, folders[: folders.index("*")] if in_scenes else folders)
+    if top is None:
+        return None
+    files: Files = {}
+    for folder in _list_scene_folders(top) if in_scenes else [top]:
+        for name, path in _match_files(folder, last):
+            name = folder.name if in_scenes else name
+            if name in files:
+                raise UserError(
+                    f"one image per scene must be called {last} in {folder}, got {files[name].name} and {path.name}; "
+                    "remove one"
+                )
+            files[name] = path
+    return files or None
+
+
+def image_files(folder: Path) -> Files:
     """Returns the image files of a folder by name without extension.
 
     Raises:
         ValueError: two files of one stem.
     """
-    files: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in EXTENSIONS or path.name.startswith("."):
-            continue
+    files: Files = {}
+    for path in _list_images(folder):
         if path.stem in files:
             raise UserError(
                 f"one file per pair must be in {folder}, got {files[path.stem].name} and {path.name}; remove one"
             )
         files[path.stem] = path
     return files
+
+
+def _list_images(folder: Path) -> list[Path]:
+    return [x for x in sorted(folder.iterdir()) if x.suffix.lower() in EXTENSIONS and not x.name.startswith(".")]
+
+
+def _list_scene_folders(top: Path) -> list[Path]:
+    """Returns the folders of the scenes, without those of reference images."""
+    return sorted(x for x in top.iterdir() if x.is_dir() and not x.name.lower().startswith("label"))
+
+
+def _match_files(folder: Path, last: str) -> list[tuple[str, Path]]:
+    """Returns (text of the star, file) of the images of a folder; for <first> and <last> the one by its number."""
+    if last in _EXTREMES:
+        numbered = sorted((int(x.stem), x) for x in _list_images(folder) if x.stem.isdecimal())
+        return [(folder.name, numbered[-1 if last == "<last>" else 0][1])] if len(numbered) > 1 else []
+    pattern = re.compile("(.+)".join(map(re.escape, last.split("*"))), re.IGNORECASE)
+    return [(match[1], x) for x in _list_images(folder) if (match := pattern.fullmatch(x.stem))]
+
+
+def brighter_first(a: Files, b: Files) -> tuple[Files, Files]:
+    """Exchange the two files of each scene whose second image is brighter; returns both sides."""
+    swapped = {name for name in a.keys() & b.keys() if _measure_luminance(a[name]) < _measure_luminance(b[name])}
+    return (
+        {name: b[name] if name in swapped else path for name, path in a.items()},
+        {name: a[name] if name in swapped else path for name, path in b.items()},
+    )
+
+
+def _measure_luminance(path: Path) -> float:
+    """Returns the mean luminance, 0..255; of an eighth of the size where the format offers it (JPEG).
+
+    Raises:
+        ValueError: no image that can be read.
+    """
+    if path.suffix.lower() in (".jpg", ".jpeg"):
+        try:
+            with Image.open(path) as image:
+                image.draft("L", (max(1, image.width // 8), max(1, image.height // 8)))
+                return float(ImageStat.Stat(image.convert("L")).mean[0])
+        except OSError:
+            pass  # the reader below says what is wrong
+    return float(read_luminance(path).to(torch.float32).mean())
 
 
 def read_luminance(path: Path) -> Tensor:
@@ -73,24 +150,3 @@ def luminance(raw: Tensor) -> Tensor:
         return raw if raw.ndim == 2 else raw[..., 0]
     y, _ = rgb_to_ycbcr(raw[..., :3].permute(2, 0, 1).float() / 255)
     return (y[0] * 255 + 0.5).floor().to(torch.uint8)
-
-
-def read_split(split: str) -> list[str]:
-    """Returns the names of a packaged list of pairs, e.g. "msrs-validation".
-
-    >>> len(read_split("msrs-validation"))
-    40
-    """
-    text = (resources.files("tectum.data") / "splits" / f"{split}.txt").read_text(encoding="utf-8")
-    return [name for line in text.splitlines() if not line.startswith("#") for name in line.split()]
-
-
-def list_splits() -> list[str]:
-    """Returns the names of the packaged lists that `read_split` takes."""
-    return sorted(p.name.removesuffix(".txt") for p in (resources.files("tectum.data") / "splits").iterdir())
-
-
-def exclude_names(names: Iterable[str], left_out: Iterable[str]) -> list[str]:
-    """Returns the names that are not in `left_out`, in their order."""
-    out = set(left_out)
-    return [name for name in names if name not in out]

@@ -12,61 +12,36 @@ from tectum.kinds import KINDS, Kind
 
 @dataclass(frozen=True)
 class KnownSet:
-    """Facts of a published set of pairs.
+    """Facts of a published set of pairs."""
 
-    Attributes:
-        title: with authors and year.
-        folders: names its folder goes by.
-        url: where it comes from.
-        layouts: (visible, infrared) below it, or a and b of its kind; `{split}` stands for train or test, `{part}` for
-            what the set calls them; before the layouts of the kind. `tectum.data.scenes` says what a side may be.
-        licence: as its source states it; "none stated" is no permission.
-        size: of the images, width x height.
-        splits: how many pairs each part has as published.
-        masks: names of the mask classes, in the order of their numbers, the background included.
-        boxes: names of the box classes, in the order of their numbers.
-        unordered: the numbers in YOLO text files in circulation have no one order.
-        test_list: the packaged list that is the test part where folders and lists do not say.
-        every: which share of the whole is drawn as test part where nothing says so; 0 where none is.
-        tree: what its authors' folder holds, a line each.
-        steps: what the user must do.
-        kind: of its pairs, a key of KINDS.
-        sides: folder names of a and b, where they are not just any of the kind's.
-        parts: what it calls its parts.
-        brighter: its files do not say which exposure is which; a is the brighter one.
-    """
-
-    title: str
-    folders: tuple[str, ...]
-    url: str
+    title: str  # with authors and year
+    folders: tuple[str, ...]  # names its folder goes by
+    url: str  # where it comes from
     layouts: tuple[tuple[str, str], ...] = ()
-    licence: str = "none stated"
-    size: str = "varies"
-    splits: dict[str, int] = field(default_factory=dict)
-    masks: tuple[str, ...] = ()
-    boxes: tuple[str, ...] = ()
-    unordered: bool = False
-    test_list: str | None = None
-    every: int = 0
-    tree: tuple[str, ...] = ()
-    steps: str = ""
-    kind: str = "infrared"
-    sides: tuple[tuple[str, str], ...] = ()
-    parts: Mapping[str, str] = field(default_factory=dict)
-    brighter: bool = False
+    """(visible, infrared) below its folder, or a and b of its kind; `{split}` stands for train or test, `{part}` for
+    what the set calls them; before the layouts of the kind. `tectum.data.folders` says what a side may be."""
+    licence: str = "none stated"  # as its source states it; "none stated" is no permission
+    size: str = "varies"  # of the images, width x height
+    splits: dict[str, int] = field(default_factory=dict)  # how many pairs each part has as published
+    masks: tuple[str, ...] = ()  # names of the mask classes, in the order of their numbers, background included
+    boxes: tuple[str, ...] = ()  # names of the box classes, in the order of their numbers
+    unordered: bool = False  # the numbers in YOLO text files in circulation have no one order
+    test_list: str | None = None  # the packaged list of the test part, where folders and lists do not say
+    every: int = 0  # one pair in so many is drawn as test part where nothing says so; 0 draws none
+    tree: tuple[str, ...] = ()  # what its authors' folder holds, a line each
+    steps: str = ""  # what the user must do
+    kind: str = "infrared"  # of its pairs, a key of KINDS
+    sides: tuple[tuple[str, str], ...] = ()  # folder names of a and b, where they are not just any of the kind's
+    parts: Mapping[str, str] = field(default_factory=dict)  # what it calls its parts
+    brighter: bool = False  # its files do not say which exposure is which; a is the brighter one
 
     @property
     def pair_kind(self) -> Kind:
         """The `Kind` of the pairs, of the name `kind`."""
         return KINDS[self.kind]
 
-    @property
-    def expected(self) -> str:
-        """Contents that its folder must have, for a message."""
-        return "a visible and an infrared folder" if self.kind == "infrared" else f"the folders of {self.kind} pairs"
 
-
-ROAD = ("background", "car", "person", "bike", "curve", "car_stop", "guardrail", "color_cone", "bump")
+_ROAD = ("background", "car", "person", "bike", "curve", "car_stop", "guardrail", "color_cone", "bump")
 
 DATASETS: dict[str, KnownSet] = {
     "msrs": KnownSet(
@@ -75,7 +50,7 @@ DATASETS: dict[str, KnownSet] = {
         "https://github.com/Linfeng-Tang/MSRS",
         size="640x480",
         splits={"train": 1083, "test": 361},
-        masks=ROAD,
+        masks=_ROAD,
         boxes=("person", "bicycle", "car"),
         tree=(
             "{train,test}/{vi,ir}/00001D.png",
@@ -131,7 +106,7 @@ DATASETS: dict[str, KnownSet] = {
         (("images", "images"),),
         size="640x480",
         splits={"train": 784, "val": 392, "test": 393},
-        masks=ROAD,
+        masks=_ROAD,
         tree=(
             "images/00001D.png (red, green, blue, infrared)",
             "labels/00001D.png (class numbers)",

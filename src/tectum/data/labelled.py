@@ -2,32 +2,15 @@
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from tectum.data.folders import luminance, read_8bit
+from tectum.data.labels import Labels
 from tectum.errors import UserError
 from tectum.pair import Pair
-
-
-class Labels(Protocol):
-    """Interface of a label reader: `MaskFiles`, `BoxFiles`, `BoxList`."""
-
-    @property
-    def label_type(self) -> str:
-        """ "masks" or "boxes"."""
-        ...
-
-    @property
-    def classes(self) -> tuple[str, ...]: ...
-
-    def __contains__(self, name: object) -> bool: ...
-
-    def read(self, name: str, size: tuple[int, int]) -> Any:
-        """A mask (H,W) uint8, or `Boxes`, of an image of `size` (height, width)."""
-        ...
 
 
 class LabelledPairs(Dataset[Pair]):

@@ -5,8 +5,7 @@ small numbers. Files of three equal channels are grey; colours are refused, for 
 in the file.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,31 +16,6 @@ from torch import Tensor
 from tectum.data.transforms import IGNORE_INDEX
 from tectum.errors import UserError
 from tectum.io.image import Array, read_pixels
-
-
-@dataclass(frozen=True)
-class MaskFiles:
-    """Reader of one mask file per image.
-
-    Args:
-        files: one for each image.
-        classes: names of the indices, the background included.
-    """
-
-    files: Mapping[str, Path]
-    classes: tuple[str, ...]
-    label_type = "masks"
-
-    def __contains__(self, name: object) -> bool:
-        return name in self.files
-
-    def read(self, name: str, size: tuple[int, int]) -> Tensor:
-        """Returns the mask (H,W) uint8 of an image of `size` (height, width).
-
-        Raises:
-            ValueError: it cannot be read, is of another size, or holds a class that is not there.
-        """
-        return read_mask(self.files[name], self.classes, size)
 
 
 def read_mask(path: Path, classes: Sequence[str], size: tuple[int, int] | None = None) -> Tensor:

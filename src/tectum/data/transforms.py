@@ -81,16 +81,12 @@ def crop(pair: Pair, top: int, left: int, height: int, width: int, *, min_share:
             f"mask of {pair.target.shape[-1]}x{pair.target.shape[-2]}; crop before resizing, or resize with masks=True"
         )
 
-    def crop_tensor(x: Tensor) -> Tensor:
+    def cut(x: Tensor) -> Tensor:
         return x[..., top : top + height, left : left + width]
 
     scale = torch.tensor([columns, rows, columns, rows]) / torch.tensor([width, height, width, height])
     offset = torch.tensor([left / width, top / height, left / width, top / height])
-
-    def move_boxes(x: Boxes) -> Boxes:
-        return _clip_boxes(x, x["boxes"] * scale.to(x["boxes"]) - offset.to(x["boxes"]), min_share)
-
-    return _apply(pair, crop_tensor, crop_tensor, move_boxes)
+    return _apply(pair, cut, cut, lambda boxes: boxes * scale.to(boxes) - offset.to(boxes), min_share)
 
 
 def flip(pair: Pair) -> Pair:
@@ -101,11 +97,14 @@ def flip(pair: Pair) -> Pair:
     [1.0, 0.5, 0.0]
     """
 
-    def move_boxes(x: Boxes) -> Boxes:
-        x1, y1, x2, y2 = x["boxes"].unbind(-1)
-        return {**x, "boxes": torch.stack([1 - x2, y1, 1 - x1, y2], -1)}
+    def mirror(x: Tensor) -> Tensor:
+        return x.flip(-1)
 
-    return _apply(pair, lambda x: x.flip(-1), lambda x: x.flip(-1), move_boxes)
+    def mirror_boxes(boxes: Tensor) -> Tensor:
+        x1, y1, x2, y2 = boxes.unbind(-1)
+        return torch.stack([1 - x2, y1, 1 - x1, y2], -1)
+
+    return _apply(pair, mirror, mirror, mirror_boxes)
 
 
 def rotate_quarters(pair: Pair, quarters: int) -> Pair:
@@ -119,14 +118,13 @@ def rotate_quarters(pair: Pair, quarters: int) -> Pair:
     def rotate(x: Tensor) -> Tensor:
         return x.rot90(quarters, (-2, -1))
 
-    def move_boxes(x: Boxes) -> Boxes:
-        boxes = x["boxes"]
+    def rotate_boxes(boxes: Tensor) -> Tensor:
         for _ in range(quarters % 4):
             x1, y1, x2, y2 = boxes.unbind(-1)
             boxes = torch.stack([y1, 1 - x2, y2, 1 - x1], -1)
-        return {**x, "boxes": boxes}
+        return boxes
 
-    return _apply(pair, rotate, rotate, move_boxes)
+    return _apply(pair, rotate, rotate, rotate_boxes)
 
 
 def resize(pair: Pair, size: tuple[int, int], *, antialias: bool = False, masks: bool = False) -> Pair:
@@ -174,12 +172,11 @@ def letterbox(pair: Pair, size: tuple[int, int], *, value: float = 0.5, antialia
     scaled = resize(pair, inner, antialias=antialias, masks=True)
     share = torch.tensor([inner[1] / size[1], inner[0] / size[0]]).repeat(2)
     offset = torch.tensor([before / size[1], above / size[0]]).repeat(2)
-
-    def move_boxes(x: Boxes) -> Boxes:
-        return {**x, "boxes": x["boxes"] * share.to(x["boxes"]) + offset.to(x["boxes"])}
-
     return _apply(
-        scaled, lambda x: F.pad(x, border, value=value), lambda x: F.pad(x, border, value=IGNORE_INDEX), move_boxes
+        scaled,
+        lambda x: F.pad(x, border, value=value),
+        lambda x: F.pad(x, border, value=IGNORE_INDEX),
+        lambda boxes: boxes * share.to(boxes) + offset.to(boxes),
     )
 
 
@@ -187,14 +184,20 @@ def _apply(
     pair: Pair,
     images: Callable[[Tensor], Tensor],
     mask: Callable[[Tensor], Tensor] | None,
-    boxes: Callable[[Boxes], Boxes] | None,
+    boxes: Callable[[Tensor], Tensor] | None,
+    min_share: float | None = None,
 ) -> Pair:
-    """Apply `images` to both images, and `mask` or `boxes` to a target of that type; None leaves it."""
+    """Apply `images` to both images, and `mask` or `boxes` (N,4) to a target of that type; None leaves it.
+
+    With `min_share` boxes are clipped to the image, and those of which less of the area is left are dropped.
+    """
     target: Any = pair.target
     if isinstance(target, Tensor) and target.dim() >= 3 and mask is not None:
         target = mask(target)
     elif boxes is not None and is_boxes(target):
-        target = [boxes(entry) for entry in target]
+        target = [entry | {"boxes": boxes(entry["boxes"])} for entry in target]
+        if min_share is not None:
+            target = [_clip_boxes(entry, min_share) for entry in target]
     return replace(pair, a=images(pair.a), b=images(pair.b), target=target)
 
 
@@ -203,11 +206,10 @@ def is_boxes(target: Any) -> bool:
     return isinstance(target, Sequence) and all(isinstance(x, dict) and {"boxes", "labels"} <= x.keys() for x in target)
 
 
-def _clip_boxes(entry: Boxes, boxes: Tensor, min_share: float) -> Boxes:
-    """Clip `boxes` to the image and drop those of which less than `min_share` of the area is left."""
-    inside = boxes.clamp(0, 1)
-    keep = box_area(inside) > max(min_share - 1e-5, 1e-5) * box_area(boxes)  # rounding decides nothing
-    return {**{key: x[keep] for key, x in entry.items()}, "boxes": inside[keep]}
+def _clip_boxes(entry: Boxes, min_share: float) -> Boxes:
+    inside = entry["boxes"].clamp(0, 1)
+    keep = box_area(inside) > max(min_share - 1e-5, 1e-5) * box_area(entry["boxes"])  # rounding decides nothing
+    return {key: x[keep] for key, x in (entry | {"boxes": inside}).items()}
 
 
 def box_area(boxes: Tensor) -> Tensor:

@@ -82,7 +82,7 @@ class Data:
         return {"train": train, "test": test}, train.classes
 
     def _split_validation(self, train: "LabelledPairs") -> "dict[str, Pairs]":
-        from tectum.data.folders import exclude_names, list_splits
+        from tectum.data.parts import exclude_names, list_splits
         from tectum.evaluation.sources import read_names
 
         own_list = f"{self.set_name()}-validation"

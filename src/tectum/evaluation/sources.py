@@ -59,7 +59,7 @@ def read_names(source: str) -> list[str]:
     Raises:
         UserError, OSError: the file is no text, or cannot be read.
     """
-    from tectum.data.folders import list_splits, read_split
+    from tectum.data.parts import list_splits, read_split
 
     if not Path(source).exists() and source in list_splits():
         return read_split(source)

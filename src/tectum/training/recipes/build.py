@@ -11,7 +11,7 @@ from torch import nn
 
 from tectum.color import rgb_to_ycbcr
 from tectum.data.datasets import open_set
-from tectum.data.folders import exclude_names, read_split
+from tectum.data.parts import exclude_names, read_split
 from tectum.data.synthetic import CLASSES, Scene, render
 from tectum.errors import UserError
 from tectum.kinds import KINDS

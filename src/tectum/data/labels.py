@@ -1,0 +1,173 @@
+"""Masks or boxes of a part (split): the folder they lie in, their class names, and their reader.
+
+    HOME/train/labels   HOME/labels/train   HOME/labels        and other names of the folder, see `_LABEL_FOLDERS`
+    classes.txt                                                names of the classes, beside the labels or in HOME
+
+Letter case does not matter.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from tectum.data.boxes import PixelBox, check_label, read_lines, read_voc, read_yolo, to_relative, voc_objects
+from tectum.data.folders import Files, find_folder, image_files
+from tectum.data.masks import read_indices, read_mask
+from tectum.data.transforms import IGNORE_INDEX
+from tectum.errors import UserError
+from tectum.pair import Boxes
+
+_LABEL_FOLDERS = {
+    "masks": ("labels", "label", "masks", "mask", "segmentation_labels", "SegmentationClass"),
+    "boxes": ("boxes", "Annotations", "Annotation", "labels", "label"),
+}
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Reader of masks or boxes by the name of the image.
+
+    Args:
+        label_type: "masks" or "boxes".
+        classes: names of the class numbers; for masks the background is the first.
+        entries: of each image its file (a mask, or boxes in .txt or .xml), or its boxes in a list file.
+        order: class names in the order of the numbers in text files, where it is another.
+    """
+
+    label_type: str
+    classes: tuple[str, ...]
+    entries: Mapping[str, Path | Sequence[PixelBox]]
+    order: tuple[str, ...] = ()
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.entries
+
+    def read(self, name: str, size: tuple[int, int]) -> Tensor | Boxes:
+        """Returns the mask (H,W) uint8, or the boxes, of an image of `size` (height, width).
+
+        Raises:
+            ValueError: the file cannot be read or is of another size, a box is out of the image, or a class is not
+                one of `classes`.
+        """
+        entry = self.entries[name]
+        if not isinstance(entry, Path):
+            for box in entry:
+                check_label(box.label, self.classes, box.where)
+            return to_relative(entry, size)
+        if self.label_type == "masks":
+            return read_mask(entry, self.classes, size)
+        if entry.suffix.lower() == ".xml":
+            return to_relative(read_voc(entry, self.classes, size), size)
+        return to_relative(read_yolo(entry, self.classes, size, self.order), size)
+
+
+def find_labels(home: Path, split: str, label_type: str) -> tuple[Path, Files] | None:
+    """Returns the label folder of a part and its files by name (images for masks, text or XML for boxes), or None."""
+    for name in _LABEL_FOLDERS[label_type]:
+        for place in ((split, name), (name, split), (name,)):
+            folder = find_folder(home, place)
+            files = {} if folder is None else _list_label_files(folder, label_type)
+            if folder is not None and files:
+                return folder, files
+    return None
+
+
+def _list_label_files(folder: Path, label_type: str) -> Files:
+    if label_type == "masks":
+        return image_files(folder)
+    for suffix in (".xml", ".txt"):
+        files = {x.stem: x for x in sorted(folder.iterdir()) if x.suffix.lower() == suffix and x.stem != "classes"}
+        if files:
+            return files
+    return {}
+
+
+def make_labels(
+    label_type: str,
+    folder: Path,
+    files: Files,
+    classes: tuple[str, ...],
+    homes: Sequence[Path],
+    *,
+    unordered: bool = False,
+) -> Labels:
+    """Returns the reader of the labels in a folder, with its class names.
+
+    Args:
+        label_type: "masks" or "boxes".
+        folder: that holds `files`.
+        files: by name.
+        classes: names of the classes; without any they come from classes.txt, else from what the files hold.
+        homes: where classes.txt may lie, beside `folder`.
+        unordered: the numbers in text files have no one order for this set, so classes.txt must name them.
+
+    Raises:
+        ValueError: the order is needed and nowhere, or names a class that the set has not.
+    """
+    class_names = _read_class_names((folder, *homes))
+    if label_type == "masks":
+        return Labels("masks", classes or class_names or _count_mask_classes(files), files)
+    text = next(iter(files.values())).suffix.lower() == ".txt"
+    class_names = class_names or (_read_manifest_classes(homes[-1]) if text else ())
+    if not classes:
+        return Labels("boxes", class_names or _count_box_classes(files), files)
+    same = {name.lower(): name for name in classes}
+    unknown_names = [name for name in class_names if name.lower() not in same]
+    if unknown_names:
+        raise UserError(
+            f"classes.txt for {folder} names {unknown_names[0]}, the set has {', '.join(classes)}; correct it"
+        )
+    if text and unordered and not class_names:
+        raise UserError(
+            f"the classes of {folder} are numbered in more than one way by those who share them; write the names in "
+            f"the order of its numbers into {folder / 'classes.txt'}, one a line ({', '.join(classes)})"
+        )
+    return Labels("boxes", classes, files, tuple(same[name.lower()] for name in class_names) if text else ())
+
+
+def _read_class_names(folders: Iterable[Path]) -> tuple[str, ...]:
+    """Returns the lines of the first classes.txt."""
+    for folder in folders:
+        if (folder / "classes.txt").is_file():
+            return tuple(line for _, line in read_lines(folder / "classes.txt"))
+    return ()
+
+
+def _read_manifest_classes(home: Path) -> tuple[str, ...]:
+    """Returns the "box_classes" of a set in a `manifest.json` beside its folder, {"datasets": {SET: ...}}, or none."""
+    path = home.parent / "manifest.json"
+    if not path.is_file():
+        return ()
+    try:
+        class_names = json.loads(path.read_text(encoding="utf-8"))["datasets"][home.name]["box_classes"]
+        return tuple(class_names[str(i)] for i in range(len(class_names)))
+    except (ValueError, KeyError, TypeError):
+        return ()  # somebody else's manifest
+
+
+def _count_mask_classes(files: Files) -> tuple[str, ...]:
+    """Returns as many classes as the masks use, named by number."""
+    top = 0
+    for path in files.values():
+        indices = read_indices(path)
+        top = max(top, int(indices[indices != IGNORE_INDEX].max(initial=0)))
+    return tuple(str(i) for i in range(top + 1))
+
+
+def _count_box_classes(files: Mapping[str, Path]) -> tuple[str, ...]:
+    """Returns the classes that the boxes use: names in XML, numbers in text."""
+    names: set[str] = set()
+    top = 0
+    for path in files.values():
+        if path.suffix.lower() == ".xml":
+            names |= {name for name, _ in voc_objects(path)}
+            continue
+        for where, line in read_lines(path):
+            first = line.split()[0]
+            if not first.isdecimal():
+                raise UserError(f"a line must start with a class from 0, {where} has {first!r}; correct it")
+            top = max(top, int(first))
+    return tuple(sorted(names)) or tuple(str(i) for i in range(top + 1))
