@@ -62,6 +62,21 @@ def test_no_file_uses_another_files_private_names() -> None:
     assert {use for use in private if use[2] != "__version__"} == set()
 
 
+def test_a_function_that_no_other_file_names_is_private() -> None:
+    files = [
+        path for folder in ("src", "tests", "benchmarks", "examples", "docs") for path in (ROOT / folder).rglob("*")
+    ]
+    words = {path: set(re.findall(r"\w+", path.read_text())) for path in files if path.suffix in (".py", ".md")}
+    alone = {
+        f"{name}.{node.name}"
+        for name, path in MODULES.items()
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
+        if not any(node.name in others for other, others in words.items() if other != path)
+    }
+    assert not alone
+
+
 def test_the_diagram_of_imports_is_of_this_source() -> None:
     assert diagram.draw() == diagram.read_diagram(), "python benchmarks/imports.py --write draws it anew"
 

@@ -27,9 +27,9 @@ MIN_CALLS, MAX_CALLS, ENOUGH_S = 3, 100, 1.0
 
 
 def run_in_process(request: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Returns the answer of `answer_request` in a new process; {"error": a sentence} where there is none."""
+    """Returns the answer of `_answer_request` in a new process; {"error": a sentence} where there is none."""
     path = os.pathsep.join(folder or str(Path.cwd()) for folder in sys.path)  # for systems of the user's own
-    script = "from tectum.benchmark.clock import answer_request; answer_request()"
+    script = "from tectum.benchmark.clock import _answer_request; _answer_request()"
     done = subprocess.run(
         [sys.executable, "-P", "-c", script, json.dumps(request)],
         capture_output=True,
@@ -46,7 +46,7 @@ def run_in_process(request: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return {"error": f"its process failed ({last})"}
 
 
-def answer_request() -> None:
+def _answer_request() -> None:
     """Count or time a fuser, as the first argument of the process asks, and print the answer as JSON."""
     result = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what a user's module prints is not the answer

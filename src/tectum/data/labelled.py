@@ -94,7 +94,7 @@ class LabelledPairs(Dataset[Pair]):
     def visible_rgb(self, index: int) -> Tensor:
         """Returns the visible image of a pair in colour, (1,3,H,W) in [0,1]; a grey one has three equal channels."""
         rgb = self._read(index)[2] if self.channels == 3 else None
-        return (to_rgb(read_pair_pixels(*self.files[self.names[index]])[0]) if rgb is None else rgb)[None] / 255
+        return (_to_rgb(read_pair_pixels(*self.files[self.names[index]])[0]) if rgb is None else rgb)[None] / 255
 
     def _read(self, index: int) -> tuple[Tensor, Tensor, Tensor | None, Any]:
         """Visible and infrared luminance (H,W), colours (3,H,W) or None, all uint8, and the label."""
@@ -110,7 +110,7 @@ class LabelledPairs(Dataset[Pair]):
                 f"{b.shape[1]}x{b.shape[0]} ({self.words[1]}); register or resize them first, or leave the pair out"
             )
         label = None if self.labels is None else self.labels.read(name, (a.shape[0], a.shape[1]))
-        arrays = a, b, to_rgb(visible) if self.channels == 3 else None, label
+        arrays = a, b, _to_rgb(visible) if self.channels == 3 else None, label
         num_bytes = sum(x.numel() for x in arrays if isinstance(x, Tensor))
         if num_bytes <= self._free_bytes:
             self._free_bytes -= num_bytes
@@ -132,7 +132,7 @@ def read_pair_pixels(visible: Path, infrared: Path) -> tuple[Tensor, Tensor]:
     return raw[..., :3], raw[..., 3]
 
 
-def to_rgb(raw: Tensor) -> Tensor:
+def _to_rgb(raw: Tensor) -> Tensor:
     """Returns (3,H,W) of pixels as `read_8bit` returns them."""
     if raw.ndim == 2 or raw.shape[2] < 3:
         raw = (raw if raw.ndim == 2 else raw[..., 0])[..., None].expand(-1, -1, 3)

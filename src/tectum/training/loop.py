@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from tectum.data.transforms import flip
 from tectum.errors import UserError
 from tectum.io.files import write_tensors, write_whole
+from tectum.nn.devices import find_device
 from tectum.nn.memory import keep_memory
 from tectum.pair import Pair, Pairs
 from tectum.protocols import Balance
@@ -54,7 +55,7 @@ def fit(
     schedule: Schedule = Schedule(),
     task: Any = None,
     balance: Balance | None = None,
-    device: str = "cpu",
+    device: str | torch.device = "auto",
     world: World | None = None,
     report: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
@@ -71,7 +72,7 @@ def fit(
         task: the network that will see the fused image (`tectum.protocols.Task`); trained too.
         balance: weights of the terms and of the task's loss in the fuser's, new in every epoch (`tectum.balance`); None
             is 1, and `schedule.task_weight` for the task.
-        device: where to train.
+        device: where to train: "auto" (CUDA, then MPS, then the CPU), "cpu", "cuda", "cuda:1", "mps".
         world: the processes of a run on several devices; None is this one alone.
         report: called after every step with {"step", "steps", "loss", ..}, and with a whole log line after an epoch.
 
@@ -83,7 +84,7 @@ def fit(
             cannot be learned in this way.
     """
     folder, world = Path(run), world or World()
-    device = world.device or device
+    device = world.device or find_device(device)
     pairs, held_out = split_held_out(pairs, 0 if balance is None else balance.held_out, schedule.seed)
     _check_inputs(fuser, objective, task, pairs, validation, schedule, balance)
     (folder / "samples").mkdir(parents=True, exist_ok=True)
