@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -20,6 +21,7 @@ from tectum.nn.stages import fuse_tensors
 from tectum.pretrained import loading as weights
 from tectum.pretrained.conversion import convert
 
+GOLDEN = Path(__file__).parent / "golden"
 Images = Callable[..., tuple[Tensor, ...]]
 Perturb = Callable[..., nn.Module]
 EVERY = sorted(name for name, system in SYSTEMS.items() if system.variant != "published")
@@ -376,6 +378,47 @@ def test_published_weights_give_the_published_output(refusion: Path, tmp_path: P
     else:
         fused = fuse_tensors(fuser, *luminances, tile=320 if schedule == "tiles" else None)
     torch.testing.assert_close(fused[0, 0], expected, rtol=0, atol=1e-5)
+
+
+# Values of benchmarks/literal.py in float64 at every third of the rows and columns, with the weights of `wave_weights`.
+# With the published weights the same module gives the published outputs of two real pairs to 6e-7.
+RELEASED_NETWORK: dict[str, list[float]] = {
+    "night": [
+        *(0.493436018, 0.416881259, 0.480388126, 0.537717964, 0.535608194, 0.563370949, 0.545037062, 0.486922146),
+        *(0.413863065, 0.463799684, 0.468592312, 0.571755705, 0.526500641, 0.539082192, 0.384364355, 0.442530771),
+    ],
+    "dusk": [
+        *(0.483203232, 0.375845997, 0.518403962, 0.441465647, 0.484084437, 0.552469025, 0.460770196, 0.420552432),
+        *(0.29706952, 0.466364602, 0.672322459, 0.530025051),
+    ],
+}
+
+
+def wave_weights(network: nn.Module) -> nn.Module:
+    """Weights by a formula, under which the order of the sources and every part matters."""
+    with torch.no_grad():
+        for k, (name, parameter) in enumerate(sorted(network.named_parameters())):
+            wave = torch.sin(torch.arange(parameter.numel(), dtype=torch.float64) * (0.7 + 0.01 * k) + k)
+            mean = 1.0 if name.endswith(("norm1.weight", "norm2.weight")) or "temperature" in name else 0.0
+            scale = 0.4 if parameter.dim() < 4 else 1.5 / parameter[0].numel() ** 0.5
+            parameter.copy_(mean + scale * wave.reshape(parameter.shape))
+    return network.eval()
+
+
+@pytest.mark.parametrize("scene", RELEASED_NETWORK)
+def test_the_released_network_on_rendered_scenes(literal: ModuleType, scene: str, tmp_path: Path) -> None:
+    """The check of the released network that needs no data and no weights of others."""
+    pixels = [Image.open(GOLDEN / f"{scene}-{side}.png") for side in ("visible", "infrared")]
+    a, b = (torch.from_numpy(np.asarray(image, np.float32) / 255)[None, None] for image in pixels)
+    released = wave_weights(literal.LiteralTDFusion())
+    torch.save(as_published(released), tmp_path / "theirs.pth")
+    convert(tmp_path / "theirs.pth", tmp_path / "ours.safetensors")
+    ours = weights.load("tdfusion", tmp_path / "ours.safetensors", device="cpu")
+    height, width = a.shape[2:]
+    expected = torch.tensor(RELEASED_NETWORK[scene])
+    for fused in (released.double()(a.double(), b.double()), ours(a, b), fuse_tensors(ours, a, b, tile=32)):
+        values = fused[0, 0, :: height // 3, :: width // 3].flatten().float()
+        torch.testing.assert_close(values, expected, rtol=0, atol=2e-6)
 
 
 # ---- TDFusion: derivatives -------------------------------------------------------------------------------------------
