@@ -8,12 +8,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tectum.data.datasets import SetImages, choose_names, find_part, get_known_set, open_labels
+from tectum.data.datasets import find_part, get_known_set
 from tectum.data.folders import Files, find_folder, luminance
 from tectum.data.known import DATASETS, KnownSet
 from tectum.data.labelled import read_pair_pixels
-from tectum.data.labels import Labels, find_labels
-from tectum.data.parts import SPLITS, find_duplicates
+from tectum.data.labels import Labels, find_labels, open_labels
+from tectum.data.parts import SPLITS, SetImages, choose_names, find_duplicates
 from tectum.data.transforms import IGNORE_INDEX
 from tectum.errors import UserError
 from tectum.kinds import KINDS

@@ -1,6 +1,6 @@
 """`tectum data`: list the known sets and their layouts, and check a set for problems."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -28,13 +28,9 @@ class ListData:
     def run(self) -> int:
         from tectum.data.known import DATASETS, FOLDER, VOC
 
-        print(
-            make_markdown()
-            if self.markdown
-            else "\n\n".join(
-                _describe_set(name, known) for name, known in {**DATASETS, "voc": VOC, "folder": FOLDER}.items()
-            )
-        )
+        sets = {**DATASETS, "voc": VOC, "folder": FOLDER}
+        text = "\n\n".join(_describe_set(name, known) for name, known in sets.items())
+        print(make_markdown() if self.markdown else text)
         return 0
 
 
@@ -73,7 +69,7 @@ class CheckData:
             kind=kind,
             splits=() if self.split is None else (self.split,),
             targets=() if self.target is None else (self.target,),
-            each=self.progress,
+            each=self._progress,
         )
         known = get_known_set(name, kind)
         of_kind = "" if known.kind == "infrared" else f", {known.kind} pairs"
@@ -88,7 +84,7 @@ class CheckData:
             print(f"  and {len(problems) - _MAX_PROBLEMS} more")
         return 1 if problems else 0
 
-    def progress(self, split: str, names: list[str]) -> Iterable[str]:
+    def _progress(self, split: str, names: list[str]) -> Iterable[str]:
         with progress_bar(len(names), "pair", label=split, quiet=self.quiet, leave=False) as bar:
             for name in names:
                 yield name
@@ -111,22 +107,23 @@ def _describe_part(part: "Part", known: "KnownSet") -> str:
 def _describe_classes(label_type: str, counts: "ClassCounts") -> list[str]:
     """Returns a line of text per class."""
     total = sum(counts.amount) + counts.ignored
-    unit = "pixels" if label_type == "masks" else "boxes"
-    without = f", {counts.num_empty} images without one" if label_type == "boxes" else ""
-    lines = [f"  {label_type}: {total} {unit}{without}"]
+    masks = label_type == "masks"
+    lines = [f"  masks: {total} pixels" if masks else f"  boxes: {total} boxes, {counts.num_empty} images without one"]
     wide = max(len(name) for name in (*counts.classes, "(ignored)"))
-    rows = [*zip(counts.classes, counts.amount, counts.images, strict=True)]
-    for name, amount, images in rows:
-        share = f"{amount / max(total, 1):8.3%}" if label_type == "masks" else f"{amount:8d}"
+    for name, amount, images in zip(counts.classes, counts.amount, counts.images, strict=True):
+        share = f"{amount / max(total, 1):8.3%}" if masks else f"{amount:8d}"
         lines.append(f"    {name:{wide}} {share}  in {images} image{'s' * (images != 1)}")
     if counts.ignored:
         lines.append(f"    {'(ignored)':{wide}} {counts.ignored / total:8.3%}")
     return lines
 
 
+def _number(class_names: Sequence[str]) -> str:
+    return ", ".join(f"{i} {name}" for i, name in enumerate(class_names))
+
+
 def _describe_set(name: str, known: "KnownSet") -> str:
     """Returns the facts of a set as text, several lines."""
-    numbered = {kind: ", ".join(f"{i} {x}" for i, x in enumerate(getattr(known, kind))) for kind in ("masks", "boxes")}
     rows = {
         "kind": known.kind,
         "from": known.url,
@@ -134,8 +131,8 @@ def _describe_set(name: str, known: "KnownSet") -> str:
         "images": known.size,
         "pairs": ", ".join(f"{split} {num}" for split, num in known.splits.items()),
         "folders": "; ".join(known.tree),
-        "masks": numbered["masks"],
-        "boxes": numbered["boxes"],
+        "masks": _number(known.masks),
+        "boxes": _number(known.boxes),
         "to do": known.steps,
     }
     return "\n".join([f"{name}: {known.title}", *(f"  {key:8} {value}" for key, value in rows.items() if value)])
@@ -148,15 +145,15 @@ def make_markdown() -> str:
     lines = ["| name | set | kind | images | pairs | classes | licence as stated |", "|---|---|---|---|---|---|---|"]
     for name, known in DATASETS.items():
         pairs = ", ".join(f"{split} {num}" for split, num in known.splits.items())
-        kinds = " and ".join(f"{len(x)} of {kind}" for kind, x in (("masks", known.masks), ("boxes", known.boxes)) if x)
+        classes = " and ".join(f"{len(x)} of {y}" for y, x in (("masks", known.masks), ("boxes", known.boxes)) if x)
         title = f"[{known.title}]({known.url})"
         lines.append(
-            f"| `{name}` | {title} | {known.kind} | {known.size} | {pairs} | {kinds or '-'} | {known.licence} |"
+            f"| `{name}` | {title} | {known.kind} | {known.size} | {pairs} | {classes or '-'} | {known.licence} |"
         )
     for name, known in DATASETS.items():
         lines += ["", f"### {name}", "", known.steps, ""]
         lines += [f"    {line}" for line in known.tree]
-        for kind in ("masks", "boxes"):
-            if classes := getattr(known, kind):
-                lines += ["", f"{kind.capitalize()}: " + ", ".join(f"{i} {x}" for i, x in enumerate(classes)) + "."]
+        for label_type, class_names in (("Masks", known.masks), ("Boxes", known.boxes)):
+            if class_names:
+                lines += ["", f"{label_type}: {_number(class_names)}."]
     return "\n".join(lines)

@@ -7,50 +7,21 @@ M3FD_train.txt (whose boxes count too, where it has any); else by a packaged lis
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from tectum.data.boxes import PixelBox
-from tectum.data.folders import Files, brighter_first, find_folder, find_side
+from tectum.data.folders import brighter_first, find_folder, find_side
 from tectum.data.known import DATASETS, FOLDER, VOC, KnownSet
 from tectum.data.labelled import LabelledPairs
-from tectum.data.labels import Labels, find_labels, make_labels
-from tectum.data.parts import SPLITS, draw_names, exclude_names, find_list, list_splits, read_names, read_split
+from tectum.data.labels import open_labels
+from tectum.data.parts import SPLITS, SetImages, choose_names
 from tectum.errors import UserError, unknown
 from tectum.kinds import KINDS
 
 _Side = TypeVar("_Side")
 
 __all__ = ["DATASETS", "FOLDER", "VOC", "KnownSet", "find_pairs", "find_set", "open_set"]
-
-
-@dataclass(frozen=True)
-class SetImages:
-    """Image files of a part (split) of a set, by name.
-
-    Args:
-        name: of the set.
-        known: facts of the set.
-        split: the part.
-        home: the set's folder.
-        visible: visible images, or a of the set's kind.
-        infrared: infrared images, or b of the set's kind.
-        divided: the folders themselves are one part of the set.
-    """
-
-    name: str
-    known: KnownSet
-    split: str
-    home: Path
-    visible: Files
-    infrared: Files
-    divided: bool
-
-    def missing(self, pair_names: Sequence[str]) -> list[tuple[str, list[str]]]:
-        """Returns, for both sides, what the side is called and which of the names have no image there."""
-        sides = zip(self.known.pair_kind.words, (self.visible, self.infrared), strict=True)
-        return [(word, [name for name in pair_names if name not in files]) for word, files in sides]
 
 
 def open_set(
@@ -237,58 +208,6 @@ def _suggest_kind(folders: Sequence[Path]) -> str:
     return ""
 
 
-def choose_names(
-    images: SetImages,
-    target: str | None = None,
-    names: Sequence[str] | str | Path | None = None,
-    seed: int = 0,
-) -> tuple[list[str], dict[str, list[PixelBox]]]:
-    """Returns the names of a part, and their boxes where a list has them."""
-    known, split = images.known, images.split
-    all_names = sorted(images.visible.keys() | images.infrared.keys())
-    if isinstance(names, str) and not Path(names).exists() and names in list_splits():
-        return read_split(names), _read_listed_boxes(images, target)
-    if isinstance(names, str | Path):
-        if not Path(names).is_file():
-            raise FileNotFoundError(
-                f"names must be a list of names, a file, or one of {', '.join(list_splits())}, got {names}; "
-                "check the path"
-            )
-        return read_names(Path(names))
-    if names is not None:
-        return list(names), _read_listed_boxes(images, target)
-    if images.divided or split == "all":
-        return all_names, {}
-    lists = {part: find_list(images.home, known.folders, part, target) for part in (split, *SPLITS)}
-    if (path := lists[split]) is not None:
-        return read_names(path)
-    # what is listed for another part is not for this one
-    unlisted = exclude_names(all_names, [x for path in lists.values() if path is not None for x in read_names(path)[0]])
-    other = {"train": "test", "test": "train"}.get(split)
-    if other is not None and lists[other] is not None:
-        return unlisted, {}
-    if known.test_list is not None and other is not None:
-        test = read_split(known.test_list)
-        return (test if split == "test" else exclude_names(unlisted, test)), {}
-    if known.every and other is not None:
-        part = draw_names(unlisted, known.every, seed)
-        return [x for x in unlisted if (x in part) == (split == "test")], {}
-    if split == ("test" if tuple(known.splits) == ("test",) else "train"):
-        return unlisted, {}
-    raise FileNotFoundError(
-        f"{images.name} in {images.home} has no part called {split}: expected its folder, or a list {split}.txt; add "
-        "one, or ask for split='all'"
-    )
-
-
-def _read_listed_boxes(images: SetImages, target: str | None) -> dict[str, list[PixelBox]]:
-    """The boxes in the list of a part that its folders do not make; they count before those in files."""
-    if target != "boxes" or images.divided or images.split == "all":
-        return {}
-    path = find_list(images.home, images.known.folders, images.split, target)
-    return {} if path is None else read_names(path)[1]
-
-
 def _check_images(images: SetImages, pair_names: Sequence[str]) -> None:
     """Refuse names that lack an image."""
     for side, missing in images.missing(pair_names):
@@ -297,26 +216,3 @@ def _check_images(images: SetImages, pair_names: Sequence[str]) -> None:
                 f"every pair of {images.name} needs both images, {len(missing)} of {len(pair_names)} have no {side} "
                 f"one in {images.home}, the first is {missing[0]}; add them, or leave these pairs out"
             )
-
-
-def open_labels(images: SetImages, target: str, rows: dict[str, list[PixelBox]]) -> Labels:
-    """Returns the reader of the masks or boxes of a part.
-
-    Args:
-        images: of the part.
-        target: "masks" or "boxes".
-        rows: boxes in a list, which count before those in files; without class names the classes are their numbers.
-    """
-    known, home, split = images.known, images.home, images.split
-    classes = known.masks if target == "masks" else known.boxes
-    if target == "boxes" and rows:
-        used = 1 + max((row.label for boxes in rows.values() for row in boxes), default=-1)
-        return Labels("boxes", classes or tuple(str(i) for i in range(used)), rows)
-    label_folder = find_labels(home, split, target)
-    if label_folder is None:
-        raise FileNotFoundError(
-            f"{images.name} in {home} has no {target} for {split}: expected a folder such as {split}/"
-            f"{'labels' if target == 'masks' else 'boxes'} with one file per image; see tectum data list"
-        )
-    folder, files = label_folder
-    return make_labels(target, folder, files, classes, (folder.parent, home), unordered=known.unordered)

@@ -16,6 +16,7 @@ from torch import Tensor
 from tectum.data.boxes import PixelBox, check_label, read_lines, read_voc, read_yolo, to_relative, voc_objects
 from tectum.data.folders import Files, find_folder, image_files
 from tectum.data.masks import read_indices, read_mask
+from tectum.data.parts import SetImages
 from tectum.data.transforms import IGNORE_INDEX
 from tectum.errors import UserError
 from tectum.pair import Boxes
@@ -85,47 +86,57 @@ def _list_label_files(folder: Path, label_type: str) -> Files:
     return {}
 
 
-def make_labels(
-    label_type: str,
-    folder: Path,
-    files: Files,
-    classes: tuple[str, ...],
-    homes: Sequence[Path],
-    *,
-    unordered: bool = False,
-) -> Labels:
-    """Returns the reader of the labels in a folder, with its class names.
+def open_labels(images: SetImages, label_type: str, rows: Mapping[str, Sequence[PixelBox]]) -> Labels:
+    """Returns the reader of the masks or boxes of a part, with its class names.
+
+    Where the set has no class names they come from classes.txt, else from what the labels hold.
 
     Args:
+        images: of the part.
         label_type: "masks" or "boxes".
-        folder: that holds `files`.
-        files: by name.
-        classes: names of the classes; without any they come from classes.txt, else from what the files hold.
-        homes: where classes.txt may lie, beside `folder`.
-        unordered: the numbers in text files have no one order for this set, so classes.txt must name them.
+        rows: boxes in a list, by name, which count before those in files.
 
     Raises:
-        ValueError: the order is needed and nowhere, or names a class that the set has not.
+        FileNotFoundError: there are none.
+        ValueError: classes.txt names a class that the set has not, or is missing where the numbers have no one order.
     """
-    class_names = _read_class_names((folder, *homes))
+    known, home, split = images.known, images.home, images.split
+    classes = known.masks if label_type == "masks" else known.boxes
+    if label_type == "boxes" and rows:
+        used = 1 + max((row.label for boxes in rows.values() for row in boxes), default=-1)
+        return Labels("boxes", classes or tuple(str(i) for i in range(used)), rows)
+    label_folder = find_labels(home, split, label_type)
+    if label_folder is None:
+        raise FileNotFoundError(
+            f"{images.name} in {home} has no {label_type} for {split}: expected a folder such as {split}/"
+            f"{'labels' if label_type == 'masks' else 'boxes'} with one file per image; see tectum data list"
+        )
+    folder, files = label_folder
+    class_names = _read_class_names((folder, folder.parent, home))
     if label_type == "masks":
         return Labels("masks", classes or class_names or _count_mask_classes(files), files)
     text = next(iter(files.values())).suffix.lower() == ".txt"
-    class_names = class_names or (_read_manifest_classes(homes[-1]) if text else ())
+    class_names = class_names or (_read_manifest_classes(home) if text else ())
     if not classes:
         return Labels("boxes", class_names or _count_box_classes(files), files)
+    order = _order_classes(folder, classes, class_names)
+    if text and known.unordered and not order:
+        raise UserError(
+            f"the classes of {folder} are numbered in more than one way by those who share them; write the names in "
+            f"the order of its numbers into {folder / 'classes.txt'}, one a line ({', '.join(classes)})"
+        )
+    return Labels("boxes", classes, files, order if text else ())
+
+
+def _order_classes(folder: Path, classes: Sequence[str], class_names: Sequence[str]) -> tuple[str, ...]:
+    """Returns the names of classes.txt as the set spells them."""
     same = {name.lower(): name for name in classes}
     unknown_names = [name for name in class_names if name.lower() not in same]
     if unknown_names:
         raise UserError(
             f"classes.txt for {folder} names {unknown_names[0]}, the set has {', '.join(classes)}; correct it"
         )
-    if text and unordered and not class_names:
-        raise UserError(
-            f"the classes of {folder} are numbered in more than one way by those who share them; write the names in "
-            f"the order of its numbers into {folder / 'classes.txt'}, one a line ({', '.join(classes)})"
-        )
-    return Labels("boxes", classes, files, tuple(same[name.lower()] for name in class_names) if text else ())
+    return tuple(same[name.lower()] for name in class_names)
 
 
 def _read_class_names(folders: Iterable[Path]) -> tuple[str, ...]:
