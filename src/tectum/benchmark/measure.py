@@ -28,7 +28,7 @@ from tectum.benchmark.options import BenchOptions
 from tectum.console import parse_size, progress_bar
 from tectum.errors import UserError, unknown
 from tectum.models import SYSTEMS
-from tectum.nn.devices import find_device
+from tectum.nn.stages import find_device
 from tectum.options import takes_options
 from tectum.pretrained.loading import DTYPES, build_fuser
 from tectum.protocols import System, resolve

@@ -123,7 +123,7 @@ class Downstream(Budget, Data):
     def comparison(self) -> "tuple[Comparison, tuple[str, ...]]":
         """Returns the comparison, not yet prepared, and the names of the task's classes."""
         from tectum.downstream.run import Comparison
-        from tectum.nn.devices import find_device
+        from tectum.nn.stages import find_device
         from tectum.protocols import resolve
         from tectum.tasks import TASKS
 

@@ -35,9 +35,8 @@ from tectum.errors import UserError
 from tectum.fusion.options import FuseOptions as FuseOptions
 from tectum.io.image import Picture, picture_from_array, px, read_image, to_array
 from tectum.kinds import KINDS, Kind
-from tectum.nn.devices import find_device
 from tectum.nn.modes import evaluation_mode
-from tectum.nn.stages import StagedFuser, check_tile, fuse_tensors
+from tectum.nn.stages import StagedFuser, check_tile, find_device, fuse_tensors
 from tectum.pretrained.loading import Selection, cards, select
 
 Array = np.ndarray[Any, np.dtype[Any]]

@@ -29,7 +29,7 @@ from tectum.errors import UserError, unknown
 from tectum.io.files import load_state, read_tensors, write_tensors
 from tectum.kinds import KINDS
 from tectum.models import SYSTEMS
-from tectum.nn.devices import find_device
+from tectum.nn.stages import find_device
 from tectum.protocols import System, resolve
 
 FOLDER = Path(str(resources.files("tectum.pretrained")))

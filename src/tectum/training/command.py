@@ -106,7 +106,7 @@ class Train(_Changes, _Arguments):  # type: ignore[misc]
     def run(self) -> int:
         """Train, print the best validation, and return the exit code: 1 for a loss that has not been learned."""
         recipe = self.make_recipe()
-        from tectum.nn.devices import find_device
+        from tectum.nn.stages import find_device
         from tectum.training.distributed import World
         from tectum.training.loop import fit
         from tectum.training.recipes.build import build

@@ -28,8 +28,8 @@ from torch import Tensor, nn
 from tectum.data.transforms import flip
 from tectum.errors import UserError
 from tectum.io.files import write_tensors, write_whole
-from tectum.nn.devices import find_device
 from tectum.nn.memory import keep_memory
+from tectum.nn.stages import find_device
 from tectum.pair import Pair, Pairs
 from tectum.protocols import Balance
 from tectum.training.batches import batch_indices, crop_batch, meta_indices, whole_batch
