@@ -89,6 +89,14 @@ def test_a_recipe_of_before_with_the_published_loss(tmp_path: Path) -> None:
     assert type(objective) is SYSTEMS["tdfusion-published"].objective
 
 
+def test_a_published_system_starts_from_weights_of_its_own_network_only(capsys: pytest.CaptureFixture[str]) -> None:
+    same = Train("tdfusion-msrs-small", "run", variant="published").make_recipe()
+    assert (same.system, same.start) == ("tdfusion-published", "tdfusion-fixed-msrs") and not capsys.readouterr().err
+    other = Train("tomiff-msrs-small", "run", variant="published").make_recipe()
+    assert (other.system, other.start) == ("tomiff-published", None)
+    assert "tomiff-published starts from random weights" in capsys.readouterr().err
+
+
 VALUE = recipes.RECIPES["tdfusion-fixed"].change(name="value", crop_px=24)
 NONSENSE = "no recipe"
 

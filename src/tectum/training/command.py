@@ -142,6 +142,18 @@ class Train(_Changes, _Arguments):  # type: ignore[misc]
             return 1
         return 0
 
+    def _choose_variant(self, recipe: "Recipe") -> dict[str, Any]:
+        """Returns the system of the variant, and no start where its network is another than that of the start."""
+        from tectum.pretrained.loading import select, select_system
+
+        system, _ = select_system(recipe.system, self.variant)
+        try:
+            select(system, recipe.start)
+        except UserError:
+            say(f"{system} starts from random weights: those of the recipe, {recipe.start}, are of {recipe.system}")
+            return {"system": system, "start": None}
+        return {"system": system}
+
     def make_recipe(self) -> Recipe:
         """Returns the recipe with the values of the flags."""
         recipe = _find_recipe(self.recipe)
@@ -149,9 +161,7 @@ class Train(_Changes, _Arguments):  # type: ignore[misc]
             raise UserError(f"recipe '{recipe.name}' renders its own scenes; leave out --data")
         changes: dict[str, Any] = {}
         if self.variant is not None:
-            from tectum.pretrained.loading import select_system
-
-            changes["system"], _ = select_system(recipe.system, self.variant)
+            changes |= self._choose_variant(recipe)
         if self.alpha is not None:
             if not (math.isfinite(self.alpha) and self.alpha >= 0):
                 raise UserError(f"--alpha must be 0 or greater and finite, got {self.alpha}")
