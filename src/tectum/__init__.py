@@ -34,7 +34,7 @@ Train any network on pairs of your own; recipes for known sets: `tectum train --
 >>> best["step"] in (1, 2)  # `fuser` holds the weights of the best step
 True
 
-Use a metric: one value per image; also a loss, and a `torchmetrics.Metric`.
+Use a metric: one value per image, and a loss; `to_torchmetrics()` makes it a member of a `MetricCollection`.
 
 >>> tectum.metrics.METRICS["SSIM"]()(fuser(a, b), a, b).shape
 torch.Size([4])

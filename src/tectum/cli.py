@@ -52,8 +52,6 @@ COMMANDS: dict[str, type[Command]] = {
     "weights list": ListWeights,
     "weights convert": ConvertWeights,
 }
-
-
 _GROUPS = {name.split()[0] for name in COMMANDS if " " in name}
 
 
@@ -90,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parse(argv: Sequence[str]) -> Command:
-    """The command, with its options, that a command line asks for.
+    """Read a command line into its command, with the options filled in.
 
     Raises:
         UserError: the command line is wrong, in one sentence.
@@ -101,14 +99,7 @@ def parse(argv: Sequence[str]) -> Command:
         known = [command for command in COMMANDS if command.startswith(argv[0])] if argv[0] in _GROUPS else COMMANDS
         raise UserError(f"a command must come first, got '{name}';{suggest(name, known)} available: {', '.join(known)}")
     command, words = COMMANDS[name], argv[len(name.split()) :]
-    options = ["-h", "--help", *("--" + field.name.replace("_", "-") for field in fields(command))]
-    details = [x for hint in get_type_hints(command, include_extras=True).values() for x in get_args(hint)[1:]]
-    options += [alias for x in details for alias in getattr(x, "aliases", None) or ()]
-    for option in re.findall(r"^(--[\w-]+|-[a-z])", "\n".join(words), re.MULTILINE):
-        if option.replace("_", "-") not in options:
-            close = closest(option[2:], (known[2:] for known in options))
-            hint = f"did you mean --{close}? " if close else ""
-            raise UserError(f"unknown option {option}; {hint}see tectum {name} --help")
+    _check_options(name, command, words)
 
     def refuse(event: refusals.ParseErrorEvent) -> None:
         error = sys.exception() if isinstance(event, refusals.InstantiationFailure) else None
@@ -120,6 +111,18 @@ def parse(argv: Sequence[str]) -> Command:
 
     with refusals.on_parse_error(refuse):
         return tyro.cli(command, prog=f"tectum {name}", args=words, config=(tyro.conf.FlagCreatePairsOff,))
+
+
+def _check_options(name: str, command: type[Command], words: Sequence[str]) -> None:
+    """Refuse an option that the command does not have, before tyro takes it for a value."""
+    options = ["-h", "--help", *("--" + field.name.replace("_", "-") for field in fields(command))]
+    details = [x for hint in get_type_hints(command, include_extras=True).values() for x in get_args(hint)[1:]]
+    options += [alias for x in details for alias in getattr(x, "aliases", None) or ()]
+    for option in re.findall(r"^(--[\w-]+|-[a-z])", "\n".join(words), re.MULTILINE):
+        if option.replace("_", "-") not in options:
+            close = closest(option[2:], (known[2:] for known in options))
+            hint = f"did you mean --{close}? " if close else ""
+            raise UserError(f"unknown option {option}; {hint}see tectum {name} --help")
 
 
 def _refusal(name: str, event: refusals.ParseErrorEvent, words: Sequence[str]) -> str | None:
