@@ -95,7 +95,7 @@ def test_three_folders_are_grouped_by_name(tmp_path: Path, capsys: pytest.Captur
     argv = ["fuse", *places, "-o", str(tmp_path / "out"), "--kind", "focus", "--system", "laplacian"]
     assert main(argv) == 0
     said = capsys.readouterr()
-    assert "2 of 2 pairs" in said.out and "1 third without first or second of that name, passed over: alone" in said.err
+    assert "2 of 2 pairs" in said.out and "1 third without first or second of that name, skipped: alone" in said.err
     for name in ("x", "y"):
         expected = fuse([Path(place) / f"{name}.png" for place in places], kind="focus", system="laplacian")
         assert np.array_equal(pixels(tmp_path / "out" / f"{name}.png"), np.asarray(expected))

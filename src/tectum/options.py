@@ -20,7 +20,7 @@ def takes_options(options: type[Any]) -> Callable[[F], F]:
 
     def decorate(function: F) -> F:
         signature = inspect.signature(function)
-        named = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        own_parameters = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
         added = [
             inspect.Parameter(
                 field.name,
@@ -31,7 +31,7 @@ def takes_options(options: type[Any]) -> Callable[[F], F]:
             for field in fields(options)
             if field.name not in signature.parameters
         ]
-        function.__signature__ = signature.replace(parameters=[*named, *added])  # type: ignore[attr-defined]
+        function.__signature__ = signature.replace(parameters=[*own_parameters, *added])  # type: ignore[attr-defined]
         explained = inspect.cleandoc(options.__doc__ or "").partition("\nArgs:\n")[2].partition("\n\n")[0]
         lines = inspect.cleandoc(function.__doc__ or "").splitlines()
         function.__doc__ = "\n".join(explained if x.lstrip().startswith("options:") else x for x in lines)

@@ -165,13 +165,13 @@ def _scorers(
     return scorers
 
 
-def percent(value: float, places: int = 2) -> str:
+def percent(value: float, digits: int = 2) -> str:
     """Returns a score in percent.
 
     >>> percent(0.3141592), percent(math.nan)
     ('31.42', 'n/a')
     """
-    return "n/a" if math.isnan(value) else f"{100 * value:.{places}f}"
+    return "n/a" if math.isnan(value) else f"{100 * value:.{digits}f}"
 
 
 def signed_percent(value: float) -> str:

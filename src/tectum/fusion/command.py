@@ -44,7 +44,7 @@ class Fuse(FuseOptions):
 
     Files: OUT is a file name (.png .jpg .webp .bmp .tif), or a folder if it exists or ends in a slash.
     Folders, or quoted patterns ('vi/*.png'): images are matched by name without the extension and written to
-    OUT/NAME.png; what is finished is passed over, so the same command continues a run that was cut short.
+    OUT/NAME.png; finished results are skipped, so the same command resumes a run that was stopped.
 
     Exit code: 0 all pairs done, 1 some failed (the others are kept), 2 a mistake found before the start, 130 Ctrl-C.
     """
@@ -95,8 +95,8 @@ class Fuse(FuseOptions):
             check_path_exists(noun, path)
         are_folders = [is_folder_or_pattern(path) for path in sources]
         if len(set(are_folders)) > 1:
-            given = [f"{x} (a {'folder' if f else 'file'})" for x, f in zip(sources, are_folders, strict=True)]
-            raise UserError(f"give two files or two folders, got {' and '.join(given)}")
+            descriptions = [f"{x} (a {'folder' if f else 'file'})" for x, f in zip(sources, are_folders, strict=True)]
+            raise UserError(f"give two files or two folders, got {' and '.join(descriptions)}")
         if are_folders[0] and len({os.path.realpath(path) for path in sources}) < len(sources):
             twice = next(x for i, x in enumerate(sources) if x in sources[:i] or i == len(sources) - 1)
             needed = f"{kind.words[0]} and {kind.words[1]}" if not self.more else "different"
@@ -176,17 +176,17 @@ class Fuse(FuseOptions):
             print(f"{len(outcome.done)} of {outcome.num_pairs} pairs fused into {self.out}{earlier}{rate}")
         for warning, names in outcome.warnings.items():
             say(f"warning: {abbreviate(names)}: {warning}")
-        for role, lonely in matches.unmatched.items():
-            if lonely:
+        for role, lone_names in matches.unmatched.items():
+            if lone_names:
                 others = " or ".join(other for other in matches.unmatched if other != role)
-                say(f"{len(lonely)} {role} without {others} of that name, passed over: {abbreviate(lonely)}")
+                say(f"{len(lone_names)} {role} without {others} of that name, skipped: {abbreviate(lone_names)}")
         say_failures("not fused", outcome.failures)
-        kept = f"{outcome.num_finished} of {outcome.num_pairs} pairs are done and kept, {again} continues"
+        state = f"{outcome.num_finished} of {outcome.num_pairs} pairs are done and kept, {again} continues"
         if outcome.interrupted:
-            say(f"interrupted; {kept}")
+            say(f"interrupted; {state}")
             return 130
         if outcome.write_error is not None:
-            say(f"{outcome.write_error}; {kept}")
+            say(f"{outcome.write_error}; {state}")
             return 1
         return 1 if outcome.failures else 0
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class FuseOptions:
-    """How pairs are fused. `FusePipeline` refuses values that no pair could be fused with.
+    """Options of fusion. `FusePipeline` refuses values that no pair could be fused with.
 
     Args:
         system: Which fuser: tdfusion, tomiff, sfofusion, adasffuse, average, maximum, laplacian, or your own as

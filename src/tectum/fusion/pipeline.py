@@ -288,13 +288,15 @@ def _different_sizes(kind: Kind, sizes: Sequence[Sequence[int]]) -> UserError:
         )
     advice = "crop or register them first" if kind.mixes else "--resize brings the second to the first's size"
     names = kind.words if len(sizes) == 2 else kind.image_names(len(sizes))
-    given = [f"{px(size)} ({name})" for size, name in zip(sizes, names, strict=True)]
+    size_texts = [f"{px(size)} ({name})" for size, name in zip(sizes, names, strict=True)]
     whose = f"of a {kind.name} pair" if len(sizes) == 2 else "of one scene"
-    return UserError(f"the images {whose} must share one size, got {', '.join(given[:-1])} and {given[-1]}; {advice}")
+    return UserError(
+        f"the images {whose} must share one size, got {', '.join(size_texts[:-1])} and {size_texts[-1]}; {advice}"
+    )
 
 
 def _pair_warnings(visible: Picture, infrared: Picture, kind: Kind, *, resize: bool) -> tuple[str, ...]:
-    """Sentences on what looks wrong with a pair but need not be."""
+    """Warnings about a pair: swapped images, false colours, different proportions."""
     warnings = []
     a, b = kind.words
     if kind.order == "brightness" and visible.brightness < infrared.brightness:

@@ -59,28 +59,28 @@ def _folder_of(where: str) -> Path:
     return Path(*parts[:fixed])
 
 
-def match(*places: str, roles: Sequence[str] = ("visible", "infrared")) -> Matches:
+def match(*paths: str, roles: Sequence[str] = ("visible", "infrared")) -> Matches:
     """Match the images of folders (or quoted patterns) by their names without the extension.
 
-    Hidden files, other file types and sub-folders are passed over. Patterns whose file names have nothing in common
+    Hidden files, other file types and sub-folders are skipped. Patterns whose file names have nothing in common
     ('*_vi.png', '*_ir.png') are matched by what their last * stands for.
 
     Args:
-        places: two folders or patterns, or more.
+        paths: two folders or patterns, or more.
         roles: what the images of each are.
 
     Raises:
         FileNotFoundError: a folder is missing, holds no images, or they share no name.
     """
-    files = {role: find_images(place) for role, place in zip(roles, places, strict=True)}
+    files = {role: find_images(place) for role, place in zip(roles, paths, strict=True)}
     names = {role: group_by_name(images) for role, images in files.items()}
     if not _shared_names(names):
-        by_star = {role: group_by_star(files[role], place) for role, place in zip(roles, places, strict=True)}
+        by_star = {role: group_by_star(files[role], place) for role, place in zip(roles, paths, strict=True)}
         if all(by_star.values()) and _shared_names(by_star):
             names = by_star
     common = _shared_names(names)
     if not common:
-        contents = [f"{place} ({abbreviate(names[role])})" for role, place in zip(roles, places, strict=True)]
+        contents = [f"{place} ({abbreviate(names[role])})" for role, place in zip(roles, paths, strict=True)]
         raise FileNotFoundError(
             f"pairs are matched by file name without its extension, but {' and '.join(contents)} share none; rename "
             f"the files, or quote two patterns such as 'DIR/*_{_short(roles[0])}.png' 'DIR/*_{_short(roles[1])}.png'"
@@ -96,7 +96,7 @@ def match(*places: str, roles: Sequence[str] = ("visible", "infrared")) -> Match
         ),
         unmatched={role: tuple(sorted(names[role].keys() - set(common))) for role in names},
         ambiguous=ambiguous,
-        folders={role: _folder_of(place) for role, place in zip(roles, places, strict=True)},
+        folders={role: _folder_of(place) for role, place in zip(roles, paths, strict=True)},
     )
 
 
@@ -168,10 +168,10 @@ class ResultFolder:
 
     def files(self, name: str) -> dict[str, Path]:
         """The files of one result by output."""
-        places = {name: self.path / name if len(self.outputs) > 1 else self.path for name in self.outputs}
+        paths = {name: self.path / name if len(self.outputs) > 1 else self.path for name in self.outputs}
         if self.report:
-            places["report"] = self.path / "report"
-        return {output: folder / f"{name}.png" for output, folder in places.items()}
+            paths["report"] = self.path / "report"
+        return {output: folder / f"{name}.png" for output, folder in paths.items()}
 
     def prepare(self, settings: Mapping[str, Any], names: Sequence[str], *, overwrite: bool = False) -> set[str]:
         """Make the folders, note the settings, and return the names that are already finished.

@@ -116,8 +116,8 @@ def _describe_windows(image: Tensor, feature: Feature) -> _Windows:
     centred = x - total / _PLACES
     squares = centred.square().sum(0)
     varies = squares > 1e-12 * _PLACES
-    places = torch.arange(_PLACES, dtype=p.dtype, device=p.device)
-    mean = places @ p
+    positions = torch.arange(_PLACES, dtype=p.dtype, device=p.device)
+    mean = positions @ p
     return _Windows(
         p=p,
         cumulative=torch.cat([torch.zeros_like(p[:1]), p.cumsum(0)]),
@@ -125,7 +125,7 @@ def _describe_windows(image: Tensor, feature: Feature) -> _Windows:
         varies=varies,
         entropy=_entropy(p),
         mean=mean,
-        deviation=root((places.square() @ p - mean.square()).clamp_min(0)),
+        deviation=root((positions.square() @ p - mean.square()).clamp_min(0)),
     )
 
 
@@ -157,8 +157,8 @@ def _information(f: _Windows, x: _Windows) -> Tensor:
     bound = torch.minimum(f.cumulative[1:, None], cumulative[1:])
     bound = (bound - torch.maximum(f.cumulative[:-1, None], cumulative[:-1])).clamp_min_(0).flatten(0, 1)
     # phi = rho / rho^
-    places = torch.arange(_PLACES, dtype=rho.dtype, device=rho.device)
-    covariance = torch.outer(places, places).flatten() @ bound - f.mean * mean
+    positions = torch.arange(_PLACES, dtype=rho.dtype, device=rho.device)
+    covariance = torch.outer(positions, positions).flatten() @ bound - f.mean * mean
     phi = divide(rho.abs() * f.deviation * x.deviation, covariance).clamp_max(1)
     # the joint distribution, and I = H + H - H(joint)
     joint = (f.p[:, None] * (p_x * (1 - phi))).flatten(0, 1).add(bound * phi)

@@ -98,8 +98,8 @@ class SegmentationScore:
         for name, x in (("prediction", prediction), ("target", target)):
             if x.is_floating_point() or x.is_complex():
                 raise UserError(f"{name} must hold class numbers as integers, got {x.dtype}; take the argmax")
-        counted = target != self.ignore_index if self.ignore_index is not None else torch.ones_like(target).bool()
-        true, predicted = target[counted].long(), prediction[counted].long()
+        is_counted = target != self.ignore_index if self.ignore_index is not None else torch.ones_like(target).bool()
+        true, predicted = target[is_counted].long(), prediction[is_counted].long()
         if not true.numel():
             return
         for name, x in (("prediction", predicted), ("target", true)):

@@ -95,7 +95,7 @@ class Align:
                     visible = read_image(pair.visible)
                     infrared = read_image(pair.infrared, modality="infrared", value_range=self.infrared_range)
                 except (ValueError, OSError) as error:
-                    say(f"passed over: {sentence(error)}")
+                    say(f"skipped: {sentence(error)}")
                 else:
                     if infrared.bits > 8 or self.infrared_range != "auto":
                         ranges.append(infrared.raw_range)

@@ -114,9 +114,9 @@ class SegFormer(nn.Module):
         Raises:
             UserError: another shape or type, or a label that is no class.
         """
-        counted = self._check_masks(target, len(fused))
+        is_counted = self._check_masks(target, len(fused))
         logits = _resize(self(fused), (target.shape[1], target.shape[2])).float()
-        if not counted:
+        if not is_counted:
             return logits.sum() * 0
         return functional.cross_entropy(logits, target, self.class_weights, ignore_index=self.ignore_index)
 
@@ -138,8 +138,8 @@ class SegFormer(nn.Module):
             )
         check_batch(target, batch)
         num_classes = len(self.classes)
-        counted = target != self.ignore_index
-        wrong = ((target < 0) | (target >= num_classes)) & counted
+        is_counted = target != self.ignore_index
+        wrong = ((target < 0) | (target >= num_classes)) & is_counted
         if bool(wrong.any()):
             image, row, column = wrong.nonzero()[0].tolist()
             raise UserError(
@@ -148,8 +148,8 @@ class SegFormer(nn.Module):
                 "files"
             )
         if self.class_weights is None:
-            return bool(counted.any())
-        return bool(self.class_weights[target[counted]].any())
+            return bool(is_counted.any())
+        return bool(self.class_weights[target[is_counted]].any())
 
 
 def _network(num_classes: int, channels: int, size: str) -> Any:

@@ -25,7 +25,7 @@ FILES = {"fuser": "best.safetensors", "objective": "objective.safetensors", "tas
 
 @dataclass
 class Progress:
-    """How far a run is.
+    """Progress of a run: the steps taken so far, and its best validation.
 
     Attributes:
         step: fit steps done.

@@ -48,7 +48,7 @@ def validate(trainer: Trainer, pairs: Pairs, sheet: Path, device: str) -> dict[s
 
 
 def _measure(trainer: Trainer, pair: Pair, metric: Any) -> dict[str, float]:
-    """Terms of the objective on one image, and the task's loss; its answer goes to `metric`."""
+    """Terms of the objective on one image, and the task's loss; its prediction goes to `metric`."""
     fused = trainer.fuser(pair.a, pair.b)
     numbers = {name: float(term) for name, term in trainer.objective(fused, pair.a, pair.b).items()}
     w = _weight_maps(trainer, pair)
@@ -71,7 +71,7 @@ def _weight_maps(trainer: Trainer, pair: Pair) -> Tensor | None:
 
 
 def _sample_row(trainer: Trainer, pair: Pair, other: Pair) -> list[Tensor]:
-    """Visible, infrared, fused; weights and image gradient of a learned loss; the task's answer and the label.
+    """Visible, infrared, fused; weights and image gradient of a learned loss; the task's prediction and the label.
 
     The image gradient shows how the task, by its loss on `other`, would change this fused image: light is brighter.
     """
@@ -86,11 +86,11 @@ def _sample_row(trainer: Trainer, pair: Pair, other: Pair) -> list[Tensor]:
         row += [w[0, 0], w[0, 1]]
     if trainer.learned:
         row.append(centre_on_grey(_image_gradient(trainer, pair, other)[0, 0]))
-    answer = trainer.task.predict(fused, (int(fused.shape[2]), int(fused.shape[3])))[0]
+    prediction = trainer.task.predict(fused, (int(fused.shape[2]), int(fused.shape[3])))[0]
     target = pair.target[0]
     is_mask = isinstance(target, Tensor) and target.dim() == 2 and not target.is_floating_point()
     if is_mask or is_boxes(pair.target):
-        row += [paint_target(answer, fused[0, 0]), paint_target(target, fused[0, 0])]
+        row += [paint_target(prediction, fused[0, 0]), paint_target(target, fused[0, 0])]
     return row
 
 

@@ -147,10 +147,10 @@ def _validation_names(recipe: Recipe, names: list[str], folder: Path) -> list[st
     if len(names) < 2:
         raise UserError(f"training needs at least two pairs, one of them for validation, got {len(names)} in {folder}")
     packaged = recipe.validation is not None and recipe.kind == "infrared"  # such lists are of infrared sets
-    listed = read_split(str(recipe.validation)) if packaged else []
-    if recipe.data != "folder" and not set(listed) & set(names):
-        listed = []
-    return listed or names[::6]
+    validation_names = read_split(str(recipe.validation)) if packaged else []
+    if recipe.data != "folder" and not set(validation_names) & set(names):
+        validation_names = []
+    return validation_names or names[::6]
 
 
 def _scenes(target: Target | None) -> tuple[Pairs, Pairs, tuple[str, ...]]:
