@@ -38,8 +38,8 @@ from torch import Tensor
 from tectum.errors import UserError
 
 RED, BLUE = 0.299, 0.114  # BT.601 weights; green has the rest
-GREEN = 1.0 - RED - BLUE
-GREY_CHROMA = 0.5 / 255  # chroma this small rounds to none in 8 bits
+_GREEN = 1.0 - RED - BLUE
+_GREY_CHROMA = 0.5 / 255  # chroma this small rounds to none in 8 bits
 _TINY = 1e-12
 
 
@@ -117,7 +117,7 @@ def ycbcr_to_rgb(y: Tensor, chroma: Tensor, *, keep_luminance: bool = True) -> T
     y = y.clamp(0, 1)
     cb, cr = chroma.unbind(-3)
     blue, red = (2 - 2 * BLUE) * cb, (2 - 2 * RED) * cr
-    offset = torch.stack((red, -(BLUE * blue + RED * red) / GREEN, blue), dim=-3)  # D = RGB - Y, weighted sum 0
+    offset = torch.stack((red, -(BLUE * blue + RED * red) / _GREEN, blue), dim=-3)  # D = RGB - Y, weighted sum 0
     if keep_luminance:
         highest, lowest = offset.amax(-3, keepdim=True), offset.amin(-3, keepdim=True)
         room = torch.minimum((1 - y) / highest.clamp_min(_TINY), y / (-lowest).clamp_min(_TINY))
@@ -172,4 +172,4 @@ def choose_chroma(chroma_a: Tensor | None, chroma_b: Tensor | None, *, mix: bool
 
 
 def _none_if_grey(chroma: Tensor | None) -> Tensor | None:
-    return None if chroma is None or bool(chroma.abs().amax() < GREY_CHROMA) else chroma
+    return None if chroma is None or bool(chroma.abs().amax() < _GREY_CHROMA) else chroma

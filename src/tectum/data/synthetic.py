@@ -30,8 +30,8 @@ from tectum.street.shapes import Array, Buffer, Camera
 from tectum.street.surface import Street
 
 CLASSES = ("background", "car", "person", "lamp")
-SUPERSAMPLE = 2
-MIN_PIXELS = 8  # a thing that shows less is not labelled
+_SUPERSAMPLE = 2
+_MIN_PIXELS = 8  # a thing that shows less is not labelled
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def render(seed: int, size: tuple[int, int] = (480, 640), *, hour: str = "night"
         raise UserError(f"place must be one of {', '.join(PLACES)} or None, got {place!r}; choose one of them")
     rng = np.random.default_rng(seed)
     street = build_street(rng, hour, place)
-    height, width = size[0] * SUPERSAMPLE, size[1] * SUPERSAMPLE
+    height, width = size[0] * _SUPERSAMPLE, size[1] * _SUPERSAMPLE
     unit = min(height / 480, width / 640)
     centre = (width / 2 - rng.uniform(-40, 40) * unit, height / 2 - 10 * unit)
     buffer = Buffer(Camera(height, width, 600 * unit, centre, street.eye))
@@ -81,8 +81,8 @@ def render(seed: int, size: tuple[int, int] = (480, 640), *, hour: str = "night"
     light, heat = shade(street, buffer)
     mask, boxes, labels = _label(street, buffer, size)
     sensors = np.random.default_rng((seed, *size))
-    visible = _visible_camera(_average(light, size), HOURS[hour], sensors, unit / SUPERSAMPLE)
-    infrared = _infrared_camera(_average(heat, size), sensors, unit / SUPERSAMPLE)
+    visible = _visible_camera(_average(light, size), HOURS[hour], sensors, unit / _SUPERSAMPLE)
+    infrared = _infrared_camera(_average(heat, size), sensors, unit / _SUPERSAMPLE)
     return Scene(
         torch.from_numpy(np.ascontiguousarray(visible.transpose(2, 0, 1))),
         torch.from_numpy(infrared[None]),
@@ -94,7 +94,7 @@ def render(seed: int, size: tuple[int, int] = (480, 640), *, hour: str = "night"
 
 def _average(x: Array, size: tuple[int, int]) -> Array:
     """Supersampled (H s, W s, ...) to (H, W, ...): the mean of each block."""
-    s = SUPERSAMPLE
+    s = _SUPERSAMPLE
     return np.asarray(x.reshape(size[0], s, size[1], s, *x.shape[2:]).mean((1, 3), dtype=np.float32))
 
 
@@ -125,7 +125,7 @@ def _label(street: Street, buffer: Buffer, size: tuple[int, int]) -> tuple[Array
     """Mask, boxes and labels of what is visible. A pixel belongs to a class that covers at least half of it."""
     classes = np.array([s.label for s in street.surfaces] + [0])[buffer.owner]  # owner -1, the sky, takes the last
     object_ids = np.array([s.object_id for s in street.surfaces] + [0])[buffer.owner]
-    s = SUPERSAMPLE
+    s = _SUPERSAMPLE
     share = np.stack([_average(classes == c, size) for c in range(len(CLASSES))])
     mask = np.where(share[1:].max(0) >= 0.5, share[1:].argmax(0) + 1, 0)
     block_objects = object_ids.reshape(size[0], s, size[1], s).transpose(0, 2, 1, 3).reshape(*size, s * s)
@@ -134,7 +134,7 @@ def _label(street: Street, buffer: Buffer, size: tuple[int, int]) -> tuple[Array
     boxes, labels = [], []
     for k in range(1, street.num_objects + 1):
         row, col = np.nonzero(object_id == k)
-        if len(row) < MIN_PIXELS:
+        if len(row) < _MIN_PIXELS:
             mask[row, col] = 0
             continue
         boxes.append((col.min(), row.min(), col.max() + 1, row.max() + 1))

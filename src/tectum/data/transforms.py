@@ -16,14 +16,14 @@ from torch import Tensor
 from tectum.errors import UserError
 from tectum.pair import Boxes, Pair
 
-MIN_SHARE = 0.25
+_MIN_SHARE = 0.25
 """Of a box's area: less than that inside a crop is too little to know the thing by."""
 IGNORE_INDEX = 255
 """The class of mask pixels that nothing is known about."""
 
 
 def random_crop(
-    pair: Pair, size_px: int, generator: torch.Generator, *, turns: bool = False, min_share: float = MIN_SHARE
+    pair: Pair, size_px: int, generator: torch.Generator, *, turns: bool = False, min_share: float = _MIN_SHARE
 ) -> Pair:
     """Random square crop, flipped half of the time: (B,1,H,W) -> (B,1,size,size).
 
@@ -51,14 +51,14 @@ def random_crop(
     return rotate_quarters(window, int(torch.randint(4, (1,), generator=generator))) if turns else window
 
 
-def centre_crop(pair: Pair, size_px: int, *, min_share: float = MIN_SHARE) -> Pair:
+def centre_crop(pair: Pair, size_px: int, *, min_share: float = _MIN_SHARE) -> Pair:
     """Centre crop of at most size x size pixels."""
     height, width = pair.a.shape[2:]
     top, left = max(0, (height - size_px) // 2), max(0, (width - size_px) // 2)
     return crop(pair, top, left, min(size_px, height), min(size_px, width), min_share=min_share)
 
 
-def crop(pair: Pair, top: int, left: int, height: int, width: int, *, min_share: float = MIN_SHARE) -> Pair:
+def crop(pair: Pair, top: int, left: int, height: int, width: int, *, min_share: float = _MIN_SHARE) -> Pair:
     """Crop of height x width pixels whose upper left pixel is (top, left).
 
     Raises:

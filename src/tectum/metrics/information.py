@@ -33,7 +33,7 @@ _LEVELS = 256
 COUNT_PX = 250_000
 """Pixels counted at once."""
 
-Unit = Literal["nats", "bits"]
+_Unit = Literal["nats", "bits"]
 
 
 class EN(Metric):
@@ -74,7 +74,7 @@ class MI(SourceMetric):
     bounds = (0.0, 8.0)  # in bits, and more than there can be in nats
     source = "Qu, Zhang and Yan, Information measure for performance of image fusion, Electronics Letters, 2002"
 
-    def __init__(self, *, reduction: Reduction = "mean", unit: Unit = "nats") -> None:
+    def __init__(self, *, reduction: Reduction = "mean", unit: _Unit = "nats") -> None:
         if unit not in ("nats", "bits"):
             raise UserError(f"unit must be 'nats' or 'bits', got {unit!r}")
         super().__init__(reduction=reduction)

@@ -75,7 +75,7 @@ class UniformWindow:
         return sum_windows(x, self.size, axes=(0, 2), workspace=workspace).div_(self.size**2)
 
 
-class LocalStatistics(NamedTuple):
+class _LocalStatistics(NamedTuple):
     """Statistics of a tile, on 0..255: of the sources (rows, 2, N, columns), of the fused (rows, 1, M, columns)."""
 
     mean_sources: Tensor
@@ -88,7 +88,7 @@ class LocalStatistics(NamedTuple):
 
 def iterate_local_statistics(
     fused: Tensor, a: Tensor, b: Tensor, window: GaussianWindow | UniformWindow, workspace: Workspace
-) -> Iterator[LocalStatistics]:
+) -> Iterator[_LocalStatistics]:
     """Statistics of all windows, tile by tile; each tile overwrites the one before.
 
     Args:
@@ -121,7 +121,7 @@ def iterate_local_statistics(
         var_s, var_f = var[:, :num_sources].unflatten(1, (2, pairs)), var[:, None, num_sources:]
         product = product.unflatten(1, (2, num))
         cov = torch.addcmul(product, mean_s, mean_f, value=-1, out=reuse(product))
-        yield LocalStatistics(mean_s, mean_f, var_s, var_f, cov)
+        yield _LocalStatistics(mean_s, mean_f, var_s, var_f, cov)
 
 
 def _iterate_tiles(height: int, width: int, size: int, maps: int) -> Iterator[tuple[slice, slice]]:

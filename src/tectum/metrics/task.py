@@ -34,7 +34,7 @@ from torch import Tensor
 from tectum.errors import UserError
 
 Classes = Literal["present", "target"]
-Floats = NDArray[np.float64]
+_Floats = NDArray[np.float64]
 _NAN = float("nan")
 
 
@@ -312,7 +312,7 @@ class DetectionScore:
         self._images: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = []
 
 
-def average_precision(weights: Floats, is_match: NDArray[np.bool_], num_boxes: Floats) -> Floats:
+def average_precision(weights: _Floats, is_match: NDArray[np.bool_], num_boxes: _Floats) -> _Floats:
     """COCO's average precision of one class, for R weightings of the images at once.
 
     Args:

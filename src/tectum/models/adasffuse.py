@@ -330,7 +330,7 @@ class AdaSFFuseLoss(nn.Module):
         if self.kind == "focus":
             return b + share * (a - b)
         if self.kind == "exposure":
-            good_a, good_b = exposedness(a), exposedness(b)
+            good_a, good_b = _exposedness(a), _exposedness(b)
             return blend(a, b, good_a / (good_a + good_b))
         return torch.maximum(a, b)
 
@@ -341,6 +341,6 @@ class AdaSFFuseLoss(nn.Module):
         return of_a / (of_a + of_b)
 
 
-def exposedness(x: Tensor) -> Tensor:
+def _exposedness(x: Tensor) -> Tensor:
     """Exposedness of brightness x: 1 at 1/2, falling as a Gaussian of deviation 0.2."""
     return torch.exp(-((x - 0.5) ** 2) / (2 * 0.2**2))

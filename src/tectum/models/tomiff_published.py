@@ -50,10 +50,10 @@ class PublishedTOMIFFLoss(PublishedTDFusionLoss):
     """Released learned objective of TOMIFF; arguments are those of `tectum.models.tomiff.TOMIFFLoss`."""
 
     def __init__(self, *, alpha: float = 1.0, beta: float = 1.0) -> None:
-        super().__init__(PublishedFourScalars(), alpha=alpha, beta=beta)
+        super().__init__(_PublishedFourScalars(), alpha=alpha, beta=beta)
 
 
-class PublishedFourScalars(nn.Module):
+class _PublishedFourScalars(nn.Module):
     """Loss network G as released: (B,1,H,W), (B,1,H,W) -> (B,2,H,W); alpha and gamma have no effect."""
 
     def __init__(self) -> None:

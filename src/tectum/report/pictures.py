@@ -14,7 +14,7 @@ from tectum.errors import UserError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-LABELS = ("visible", "infrared", "fused")
+_LABELS = ("visible", "infrared", "fused")
 _DIFFERENCE_SCALE = 0.5
 """The difference shown as white; the full range of luminance is 1."""
 
@@ -29,7 +29,7 @@ def side_by_side(
     infrared: Array,
     fused: Array,
     *,
-    labels: Sequence[str] = LABELS,
+    labels: Sequence[str] = _LABELS,
     difference: bool = True,
     title: str = "",
 ) -> Array:

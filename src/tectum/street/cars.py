@@ -10,13 +10,13 @@ import numpy as np
 from tectum.street.shapes import Array, Convex, prism
 from tectum.street.surface import CAR, Light, Street, SurfacePoints, band, cover
 
-Place = tuple[float, float]
-Outline = tuple[Place, ...]
+_Place = tuple[float, float]
+_Outline = tuple[_Place, ...]
 # Side views as (along, y) in metres, counterclockwise; the front is at positive `along`.
-BODY = ((-2.1, 0.3), (2.1, 0.3), (2.15, 0.52), (2.05, 0.72), (0.95, 0.93), (-1.75, 0.95), (-2.1, 0.88))
-CABIN = ((-1.85, 0.93), (1.1, 0.93), (0.3, 1.43), (-0.95, 1.46))
-FLOOR = ((-1.9, 0.13), (1.9, 0.13), (1.9, 0.33), (-1.9, 0.33))
-WHEEL = tuple((0.33 * math.cos(k * math.pi / 8), 0.33 + 0.33 * math.sin(k * math.pi / 8)) for k in range(16))
+_BODY = ((-2.1, 0.3), (2.1, 0.3), (2.15, 0.52), (2.05, 0.72), (0.95, 0.93), (-1.75, 0.95), (-2.1, 0.88))
+_CABIN = ((-1.85, 0.93), (1.1, 0.93), (0.3, 1.43), (-0.95, 1.46))
+_FLOOR = ((-1.9, 0.13), (1.9, 0.13), (1.9, 0.33), (-1.9, 0.33))
+_WHEEL = tuple((0.33 * math.cos(k * math.pi / 8), 0.33 + 0.33 * math.sin(k * math.pi / 8)) for k in range(16))
 COLOURS = (
     (0.30, 0.03, 0.03),
     (0.03, 0.08, 0.25),
@@ -38,10 +38,10 @@ def add_car(street: Street, x: float, z: float, heading: int, *, driven: bool) -
     hubs = [(s, w) for s in (1.35, -1.35) for w in (0.74, -0.74)]
     rubber, floor = ((0.02, 0.02, 0.02), 0.17 + body.tyre), ((0.01, 0.01, 0.01), 0.2 + 0.5 * engine)
     for shape, albedo, heat, gloss, paint in (
-        (body.prism(BODY, 0.88), colour, 0.17, 0.35, body.paint_body),
-        (body.prism(CABIN, 0.8, slope=0.28), colour, 0.17, 0.35, body.paint_cabin),
-        (body.prism(FLOOR, 0.72), *floor, 0.0, None),
-        *((body.prism(WHEEL, 0.12, at=hub), *rubber, 0.0, None) for hub in hubs),
+        (body.prism(_BODY, 0.88), colour, 0.17, 0.35, body.paint_body),
+        (body.prism(_CABIN, 0.8, slope=0.28), colour, 0.17, 0.35, body.paint_cabin),
+        (body.prism(_FLOOR, 0.72), *floor, 0.0, None),
+        *((body.prism(_WHEEL, 0.12, at=hub), *rubber, 0.0, None) for hub in hubs),
     ):
         street.add(
             shape, albedo=albedo, heat=heat, gloss=gloss, paint=paint, label=CAR, object_id=object_id, casts=True
@@ -74,7 +74,7 @@ class _Car:
         (fx, fz), k = self.ahead, self.size
         return self.x + k * (s * fx + w * fz), self.z + k * (s * fz - w * fx)
 
-    def prism(self, profile: Outline, half: float, *, at: Place = (0.0, 0.0), slope: float = 0.0) -> Convex:
+    def prism(self, profile: _Outline, half: float, *, at: _Place = (0.0, 0.0), slope: float = 0.0) -> Convex:
         outline = [(self.size * s, self.size * y) for s, y in profile]
         return prism(outline, half * self.size, at=self.place(*at), ahead=self.ahead, slope=slope)
 

@@ -19,10 +19,10 @@ from tectum.street.surface import (
     wrap,
 )
 
-STOREY_M = 3.1
-BRICKS = ((0.30, 0.14, 0.09), (0.24, 0.15, 0.11), (0.20, 0.11, 0.09))
-PLASTERS = ((0.34, 0.32, 0.27), (0.30, 0.27, 0.20), (0.22, 0.25, 0.27))
-LIT_SHARE = {"night": 0.28, "dusk": 0.36, "day": 0.0}  # of the windows
+_STOREY_M = 3.1
+_BRICKS = ((0.30, 0.14, 0.09), (0.24, 0.15, 0.11), (0.20, 0.11, 0.09))
+_PLASTERS = ((0.34, 0.32, 0.27), (0.30, 0.27, 0.20), (0.22, 0.25, 0.27))
+_LIT_SHARE = {"night": 0.28, "dusk": 0.36, "day": 0.0}  # of the windows
 
 
 def add_houses(street: Street) -> None:
@@ -30,7 +30,7 @@ def add_houses(street: Street) -> None:
     for s in (-1, 1):
         z = -2.0
         while z < 95:
-            length, top = rng.uniform(8, 15), STOREY_M * int(rng.integers(3, 6)) + 1.1
+            length, top = rng.uniform(8, 15), _STOREY_M * int(rng.integers(3, 6)) + 1.1
             low, high = sorted((s * street.wall, s * (street.wall + 12)))
             _add_house(street, box((low, high), (-0.1, top), (max(z, 0.2), z + length)), s, z, length, top)
             z += length + (rng.uniform(2.5, 5) if rng.random() < 0.25 else 0.0)
@@ -43,7 +43,7 @@ def _add_house(street: Street, shape: Convex, side: int, start: float, length: f
     """`side` is -1 or 1, or 0 for a house that faces the camera; `start` is its first coordinate along its front."""
     rng = street.rng
     brick = bool(rng.random() < 0.55)
-    tint = (BRICKS if brick else PLASTERS)[int(rng.integers(3))]
+    tint = (_BRICKS if brick else _PLASTERS)[int(rng.integers(3))]
     heat, shift = float(rng.uniform(0.20, 0.28)), float(rng.uniform(0, 500))
     rooms = rng.random((8, max(2, round(length / 2.9)), 3)).astype(np.float32)
     shop = bool(rng.random() < 0.6) and side != 0 and street.place != "alley"
@@ -57,7 +57,7 @@ def _add_house(street: Street, shape: Convex, side: int, start: float, length: f
     def paint(p: SurfacePoints) -> None:
         front = _Front(p, side, street.wall, start, length, top)
         _wall(p, front, brick, shift)
-        _windows(p, front, rooms, LIT_SHARE[street.hour], bottom=int(shop))
+        _windows(p, front, rooms, _LIT_SHARE[street.hour], bottom=int(shop))
         if shop:
             _shop(p, front, side, is_open, word, neon, heat)
 
@@ -92,7 +92,7 @@ def _wall(p: SurfacePoints, f: _Front, brick: bool, shift: float) -> None:
 def _windows(p: SurfacePoints, f: _Front, rooms: Array, share: float, bottom: int) -> None:
     step = f.length / rooms.shape[1]
     column, du = np.floor(f.along / step), np.mod(f.along, step) - step / 2
-    floor, dv = np.floor((f.v - 0.2) / STOREY_M), np.mod(f.v - 0.2, STOREY_M) - 1.75
+    floor, dv = np.floor((f.v - 0.2) / _STOREY_M), np.mod(f.v - 0.2, _STOREY_M) - 1.75
     window_area = f.street & (floor >= bottom) & (f.v < f.top - 1.0)
     hole = band(du, 1.15, f.wide) * band(dv, 1.55, f.high) * window_area
     glass = hole * band(np.abs(du) - 0.26, 0.46, f.wide) * band(dv, 1.41, f.high)

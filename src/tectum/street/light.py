@@ -14,7 +14,7 @@ import numpy as np
 from tectum.street.shapes import Array, Buffer
 from tectum.street.surface import PERSON, Light, Street, SurfacePoints, noise
 
-BLOCK = 8192
+_BLOCK = 8192
 
 
 class Hour(NamedTuple):
@@ -92,8 +92,8 @@ def _reflect_lights(
     out = np.empty((len(points), 3), np.float32)
     ambient = np.array(hour.ambient, np.float32)[:, None]
     eye = np.array(street.eye, np.float32)[:, None]
-    for start in range(0, len(points), BLOCK):
-        rows = slice(start, start + BLOCK)
+    for start in range(0, len(points), _BLOCK):
+        rows = slice(start, start + _BLOCK)
         p, n = np.ascontiguousarray(points[rows].T), np.ascontiguousarray(normals[rows].T)
         shine = np.ascontiguousarray(table[rows, 7])
         view = eye - p

@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 Window = tuple[slice, slice]
-Index = tuple[Array, Array]  # rows and columns in a window
-Holes = Callable[[Array], Array]
-NEAR_M = 0.3  # nothing nearer than this is seen
-CUBE = np.array([(i, j, k) for i in (-1, 1) for j in (-1, 1) for k in (-1, 1)], float)
+_Index = tuple[Array, Array]  # rows and columns in a window
+_Holes = Callable[[Array], Array]
+_NEAR_M = 0.3  # nothing nearer than this is seen
+_CUBE = np.array([(i, j, k) for i in (-1, 1) for j in (-1, 1) for k in (-1, 1)], float)
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Camera:
     def project(self, points: Array) -> Array:
         """(N,3) world points to (N,2) pixel coordinates (column, row); what is behind is pulled before it."""
         local = points - np.asarray(self.eye)
-        scale = self.focal / np.maximum(local[:, 2:], NEAR_M)
+        scale = self.focal / np.maximum(local[:, 2:], _NEAR_M)
         return np.asarray(local[:, :2] * scale * (1, -1) + self.centre)
 
     def windows(self, corners: Sequence[Array]) -> list[Window]:
@@ -66,9 +66,9 @@ class Convex:
     offsets: Array
     corners: Array
 
-    def hit(self, eye: Array, dx: Array, dy: Array) -> tuple[Array, Callable[[Index, Array], Array]]:
+    def hit(self, eye: Array, dx: Array, dy: Array) -> tuple[Array, Callable[[_Index, Array], Array]]:
         """Depth (H,W) of the first hit, infinite where there is none, and the function index, points -> normals."""
-        enter = np.full((len(dy), len(dx)), NEAR_M, np.float32)
+        enter = np.full((len(dy), len(dx)), _NEAR_M, np.float32)
         leave = np.full_like(enter, np.inf)
         plane = np.zeros(enter.shape, np.uint8)
         for k, (n, c) in enumerate(zip(self.normals, self.offsets, strict=True)):
@@ -81,7 +81,7 @@ class Convex:
             np.copyto(enter, t, where=later)
             plane[later] = k
             np.minimum(leave, t, out=leave, where=~inward)
-        enter[(enter >= leave) | (enter <= NEAR_M)] = np.inf
+        enter[(enter >= leave) | (enter <= _NEAR_M)] = np.inf
         return enter, lambda index, _: self.normals[plane[index]]
 
 
@@ -95,9 +95,9 @@ class Capsule:
 
     @property
     def corners(self) -> Array:
-        return np.asarray(np.concatenate((self.start + self.radius * CUBE, self.end + self.radius * CUBE)))
+        return np.asarray(np.concatenate((self.start + self.radius * _CUBE, self.end + self.radius * _CUBE)))
 
-    def hit(self, eye: Array, dx: Array, dy: Array) -> tuple[Array, Callable[[Index, Array], Array]]:
+    def hit(self, eye: Array, dx: Array, dy: Array) -> tuple[Array, Callable[[_Index, Array], Array]]:
         """Depth (H,W) of the first hit, infinite where there is none, and the function index, points -> normals."""
 
         def along(v: Array) -> Array:
@@ -123,9 +123,9 @@ class Capsule:
         disc = db * db - dd * qc
         ball = ~tube & (disc > 0)
         t[ball] = ((-db - np.sqrt(np.maximum(disc, 0))) / dd)[ball]
-        t[t < NEAR_M] = np.inf
+        t[t < _NEAR_M] = np.inf
 
-        def normals(_: Index, points: Array) -> Array:
+        def normals(_: _Index, points: Array) -> Array:
             share = np.clip((points - self.start) @ axis / max(length2, 1e-12), 0, 1)
             return np.asarray((points - self.start - share[:, None] * axis) / self.radius)
 
@@ -189,7 +189,7 @@ class Buffer:
         self.owner[below] = owner
         self.normal[below] = (0, 1, 0)
 
-    def draw(self, owner: int, shape: Convex | Capsule, window: Window, holes: Holes | None = None) -> None:
+    def draw(self, owner: int, shape: Convex | Capsule, window: Window, holes: _Holes | None = None) -> None:
         """Draw `shape` where it is nearest; `holes` says which of its points (N,3) let the view through (foliage)."""
         depth, owner_window = self.depth[window], self.owner[window]
         if not depth.size:

@@ -22,7 +22,7 @@ from tectum.street.surface import (
     sample,
 )
 
-COATS = ((0.030, 0.032, 0.040), (0.045, 0.038, 0.035), (0.022, 0.025, 0.035), (0.05, 0.05, 0.055), (0.20, 0.035, 0.03))
+_COATS = ((0.030, 0.032, 0.040), (0.045, 0.038, 0.035), (0.022, 0.025, 0.035), (0.05, 0.05, 0.055), (0.20, 0.035, 0.03))
 
 
 def add_lamp(street: Street, side: int, z: float, colour: Array) -> None:
@@ -119,7 +119,7 @@ def add_person(street: Street, x: float, z: float, yaw: float, *, height: float)
     walks, stride = rng.random() < 0.75, float(rng.uniform(0.35, 0.6) * rng.choice((-1, 1)))
     stride = stride if walks else 0.06
     raised = rng.random() < 0.25  # one forearm (a telephone)
-    coat = COATS[int(rng.choice(5, p=(0.3, 0.25, 0.25, 0.14, 0.06)))]
+    coat = _COATS[int(rng.choice(5, p=(0.3, 0.25, 0.25, 0.14, 0.06)))]
     warm, legs = float(rng.uniform(0.56, 0.68)), float(rng.uniform(0.6, 0.7))
     skin, jeans, shoe, hair = (0.30, 0.19, 0.14), (0.028, 0.032, 0.045), (0.03, 0.028, 0.026), (0.02, 0.016, 0.013)
 

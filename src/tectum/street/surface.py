@@ -37,7 +37,7 @@ class SurfacePoints:
 
 
 @dataclass(frozen=True)
-class Surface:
+class _Surface:
     """A shape with its material and its labels."""
 
     shape: Convex | Capsule | None  # None is the ground
@@ -75,7 +75,7 @@ class Street:
     eye: tuple[float, float, float]
     wet: float  # 0 dry to 1 wet
     zebra_z: float  # where the crossing is; infinite without one
-    surfaces: list[Surface] = field(default_factory=list)
+    surfaces: list[_Surface] = field(default_factory=list)
     lights: list[Light] = field(default_factory=list)
     lamps: list[tuple[float, float]] = field(default_factory=list)  # where they hang (x, z)
     num_objects: int = 0
@@ -85,7 +85,7 @@ class Street:
         return self.hour != "day"
 
     def add(self, shape: Convex | Capsule | None, **material: Any) -> None:
-        self.surfaces.append(Surface(shape, **material))
+        self.surfaces.append(_Surface(shape, **material))
 
     def new_object(self) -> int:
         self.num_objects += 1

@@ -43,7 +43,7 @@ Tensors = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class InnerStep:
+class _InnerStep:
     """A step theta' = theta - offset - scale * g, parameter by parameter.
 
     Attributes:
@@ -55,15 +55,15 @@ class InnerStep:
     scale: Tensors
 
 
-InnerOptimizer = Callable[[Tensors, Tensors], InnerStep]
+InnerOptimizer = Callable[[Tensors, Tensors], _InnerStep]
 """(parameters, their gradients) -> the step, its scale held fixed."""
 
 
 def sgd_step(rate: float) -> InnerOptimizer:
     """Returns the published look-ahead: theta - rate * g."""
 
-    def step(parameters: Tensors, gradients: Tensors) -> InnerStep:
-        return InnerStep(
+    def step(parameters: Tensors, gradients: Tensors) -> _InnerStep:
+        return _InnerStep(
             offset={name: torch.zeros((), dtype=p.dtype, device=p.device) for name, p in parameters.items()},
             scale={name: torch.full((), rate, dtype=p.dtype, device=p.device) for name, p in parameters.items()},
         )
@@ -88,7 +88,7 @@ def adam_step(optimizer: torch.optim.Adam, module: nn.Module, lr: float | None =
     groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
     owners = dict(module.named_parameters())
 
-    def step(parameters: Tensors, gradients: Tensors) -> InnerStep:
+    def step(parameters: Tensors, gradients: Tensors) -> _InnerStep:
         offset, scale = {}, {}
         for name, g in gradients.items():
             p = owners[name]
@@ -103,7 +103,7 @@ def adam_step(optimizer: torch.optim.Adam, module: nn.Module, lr: float | None =
             # Rate with both bias corrections
             rate = (group["lr"] if lr is None else lr) / (1 - beta1**t) / ((v / (1 - beta2**t)).sqrt() + group["eps"])
             offset[name], scale[name] = rate * beta1 * m, rate * (1 - beta1)
-        return InnerStep(offset, scale)
+        return _InnerStep(offset, scale)
 
     return step
 

@@ -134,9 +134,9 @@ class Train(_Changes, _Arguments):  # type: ignore[misc]
             return 0
         print(f"{run / 'best.safetensors'}: {_validation_text(best)} at step {best['step']}")
         deviation = best.get("weight_deviation", 1.0)
-        if recipe.learned and deviation < NOT_LEARNED:
+        if recipe.learned and deviation < _NOT_LEARNED:
             say(
-                f"the learned loss stayed at one half (mean |w_a - 1/2| is {deviation:.3f}, under {NOT_LEARNED}): it "
+                f"the learned loss stayed at one half (mean |w_a - 1/2| is {deviation:.3f}, under {_NOT_LEARNED}): it "
                 "has not been learned; raise --meta-lr or --meta-steps"
             )
             return 1
@@ -179,7 +179,7 @@ class Train(_Changes, _Arguments):  # type: ignore[misc]
         return recipe if self.ablation is None else recipe.ablate(self.ablation)
 
 
-NOT_LEARNED = 0.02
+_NOT_LEARNED = 0.02
 """A loss whose weights stay this near one half on average has not learned anything."""
 
 

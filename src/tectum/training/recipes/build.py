@@ -21,11 +21,11 @@ from tectum.protocols import Balance, System, resolve
 from tectum.tasks import TASKS
 from tectum.training.recipes.recipe import BALANCES, Recipe, Target
 
-NUM_SCENES, SCENE_PX = 36, (240, 320)
+_NUM_SCENES, _SCENE_PX = 36, (240, 320)
 
 
 @dataclass(frozen=True)
-class Built:
+class _Built:
     """Networks and data of a run, in the order of `fit`; task and balance are None where there is none."""
 
     fuser: nn.Module
@@ -36,7 +36,7 @@ class Built:
     balance: Balance | None = None
 
 
-def build(recipe: Recipe, data: Path | None) -> Built:
+def build(recipe: Recipe, data: Path | None) -> _Built:
     """Make the networks of a recipe, initialised by its seed, and open its data.
 
     Args:
@@ -65,7 +65,7 @@ def build(recipe: Recipe, data: Path | None) -> Built:
         )
     if recipe.start is not None:
         fuser.load_state_dict(weights.load(recipe.system, recipe.start, device="cpu").state_dict())
-    return Built(fuser, objective, task, pairs, validation, balance)
+    return _Built(fuser, objective, task, pairs, validation, balance)
 
 
 def scene_pair(scene: Scene, name: str, target: Target | None = None) -> Pair:
@@ -155,6 +155,6 @@ def _validation_names(recipe: Recipe, names: list[str], folder: Path) -> list[st
 
 def _scenes(target: Target | None) -> tuple[Pairs, Pairs, tuple[str, ...]]:
     """Synthetic night scenes to train on, every sixth for validation, and their class names."""
-    pairs = [scene_pair(render(seed, SCENE_PX), f"street-{seed}", target) for seed in range(NUM_SCENES)]
+    pairs = [scene_pair(render(seed, _SCENE_PX), f"street-{seed}", target) for seed in range(_NUM_SCENES)]
     classes = CLASSES if target == "masks" else CLASSES[1:]
     return [pair for i, pair in enumerate(pairs) if i % 6], pairs[::6], tuple(classes)
