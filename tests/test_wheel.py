@@ -25,8 +25,8 @@ def test_the_wheel_holds_weights_scenes_and_notices(tmp_path: Path) -> None:
     assert files <= names
     assert {"tectum/pretrained/NOTICE", "tectum/pretrained/cards.json", "tectum/py.typed"} <= names
     assert {"tectum/data/splits/msrs-validation.txt", "tectum/data/demo/vi/street-1.png"} <= names
-    assert {f"tectum/report/page.{kind}" for kind in ("html.jinja", "css", "js")} <= names
-    assert {f"tectum/report/downstream.{kind}" for kind in ("html.jinja", "css")} <= names
+    assert {"tectum/report/page.css", "tectum/evaluation/page.js", "tectum/downstream/page.css"} <= names
+    assert {f"tectum/{room}/page.html.jinja" for room in ("evaluation", "downstream")} <= names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert any(name.endswith("licenses/NOTICE") for name in names)
     assert not any(name.startswith(("tests", "benchmarks", "examples")) for name in names)

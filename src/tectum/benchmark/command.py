@@ -1,6 +1,5 @@
 """`tectum bench`: what every system costs on this machine, now."""
 
-import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -11,6 +10,7 @@ from tyro.conf import Positional, arg
 
 from tectum.benchmark.options import BenchOptions
 from tectum.console import Flag, optional, say, show_metavars
+from tectum.io.files import write_json
 from tectum.report.tables import markdown_table
 
 if TYPE_CHECKING:
@@ -57,10 +57,7 @@ class Bench(BenchOptions):
         if costs:
             print(f"{_describe_conditions(measurement)}\n\n{cost_table(costs)}")
         if costs and self.json is not None:
-            from tectum.io.files import write_whole
-
-            text = json.dumps([asdict(cost) for cost in costs], indent=2) + "\n"
-            write_whole(Path(self.json), lambda file: file.write_text(text, encoding="utf-8"))
+            write_json(Path(self.json), [asdict(cost) for cost in costs], indent=2)
         for job, reason in measurement.failures.items():
             say(f"not measured: {job}: {reason}")
         if interrupted:

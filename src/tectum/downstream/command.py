@@ -12,7 +12,7 @@ from tectum.console import Flag, optional, say, say_failures, use_threads
 from tectum.downstream.inputs import Data
 from tectum.downstream.options import Budget
 from tectum.errors import UserError
-from tectum.io.files import check_path_exists
+from tectum.io.files import check_path_exists, file_sha256
 
 if TYPE_CHECKING:
     from tectum.downstream.frames import Frames
@@ -190,6 +190,4 @@ def _takes(task: "Callable[..., Task]", option: str) -> bool:
 
 def _file_mark(path: Path) -> str:
     """Name of a file and start of its SHA-256."""
-    import hashlib
-
-    return f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
+    return f"{path.name} {file_sha256(path)[:16]}"

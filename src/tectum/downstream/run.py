@@ -31,7 +31,7 @@ from tectum.downstream.frames import Frames, shrink
 from tectum.downstream.options import Budget
 from tectum.errors import UserError, abbreviate
 from tectum.evaluation.methods import CachedMethod, FolderMethod, FuserMethod, Method
-from tectum.io.files import fingerprint, write_json, write_tensors
+from tectum.io.files import changed_settings, fingerprint, write_json, write_tensors
 from tectum.io.image import Array, Picture, to_array
 from tectum.nn.memory import keep_memory
 from tectum.pair import Pair, Pairs
@@ -210,11 +210,9 @@ class Comparison:
             write_json(path, settings, indent=2)
             return
         stored = read_json(path)
-        keys = [key for key in sorted({*stored, *settings}) if stored.get(key) != settings.get(key)]
-        if keys:
-            differences = ", ".join(f"{key}: {stored.get(key)} there, {settings.get(key)} here" for key in keys)
+        if changes := changed_settings(stored, settings):
             raise UserError(
-                f"{self.out} holds a run with other settings ({differences}); repeat them, or choose a new folder"
+                f"{self.out} holds a run with other settings ({changes}); repeat them, or choose a new folder"
             )
 
     def images_fingerprint(self, name: str) -> str:

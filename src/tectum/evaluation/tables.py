@@ -10,7 +10,7 @@ from typing import Any
 
 from tectum.evaluation.evaluate import Evaluation
 from tectum.evaluation.statistics import Mark
-from tectum.io.files import write_whole
+from tectum.io.files import write_text, write_whole
 from tectum.report import tables
 from tectum.report.tables import json_ready
 
@@ -132,7 +132,7 @@ def write_tables(evaluation: Evaluation, out: Path) -> None:
     head += ["difference", "difference_low", "difference_high", "difference_num", "better", "p"]
     _write_csv(out / "summary.csv", head, rows)
     text = json.dumps(_json_content(evaluation), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    write_whole(out / "evaluation.json", lambda file: file.write_text(_writable(text), encoding="utf-8"))
+    write_text(out / "evaluation.json", _writable(text))
 
 
 def _writable(text: str) -> str:

@@ -29,7 +29,8 @@ def fuse(
             Of another kind the first and the second image of the pair; or one list of two or more exposures or foci.
         output: "colour" keeps the sources' chroma, "grey" is the fused luminance alone.
         bits: 8 or 16, of the array returned.
-        options: fields of `FuseOptions`. The system may also be a torch.nn.Module, which stays on its device.
+        options: fields of `FuseOptions`. The system may also be a torch.nn.Module of your own,
+            `fuser(a, b) -> fused`, which stays on its device.
 
     Returns:
         An array of uint8 or uint16: (H,W,3) RGB, (H,W) where the result is grey, (H,W,4) where the visible has alpha.
@@ -38,8 +39,7 @@ def fuse(
     Raises:
         UserError, FileNotFoundError: one sentence on what is wrong with the pair or the options.
 
-    The system may also be a torch.nn.Module of your own, `fuser(a, b) -> fused`; it stays on its device. Outside the
-    infrared's view the visible is kept. A UserWarning says when the two look swapped.
+    Outside the infrared's view the visible is kept. A UserWarning says when the two look swapped.
 
     >>> import numpy as np
     >>> night, heat = np.full((4, 6, 3), (60, 20, 20), np.uint8), np.full((4, 6), 128, np.uint8)

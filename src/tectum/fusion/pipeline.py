@@ -18,7 +18,6 @@ darkest, the second brightest, the second darkest, ...; so the extremes give wha
 best exposed, come last and weigh most. At each step the brighter of the two by mean luminance is the over-exposed one.
 """
 
-import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -33,6 +32,7 @@ from torch import Tensor, nn
 from tectum.color import choose_chroma, ycbcr_to_rgb
 from tectum.errors import UserError
 from tectum.fusion.options import FuseOptions as FuseOptions
+from tectum.io.files import file_sha256
 from tectum.io.image import Picture, picture_from_array, px, read_image, to_array
 from tectum.kinds import KINDS, Kind
 from tectum.nn.modes import evaluation_mode
@@ -180,7 +180,7 @@ class FusePipeline:
             "stretch": options.stretch,
             "resize": options.resize,
             "align": options.align,
-            "rig": None if options.rig is None else hashlib.sha256(Path(options.rig).read_bytes()).hexdigest()[:12],
+            "rig": None if options.rig is None else file_sha256(options.rig)[:12],
             "visible_range": options.visible_range,
             "infrared_range": options.infrared_range,
         }

@@ -144,6 +144,21 @@ def is_folder_or_pattern(path: str) -> bool:
     return Path(path).is_dir() or (glob.has_magic(path) and not Path(path).exists())
 
 
+def changed_settings(stored: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+    """Returns what differs between the settings in a folder and those of today, for a message; "" if they are equal.
+
+    >>> changed_settings({"bits": 8}, {"bits": 16})
+    'bits: 8 there, 16 here'
+    """
+    keys = [key for key in sorted({*stored, *settings}) if stored.get(key) != settings.get(key)]
+    return ", ".join(f"{key}: {stored.get(key)} there, {settings.get(key)} here" for key in keys)
+
+
+def file_sha256(path: str | Path) -> str:
+    """Returns the SHA-256 of a file's content, 64 hexadecimal digits."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
 def fingerprint(*parts: Any) -> str:
     """Returns a short hash of tensors, texts, lists and dicts of them."""
     digest = hashlib.sha256()

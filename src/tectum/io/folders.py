@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tectum.errors import UserError, abbreviate
-from tectum.io.files import write_whole
+from tectum.io.files import changed_settings, write_json
 from tectum.io.image import EXTENSIONS
 
 
@@ -192,11 +192,10 @@ class ResultFolder:
                 f"{self.path} already holds {abbreviate(f'{name}.png' for name in existing)}, and no tectum.json says "
                 "how they were made; choose another folder, or add --overwrite"
             )
-        keys = [key for key in sorted({*stored, *settings}) if stored and stored.get(key) != settings.get(key)]
-        if keys and not overwrite and any(self.path.rglob("*.png")):
-            differences = ", ".join(f"{key}: {stored.get(key)} there, {settings.get(key)} here" for key in keys)
+        changes = changed_settings(stored, settings) if stored else ""
+        if changes and not overwrite and any(self.path.rglob("*.png")):
             raise UserError(
-                f"{self.path} holds results made with other settings ({differences}); "
+                f"{self.path} holds results made with other settings ({changes}); "
                 "choose another folder, or add --overwrite to make them all again"
             )
         for file in self.files("any").values():
@@ -204,7 +203,7 @@ class ResultFolder:
         if overwrite and existing:
             self._write_note(settings, remaking=True)
             return set()
-        if keys or not stored:
+        if changes or not stored:
             self._write_note(settings)
         # After a --overwrite run that was cut short, the results older than its note are still the old ones.
         since = note.stat().st_mtime_ns if unfinished_remake else 0
@@ -223,8 +222,8 @@ class ResultFolder:
         """Write tectum.json, whole or not at all."""
         from tectum import __version__
 
-        text = json.dumps({"tectum": __version__, **settings, **({"remaking": True} if remaking else {})}, indent=2)
-        write_whole(self.path / "tectum.json", lambda file: file.write_text(text + "\n", encoding="utf-8"))
+        note = {"tectum": __version__, **settings, **({"remaking": True} if remaking else {})}
+        write_json(self.path / "tectum.json", note, indent=2)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -12,7 +12,6 @@ says, or does not fit the network, is refused before anything of it is used. Not
 """
 
 import functools
-import hashlib
 import inspect
 import json
 from collections.abc import Callable
@@ -26,7 +25,7 @@ from torch import Tensor, nn
 
 from tectum.color import check_luminances
 from tectum.errors import UserError, unknown
-from tectum.io.files import load_state, read_tensors, write_tensors
+from tectum.io.files import file_sha256, load_state, read_tensors, write_tensors
 from tectum.kinds import KINDS
 from tectum.models import SYSTEMS
 from tectum.nn.stages import find_device
@@ -83,8 +82,7 @@ class Selection:
         """Returns name and start of the SHA-256 of the weights, which tell results apart; None without weights."""
         if self.file is None:
             return None
-        digest = hashlib.sha256(self.file.read_bytes()).hexdigest()
-        return f"{Path(str(self.weights)).name} {digest[:12]}"
+        return f"{Path(str(self.weights)).name} {file_sha256(self.file)[:12]}"
 
 
 def select(
@@ -280,7 +278,7 @@ def read_weights(path: Path, card: Card | None = None) -> dict[str, Tensor]:
         raise UserError(
             f"{path} is a PyTorch checkpoint, not safetensors; convert it first: tectum weights convert {path}"
         )
-    if card is not None and hashlib.sha256(path.read_bytes()).hexdigest() != card["sha256"]:
+    if card is not None and file_sha256(path) != card["sha256"]:
         raise UserError(f"{path.name} is not the file its card describes (SHA-256 differs); install tectum again")
     return read_tensors(path)
 
@@ -288,4 +286,4 @@ def read_weights(path: Path, card: Card | None = None) -> dict[str, Tensor]:
 def save_weights(state: dict[str, Tensor], path: Path) -> str:
     """Write tensors as safetensors. Returns the SHA-256 of the file."""
     write_tensors(path, state)
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return file_sha256(path)

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from tectum.data.transforms import flip
 from tectum.errors import UserError
-from tectum.io.files import write_tensors, write_whole
+from tectum.io.files import write_tensors, write_text
 from tectum.nn.memory import keep_memory
 from tectum.nn.stages import find_device
 from tectum.pair import Pair, Pairs
@@ -260,8 +260,7 @@ class _Loop:
         texts = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
         lines = [use_new_names(json.loads(text)) for text in texts]
         lines = [*(before for before in lines if before["step"] < line["step"]), line]
-        text = "".join(json.dumps(x) + "\n" for x in lines)
-        write_whole(log, lambda path: path.write_text(text, encoding="utf-8"))
+        write_text(log, "".join(json.dumps(x) + "\n" for x in lines))
 
 
 def _check_inputs(

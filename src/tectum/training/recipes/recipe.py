@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tectum.errors import UserError
-from tectum.io.files import write_whole
+from tectum.io.files import write_json
 from tectum.kinds import KINDS
 from tectum.training.old_names import use_new_modules, use_new_names
 from tectum.training.schedule import Schedule
@@ -118,8 +118,7 @@ class Recipe:
 
 def save(recipe: Recipe, path: Path) -> None:
     """Write a recipe as JSON."""
-    text = json.dumps(asdict(recipe), indent=2) + "\n"
-    write_whole(path, lambda file: file.write_text(text, encoding="utf-8"))
+    write_json(path, asdict(recipe), indent=2)
 
 
 def read(path: Path) -> Recipe:
