@@ -13,8 +13,6 @@ other way round, and a fused image has something to win.
 Differs from a physical renderer: one bounce, display temperatures instead of radiances, no atmosphere in the infrared.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

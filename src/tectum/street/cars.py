@@ -1,7 +1,5 @@
 """Cars: two convex shells, wheels, lamps that shine, and an engine that is warm."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 
@@ -17,7 +15,7 @@ _BODY = ((-2.1, 0.3), (2.1, 0.3), (2.15, 0.52), (2.05, 0.72), (0.95, 0.93), (-1.
 _CABIN = ((-1.85, 0.93), (1.1, 0.93), (0.3, 1.43), (-0.95, 1.46))
 _FLOOR = ((-1.9, 0.13), (1.9, 0.13), (1.9, 0.33), (-1.9, 0.33))
 _WHEEL = tuple((0.33 * math.cos(k * math.pi / 8), 0.33 + 0.33 * math.sin(k * math.pi / 8)) for k in range(16))
-COLOURS = (
+_COLOURS = (
     (0.30, 0.03, 0.03),
     (0.03, 0.08, 0.25),
     (0.35, 0.36, 0.38),
@@ -31,7 +29,7 @@ COLOURS = (
 def add_car(street: Street, x: float, z: float, heading: int, *, driven: bool) -> None:
     """A saloon at (x, z) that looks away from the camera (heading = 1) or towards it (-1)."""
     rng, object_id = street.rng, street.new_object()
-    yaw, colour = rng.normal(0, 0.015), COLOURS[int(rng.integers(len(COLOURS)))]
+    yaw, colour = rng.normal(0, 0.015), _COLOURS[int(rng.integers(len(_COLOURS)))]
     residual, size = float(rng.choice((0.0, 0.03, 0.2))), float(rng.uniform(0.96, 1.08))
     ahead, engine = (math.sin(yaw), heading * math.cos(yaw)), 0.42 if driven else residual
     body = _Car(x, z, ahead, size, driven and street.lit, driven, engine)

@@ -1,7 +1,5 @@
 """Asphalt with its markings, and the pavements beside it."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,23 +1,9 @@
 """Houses along both sides and across the far end: walls of brick or plaster, windows, shops with their names."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from tectum.street.shapes import Array, Convex, box
-from tectum.street.surface import (
-    NEON,
-    WORDS,
-    Light,
-    Street,
-    SurfacePoints,
-    band,
-    cell_noise,
-    draw_text,
-    noise,
-    sample,
-    wrap,
-)
+from tectum.street.surface import Light, Street, SurfacePoints, band, cell_noise, draw_sign, noise, sample, wrap
 
 _STOREY_M = 3.1
 _BRICKS = ((0.30, 0.14, 0.09), (0.24, 0.15, 0.11), (0.20, 0.11, 0.09))
@@ -48,8 +34,7 @@ def _add_house(street: Street, shape: Convex, side: int, start: float, length: f
     rooms = rng.random((8, max(2, round(length / 2.9)), 3)).astype(np.float32)
     shop = bool(rng.random() < 0.6) and side != 0 and street.place != "alley"
     is_open = bool(rng.random() < 0.75) and street.lit
-    word = draw_text(WORDS[int(rng.integers(len(WORDS)))])
-    neon = np.array(NEON[int(rng.integers(len(NEON)))], np.float32)
+    word, neon = draw_sign(rng)
     if shop and is_open and start + length > 4:
         at = (side * (street.wall - 0.4), 1.9, max(start + length / 2, 4.0))
         street.lights.append(Light(at, (1.6, 1.2, 0.7), (-side, -0.5, 0)))

@@ -4,8 +4,6 @@ A seed gives everything in metres (x right, y up, z away from the camera) before
 scene at every size, and the same street at every hour.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -4,8 +4,6 @@ Points are sorted by surface, so that a block of them is close together: it fits
 from it are left out.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -44,7 +42,10 @@ def shade(street: Street, buffer: Buffer) -> tuple[Array, Array]:
     ends = np.searchsorted(owner[pixels], np.arange(len(street.surfaces) + 1))
     pixels, ends = pixels[ends[0] :], ends - ends[0]  # without the sky
     owner, depth = owner[pixels], buffer.depth.ravel()[pixels]
-    points, normals = _locate_points(buffer, pixels, depth), buffer.normal.reshape(-1, 3)[pixels]
+    normals = buffer.normal.reshape(-1, 3)[pixels]
+    dx, dy = (d.astype(np.float32) for d in camera.rays())
+    row, col = np.divmod(pixels.astype(np.int32), camera.width)
+    points = np.stack((dx[col] * depth, dy[row] * depth, depth), 1) + np.array(camera.eye, np.float32)
     table = np.array([(*s.albedo, *s.glow, s.heat, s.gloss) for s in street.surfaces], np.float32)[owner]
     pixel_m = depth / np.float32(camera.focal)
     for k, surface in enumerate(street.surfaces):
@@ -62,12 +63,6 @@ def shade(street: Street, buffer: Buffer) -> tuple[Array, Array]:
     light.reshape(-1, 3)[pixels] = (lit + table[:, 3:6]) * haze + np.array(hour.horizon, np.float32) * (1 - haze)
     heat.reshape(-1)[pixels] = warm
     return light, heat
-
-
-def _locate_points(buffer: Buffer, pixels: Array, depth: Array) -> Array:
-    dx, dy = (d.astype(np.float32) for d in buffer.camera.rays())
-    row, col = np.divmod(pixels.astype(np.int32), buffer.camera.width)
-    return np.stack((dx[col] * depth, dy[row] * depth, depth), 1) + np.array(buffer.camera.eye, np.float32)
 
 
 def _draw_sky(hour: Hour, buffer: Buffer) -> tuple[Array, Array]:

@@ -10,8 +10,6 @@ Both are tried only inside the window of pixels their corners project to, and ke
 there (a depth buffer), so the order of drawing does not matter and occlusion is right.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any

@@ -1,26 +1,12 @@
 """Lamps, trees, signs and people on the pavement."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 
 import numpy as np
 
 from tectum.street.shapes import Array, Capsule, box, prism
-from tectum.street.surface import (
-    LAMP,
-    NEON,
-    PERSON,
-    WORDS,
-    Light,
-    Street,
-    SurfacePoints,
-    band,
-    draw_text,
-    noise,
-    sample,
-)
+from tectum.street.surface import LAMP, PERSON, Light, Street, SurfacePoints, band, draw_sign, draw_text, noise, sample
 
 _COATS = ((0.030, 0.032, 0.040), (0.045, 0.038, 0.035), (0.022, 0.025, 0.035), (0.05, 0.05, 0.055), (0.20, 0.035, 0.03))
 
@@ -91,8 +77,7 @@ def add_road_sign(street: Street, x: float, z: float) -> None:
 def add_neon_sign(street: Street, side: int, z: float) -> None:
     """A neon sign that stands out from a wall; cold light."""
     rng, y = street.rng, float(street.rng.uniform(2.7, 3.4))
-    ink = draw_text(WORDS[int(rng.integers(len(WORDS)))])
-    tint = np.array(NEON[int(rng.integers(len(NEON)))], np.float32)
+    ink, tint = draw_sign(rng)
     wide = min(1.5, 0.42 * ink.shape[1] / ink.shape[0] + 0.2) * (0.65 if street.place == "alley" else 1)
     x = side * (street.wall - wide / 2 - 0.05)
 

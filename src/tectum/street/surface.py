@@ -6,8 +6,6 @@ see more than one. A paint gets the visible points of its surface and changes th
 metres: so a texture is the same at every size.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,8 +16,8 @@ import numpy as np
 from tectum.street.shapes import Array, Capsule, Convex
 
 CAR, PERSON, LAMP = 1, 2, 3
-WORDS = ("CAFE", "HOTEL", "BOOKS", "NOODLES", "BAR 24", "PHARMACY", "CINEMA", "BAKERY", "RADIO", "TAXI")
-NEON = ((1.0, 0.35, 0.25), (0.3, 0.8, 1.0), (1.0, 0.8, 0.4), (0.5, 1.0, 0.6))
+_WORDS = ("CAFE", "HOTEL", "BOOKS", "NOODLES", "BAR 24", "PHARMACY", "CINEMA", "BAKERY", "RADIO", "TAXI")
+_NEON = ((1.0, 0.35, 0.25), (0.3, 0.8, 1.0), (1.0, 0.8, 0.4), (0.5, 1.0, 0.6))
 Colour = tuple[float, float, float]
 
 
@@ -142,6 +140,12 @@ def draw_text(text: str) -> Array:
     picture = Image.new("L", (64 * len(text) + 40, 110))
     ImageDraw.Draw(picture).text((10, 6), text, fill=255, font=ImageFont.load_default(72), stroke_width=3)
     return np.asarray(picture.crop(picture.getbbox()), np.float32) / 255
+
+
+def draw_sign(rng: np.random.Generator) -> tuple[Array, Array]:
+    """Returns a random word as coverage (h,w), and a random colour of neon light (3,)."""
+    word = draw_text(_WORDS[int(rng.integers(len(_WORDS)))])
+    return word, np.array(_NEON[int(rng.integers(len(_NEON)))], np.float32)
 
 
 def sample(ink: Array, col: Array, row: Array) -> Array:
