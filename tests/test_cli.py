@@ -99,6 +99,14 @@ def test_help_names_every_verb_and_flag_and_imports_nothing_heavy(capsys: pytest
     assert f"tectum {tectum.__version__}" in done.stdout
 
 
+@pytest.mark.parametrize("group", ["data", "weights"])
+def test_help_of_a_group_lists_its_commands_only(group: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([group, "--help"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith(f"usage: tectum {group} COMMAND")
+    assert [name for name in COMMANDS if f"\n  {name} " in text] == [x for x in COMMANDS if x.startswith(f"{group} ")]
+
+
 def test_the_flags_the_options_and_the_call_agree() -> None:
     options = {field.name: field.default for field in fields(FuseOptions)}
     flags = {field.name: field.default for field in fields(Fuse)}
@@ -162,6 +170,9 @@ def test_one_pipeline_serves_many_pairs_and_a_fuser_of_ones_own() -> None:
     for value in (10, 200):
         dark, warm = (picture_from_array(np.full((3, 5), v, np.uint8)) for v in (77, value))
         assert (pipeline(dark, warm).array() == value).all()
+    for options in ({"weights": "tdfusion-msrs"}, {"variant": "published"}):
+        with pytest.raises(tectum.UserError, match="a network of your own takes no weights and no variant"):
+            FusePipeline(FuseOptions(**options), fuser=Infrared())
 
 
 # ---- colour ----------------------------------------------------------------------------------------------------------

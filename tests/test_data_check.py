@@ -139,6 +139,14 @@ def test_at_most_twenty_problems_are_told(tmp_path: Path, capsys: pytest.Capture
     assert lines[3] == "problems: 25" and len(lines) == 25 and lines[-1] == "  and 5 more"
 
 
+def test_a_part_or_folder_that_cannot_be_is_refused(street: Path) -> None:
+    file = next(path for path in street.rglob("*.png"))
+    with pytest.raises(ValueError, match=r"split must be one of train, val, test, got 'tets'"):
+        check(street, "folder", splits=("tets",))
+    with pytest.raises(ValueError, match=r"a folder is needed, .* is a file"):
+        check(file, "folder")
+
+
 def test_parts_and_kinds_may_be_chosen(street: Path) -> None:
     [part] = check(street, "folder", splits=["test"], targets=["boxes"])
     assert (part.split, list(part.class_counts)) == ("test", ["boxes"])

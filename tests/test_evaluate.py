@@ -423,6 +423,7 @@ def test_methods_that_cannot_be_scored(folder: Path) -> None:
         ({"visible": folder / "ours"}, "'visible' is the name of a source"),
         ({"../ours": folder / "ours"}, "must do for a folder"),
         ({}, "nothing to score"),
+        ("average", "methods must be a dict of names"),
     ):
         with pytest.raises((ValueError, FileNotFoundError)) as caught:
             Evaluator(methods, folder / "vi", folder / "ir", baselines=() if not methods else ("maximum",))

@@ -137,8 +137,8 @@ def test_faint_colour_of_a_grey_medical_image_does_not_tint() -> None:
         (["--kind", "exposure", "--align"], "--align brings an infrared camera's view"),
         (["--kind", "medical", "--rig", "rig.json"], "--rig brings an infrared camera's view"),
         (["--kind", "focus", "--resize"], "leave out --resize"),
-        (["--kind", "medical", "MORE"], "one SCAN and one MRI, got 1 paths more"),
-        (["MORE"], "one VISIBLE and one INFRARED, got 1 paths more"),
+        (["--kind", "medical", "MORE"], "one SCAN and one MRI, got 1 more"),
+        (["MORE"], "one VISIBLE and one INFRARED, got 1 more"),
         (["--kind", "focus", "MORE", "--report"], "--report shows two sources, got 3 images"),
     ],
 )

@@ -240,6 +240,8 @@ def test_without_meta_steps_an_objective_must_be_frozen_and_stays_as_it_is(run: 
     assert not (tmp_path / "run").exists(), "said before anything is written"
     run(objective=objective.requires_grad_(False))
     assert_same(objective.state_dict(), before)
+    with pytest.raises(ValueError, match="Small is frozen; load it with trainable=True"):
+        run("frozen", fuser=Small().requires_grad_(False))
 
 
 def test_the_loss_goes_down(pairs: list[Pair], tmp_path: Path) -> None:

@@ -244,6 +244,9 @@ def test_a_published_variant_is_a_system_of_its_own(tmp_path: Path) -> None:
     assert weights.select("tomiff-published", variant="repaired").system == "tomiff"
     assert weights.select("tdfusion", "tdfusion-msrs", variant="published").system == "tdfusion-published"
     refused(lambda: weights.select("average", variant="published"), says="system 'average' has no variant 'published'")
+    refused(lambda: weights.select("tomiff", variant="publshed"), says="'publshed'; did you mean 'published'?")
+    for given in (torch.nn.Identity(), torch.nn.Identity):
+        refused(weights.load, given, says="system must be a name or package.module:Class, got")
     refused(lambda: weights.select("tomif", variant="published"), says="unknown system 'tomif-published'; did you mean")
 
 

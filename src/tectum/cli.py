@@ -137,7 +137,8 @@ def _refusal(name: str, event: refusals.ParseErrorEvent, words: Sequence[str]) -
             hint = "; quote patterns ('vi/*.png') so that the shell leaves them alone" if unquoted else ""
             return f"{name} does not take {abbreviate(extra)}{hint}"
         case refusals.InvalidChoice(argument=arg, value=value, choices=choices):
-            return f"{arg.display_name()} must be one of {str(choices).strip('()')}, got '{value}'"
+            names = ", ".join(repr(choice) for choice in choices if choice != "None")
+            return f"{arg.display_name()} must be one of {names}, got '{value}'"
         case refusals.BadValue(argument=arg):
             return f"{arg.display_name()} needs a value"
         case refusals.InstantiationFailure(argument=arg) if arg is not None:
@@ -151,6 +152,8 @@ def _overview(group: str) -> str:
     """The commands with the first line of their docstrings; of `data` or `weights` only, if group says so."""
     commands = {name: command.__doc__ or "" for name, command in COMMANDS.items() if name.startswith(group)}
     lines = "\n".join(f"  {name:15} {text.splitlines()[0]}" for name, text in commands.items())
+    if group:
+        return f"usage: tectum {group} COMMAND ...      tectum {group} COMMAND --help\n\n{lines}"
     return f"""\
 tectum {__version__}: fuse two images of one scene into one picture: infrared and visible, exposures, foci, medical.
 

@@ -29,7 +29,7 @@ class Bench(BenchOptions):
     Ctrl-C (what was measured until then is printed and written).
     """
 
-    systems: Annotated[Positional[tuple[str, ...]], arg(metavar="SYSTEM", help_behavior_hint="")] = ()
+    systems: Annotated[Positional[tuple[str, ...]], arg(metavar="[SYSTEM ...]", help_behavior_hint="")] = ()
     """Systems by name, or your own as package.module:Class; all of tectum's without any."""
 
     json: Annotated[str | None, optional("FILE")] = None

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tectum.data.datasets import find_part, get_known_set
-from tectum.data.folders import Files, find_folder, luminance
+from tectum.data.folders import Files, check_folder, find_folder, luminance
 from tectum.data.known import DATASETS, KnownSet
 from tectum.data.labelled import read_pair_pixels
 from tectum.data.labels import Labels, find_labels, open_labels
@@ -113,8 +113,7 @@ def detect(root: str | Path) -> tuple[str, str]:
         ValueError: it holds several.
     """
     root = Path(root).resolve()
-    if not root.is_dir():
-        raise FileNotFoundError(f"the folder {root} does not exist; check the path")
+    check_folder(root)
     for name, known in DATASETS.items():
         if root.name.lower() in known.folders:
             return name, "the folder's name"
@@ -149,6 +148,9 @@ def detect_kind(root: str | Path) -> str:
 
 def _find_parts(root: Path, name: str, known: KnownSet, splits: Sequence[str]) -> list[SetImages]:
     """Returns the parts that were asked for, or all that exist."""
+    for split in splits:
+        if split not in SPLITS:
+            raise UserError(f"split must be one of {', '.join(SPLITS)}, got '{split}'")
     if splits:
         return [find_part(name, known, root, split) for split in splits]
     parts: list[SetImages] = []

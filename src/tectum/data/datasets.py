@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from tectum.data.folders import brighter_first, find_folder, find_side
+from tectum.data.folders import brighter_first, check_folder, find_folder, find_side
 from tectum.data.known import DATASETS, FOLDER, VOC, KnownSet
 from tectum.data.labelled import LabelledPairs
 from tectum.data.labels import open_labels
@@ -150,8 +150,7 @@ def _find_layout(
         FileNotFoundError: there is none; the message says what was looked for.
     """
     root = root.resolve()
-    if not root.is_dir():
-        raise FileNotFoundError(f"the folder {root} does not exist; check the path")
+    check_folder(root)
     inside = [home for folder in known.folders if (home := find_folder(root, (folder,))) is not None]
     deeper = [home for x in inside for folder in known.folders if (home := find_folder(x, (folder,))) is not None]
     homes = [*inside, *deeper, root]

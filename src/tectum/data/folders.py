@@ -27,6 +27,14 @@ Files = dict[str, Path]
 _EXTREMES = ("<first>", "<last>")
 
 
+def check_folder(path: Path) -> None:
+    """Refuse a path that is no folder."""
+    if path.is_file():
+        raise UserError(f"a folder is needed, {path} is a file; give the folder of the set")
+    if not path.is_dir():
+        raise FileNotFoundError(f"the folder {path} does not exist; check the path")
+
+
 def find_folder(folder: Path, parts: Sequence[str]) -> Path | None:
     """Returns the folder at the path `parts` below another, in any letter case, or None."""
     for part in parts:

@@ -151,6 +151,8 @@ class Evaluator:
             raise UserError(f"results must not go among their sources, got {out}; choose another folder")
 
     def _make_methods(self, specs: Mapping[str, _MethodSpec]) -> list[Method]:
+        if not isinstance(specs, Mapping):
+            raise UserError(f"methods must be a dict of names, such as {{'mean': 'average'}}, got {specs!r}; name each")
         methods: list[Method] = []
         for name, spec in specs.items():
             if name in self.kind.roles:

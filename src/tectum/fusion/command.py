@@ -86,7 +86,7 @@ class Fuse(FuseOptions):
         if self.more and not kind.takes_more:
             a, b = (role.upper() for role in kind.roles)
             raise UserError(
-                f"fuse takes one {a} and one {b}, got {len(self.more)} paths more; "
+                f"fuse takes one {a} and one {b}, got {len(self.more)} more; "
                 "quote patterns ('vi/*.png') so that the shell leaves them alone"
             )
         if self.more and self.report:

@@ -114,6 +114,8 @@ class FusePipeline:
             self._selection = select(options.system, options.weights, kind=self.kind.name, variant=options.variant)
             self.fuser = self._selection.load(self.device, options.dtype)
         else:
+            if options.weights is not None or options.variant is not None:
+                raise UserError("a network of your own takes no weights and no variant; leave them out")
             self.device = str(next(fuser.parameters(), torch.empty(0)).device)
             self.fuser = fuser
         check_tile(options.tile, self.fuser)

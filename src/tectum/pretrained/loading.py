@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from tectum.color import check_luminances
-from tectum.errors import UserError, unknown
+from tectum.errors import UserError, suggest, unknown
 from tectum.io.files import file_sha256, load_state, read_tensors, write_tensors
 from tectum.kinds import KINDS
 from tectum.models import SYSTEMS
@@ -74,7 +74,10 @@ class Selection:
                 state = {name.removeprefix("published."): x for name, x in state.items()}
             load_state(fuser, state, self.file, advice="choose the matching --system")
         elif list(fuser.parameters()):
-            raise UserError(f"system '{self.system}' has no packaged weights; name a .safetensors file with --weights")
+            raise UserError(
+                f"system '{self.system}' has no packaged weights; name a .safetensors file: --weights FILE for `tectum "
+                f"fuse`, {self.system}@FILE for `tectum eval` and `tectum downstream`"
+            )
         fuser.register_forward_pre_hook(_check_inputs)
         return fuser.to(device=device, dtype=dtype).train(trainable).requires_grad_(trainable)
 
@@ -105,6 +108,9 @@ def select(
         UserError: an unknown name (the closest is offered), or weights of another system.
         FileNotFoundError: no such file.
     """
+    if not (system is None or isinstance(system, str)):
+        given = system if isinstance(system, type) else type(system).__name__
+        raise UserError(f"system must be a name or package.module:Class, got {given}; write its name")
     of = KINDS[kind]
     packaged = cards()
     if weights is None and system in packaged:
@@ -213,10 +219,9 @@ def select_system(system: str, variant: str | None = None) -> tuple[str, Entry]:
         system = system.removesuffix("-published")
     elif variant is not None and not system.endswith(f"-{variant}"):
         if f"{system}-{variant}" not in SYSTEMS and system in SYSTEMS:
-            others = [name.removesuffix(f"-{variant}") for name in SYSTEMS if name.endswith(f"-{variant}")]
-            raise UserError(
-                f"system '{system}' has no variant '{variant}'; available: {', '.join(others) or 'none'}; leave it out"
-            )
+            variants = [name.removeprefix(f"{system}-") for name in SYSTEMS if name.startswith(f"{system}-")]
+            hint = f"{suggest(variant, variants)} available: {', '.join(variants)}" if variants else " leave it out"
+            raise UserError(f"system '{system}' has no variant '{variant}';{hint}")
         system = f"{system}-{variant}" if ":" not in system else system
     return system, SYSTEMS[system] if system in SYSTEMS else resolve(SYSTEMS, system, noun="system")
 

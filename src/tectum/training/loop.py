@@ -276,8 +276,13 @@ def _check_inputs(
     meta_steps, name, num, batch = schedule.meta_steps, type(objective).__name__, len(pairs), schedule.batch
     if not (num and len(validation)):
         raise UserError(f"training needs pairs and validation pairs, got {num} and {len(validation)}; complete the set")
+    for noun, network in (("fuser", fuser), ("objective", objective)):
+        if not isinstance(network, nn.Module):
+            raise UserError(f"{noun} must be a torch.nn.Module, got {network!r}; load it or make it first")
     if not list(fuser.parameters()):
         raise UserError(f"{type(fuser).__name__} has no parameters to train; choose another system")
+    if not any(p.requires_grad for p in fuser.parameters()):
+        raise UserError(f"{type(fuser).__name__} is frozen; load it with trainable=True, or call requires_grad_(True)")
     if not meta_steps and any(p.requires_grad for p in objective.parameters()):
         raise UserError(
             f"{name} has trainable parameters, but there are no meta steps to train them; give a task and meta_steps "
