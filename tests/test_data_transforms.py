@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tectum.data.transforms import centre_crop, crop, flip, letterbox, random_crop, resize, rotate_quarters
+from tectum.data.transforms import centre_crop, crop, flip, random_crop, resize, rotate_quarters
 from tectum.pair import Pair
 
 HEIGHT, WIDTH = 24, 40
@@ -100,30 +100,6 @@ def test_masks_are_resized_to_the_nearest_number() -> None:
     assert torch.equal(twice[:, ::2, ::2], mask) and torch.equal(twice[:, 1::2, 1::2], mask)
 
 
-@given(rectangles(), st.integers(1, 3), st.integers(0, 30), st.integers(0, 30), st.sampled_from(["masks", "boxes"]))
-def test_letterboxes_keep_proportions_and_labels(
-    thing: tuple[int, int, int, int], times: int, tall: int, wide: int, kind: str
-) -> None:
-    """One of the two borders is nought, so the image is exactly `times` as large."""
-    size = (HEIGHT * times + tall, WIDTH * times) if tall else (HEIGHT * times, WIDTH * times + wide)
-    found = letterbox(marked(*thing, kind), size, value=0.0)
-    assert found.a.shape[2:] == size
-    if kind == "boxes":
-        x1, y1, x2, y2 = found.target[0]["boxes"][0].tolist()
-        width, height = (x2 - x1) * size[1], (y2 - y1) * size[0]
-        assert (width, height) == pytest.approx(
-            ((thing[2] - thing[0]) * times, (thing[3] - thing[1]) * times), abs=1e-3
-        )
-        inside = found.a[0, 0, round(y1 * size[0]) : round(y2 * size[0]), round(x1 * size[1]) : round(x2 * size[1])]
-        outside = found.a[0, 0].clone()
-        outside[round(y1 * size[0]) : round(y2 * size[0]), round(x1 * size[1]) : round(x2 * size[1])] = 0
-        assert float(inside.min()) >= 0.25 and float(outside.max()) <= 0.5, "an edge is blended half and half"
-    else:
-        assert set(found.target.unique().tolist()) <= {0, 1, 255}
-        assert int((found.target == 255).sum()) == size[0] * size[1] - HEIGHT * WIDTH * times * times
-        assert int((found.target == 1).sum()) == (thing[2] - thing[0]) * (thing[3] - thing[1]) * times**2
-
-
 def test_a_mask_of_another_size_is_not_cut() -> None:
     pair = Pair(torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 8, 8), torch.zeros(1, 16, 16, dtype=torch.long), ("x",))
     with pytest.raises(ValueError, match="x has 8x8 and a mask of 16x16; crop before resizing"):
@@ -153,9 +129,8 @@ def test_windows_and_sizes_that_cannot_be() -> None:
     for window in ((-1, 0, 4, 4), (0, 0, 0, 4), (21, 0, 4, 4), (0, 37, 4, 4)):
         with pytest.raises(ValueError, match="a window must lie in its image of 40x24"):
             crop(pair, *window)
-    for change in (resize, letterbox):
-        with pytest.raises(ValueError, match="at least 1 pixel each"):
-            change(pair, (0, 4))
+    with pytest.raises(ValueError, match="at least 1 pixel each"):
+        resize(pair, (0, 4))
 
 
 @given(rectangles(), st.integers(-4, 7), st.sampled_from(["masks", "boxes"]))

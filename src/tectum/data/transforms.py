@@ -150,36 +150,6 @@ def resize(pair: Pair, size: tuple[int, int], *, antialias: bool = False, masks:
     return _apply(pair, scale, (lambda x: resize_mask(x, size)) if masks else None, None)
 
 
-def letterbox(pair: Pair, size: tuple[int, int], *, value: float = 0.5, antialias: bool = False) -> Pair:
-    """Letterbox: the whole image scaled into `size` with its proportions kept, in the middle of a grey border.
-
-    Args:
-        pair: (B,1,H,W) and what is known about it; boxes come out relative to the whole new image, masks in `size`
-            with their borders ignored (255).
-        size: (height, width) in pixels.
-        value: the grey, in [0,1].
-        antialias: see `resize`.
-
-    Raises:
-        ValueError: the size is not positive.
-    """
-    _check_size(size)
-    rows, columns = pair.a.shape[2:]
-    scale = min(size[0] / rows, size[1] / columns)
-    inner = max(1, round(rows * scale)), max(1, round(columns * scale))
-    above, before = (size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2
-    border = before, size[1] - inner[1] - before, above, size[0] - inner[0] - above
-    scaled = resize(pair, inner, antialias=antialias, masks=True)
-    share = torch.tensor([inner[1] / size[1], inner[0] / size[0]]).repeat(2)
-    offset = torch.tensor([before / size[1], above / size[0]]).repeat(2)
-    return _apply(
-        scaled,
-        lambda x: F.pad(x, border, value=value),
-        lambda x: F.pad(x, border, value=IGNORE_INDEX),
-        lambda boxes: boxes * share.to(boxes) + offset.to(boxes),
-    )
-
-
 def _apply(
     pair: Pair,
     images: Callable[[Tensor], Tensor],

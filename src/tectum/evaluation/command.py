@@ -199,7 +199,7 @@ def command_line() -> str:
 
 
 def _read_costs(path: str) -> "list[Cost]":
-    """What `tectum bench --json` wrote, or a person: entries may lack anything but a name."""
+    """Read the costs in a file of `tectum bench --json`, or of a person: entries may lack anything but a name."""
     from tectum.benchmark.measure import Cost
 
     try:

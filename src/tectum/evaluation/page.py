@@ -101,7 +101,7 @@ def write_page(
 
 
 def _describe_convention(evaluation: Evaluation) -> dict[str, str]:
-    """Its parts, by heading."""
+    """The parts of the convention, by heading."""
     convention = evaluation.convention
     level = {"round": "rounded to the nearest 8-bit level", "truncate": "truncated to 8-bit levels"}[convention.levels]
     stretch = "each stretched to the full range, then" if convention.stretch else "not stretched,"

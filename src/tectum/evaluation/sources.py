@@ -28,7 +28,7 @@ def read_pair(
     pictures = []
     for i, thermal in enumerate(KINDS[kind].thermal):
         modality: Modality = "infrared" if thermal else "visible"
-        picture = read_image(files[i], modality=modality, value_range=ranges[i], noun=words[i], flag=flags[i])
+        picture = read_image(files[i], modality=modality, value_range=ranges[i], flag=flags[i])
         pictures.append(picture)
     size, other = (picture.y.shape[1:] for picture in pictures)
     if size != other:

@@ -335,7 +335,7 @@ def _is_out_of_memory(error: BaseException) -> bool:
 def _read_picture(source: Source, noun: str, **options: Any) -> Picture:
     try:
         if isinstance(source, str | Path):
-            return read_image(source, noun=noun, **options)
+            return read_image(source, **options)
         return picture_from_array(source, noun=noun, **options)
     except MemoryError as error:
         raise UserError(f"the {noun} image does not fit in memory; shrink or cut it first") from error

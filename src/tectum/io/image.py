@@ -142,7 +142,6 @@ def read_image(
     *,
     value_range: str = "auto",
     modality: Modality = "visible",
-    noun: str | None = None,
     flag: str | None = None,
 ) -> Picture:
     """Read an image file.
@@ -151,7 +150,6 @@ def read_image(
         path: a PNG, JPEG, WebP, BMP or TIFF file.
         value_range: which raw values become 0 and 1; see the module's description.
         modality: "visible" or "infrared"; decides "auto" and what counts as grey.
-        noun: what messages call the image; the modality without it.
         flag: what messages call the option for the range; --visible-range or --infrared-range without it.
 
     Raises:
