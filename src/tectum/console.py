@@ -1,6 +1,7 @@
 """Command-line parts shared by all verbs: types of flags, messages on stderr, progress bars, parser of NAME=SPEC."""
 
 import re
+import shlex
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import fields
@@ -165,3 +166,8 @@ def use_threads(threads: int | None) -> None:
     import torch
 
     torch.set_num_threads(threads)
+
+
+def command_line() -> str:
+    """Returns the command that was given, for the reports."""
+    return shlex.join(["tectum", *sys.argv[1:]])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from tectum.console import Flag, optional, say, say_failures, use_threads
+from tectum.console import Flag, command_line, optional, say, say_failures, use_threads
 from tectum.downstream.inputs import Data
 from tectum.downstream.options import Budget
 from tectum.errors import UserError
@@ -105,7 +105,6 @@ class Downstream(Budget, Data):
         lines = [text_table(summary)]
         if not self.no_report:
             from tectum.downstream.page import write_page
-            from tectum.evaluation.command import command_line
 
             page = Path(self.out) / "report.html"
             write_page(page, comparison, cells, summary, person=self.person or "person", command=command_line())

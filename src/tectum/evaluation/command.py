@@ -1,8 +1,6 @@
 """`tectum eval`: score any method's fused images, or our systems, against their sources."""
 
 import json
-import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -10,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import UseAppendAction, arg
 
-from tectum.console import Flag, optional, parse_named, say, say_failures, sentence, show_metavars
+from tectum.console import Flag, command_line, optional, parse_named, say, say_failures, sentence, show_metavars
 from tectum.errors import UserError
 from tectum.evaluation.options import EvaluationOptions
 from tectum.io.files import check_path_exists
@@ -191,11 +189,6 @@ class Eval(EvaluationOptions, _Inputs):
         write_page(page, evaluation, evaluator.picture, costs or ())
         if not self.quiet:
             print(f"report: {page}")
-
-
-def command_line() -> str:
-    """Returns the command that was given, for the reports."""
-    return shlex.join(["tectum", *sys.argv[1:]])
 
 
 def _read_costs(path: str) -> "list[Cost]":
