@@ -17,7 +17,7 @@ from tectum.downstream import tables
 from tectum.downstream.cell import save_predictions
 from tectum.downstream.command import Downstream, label_type
 from tectum.downstream.frames import Frames
-from tectum.downstream.inputs import make_input
+from tectum.downstream.inputs import Data, make_input
 from tectum.downstream.instances import BoxInstances, MaskInstances, count_instances, find_instances
 from tectum.downstream.options import Budget
 from tectum.downstream.page import draw_predictions, featured_input, rank_by_gain, write_page
@@ -396,6 +396,9 @@ def test_systems_are_named_by_variant_and_by_packaged_weights(monkeypatch: pytes
     with pytest.raises(ValueError, match="system 'sfofusion' has no variant 'publishd'"):
         make_input("theirs", "sfofusion", "cpu", variant="publishd")
     assert make_input("ours", "tdfusion-msrs", "cpu").test.luminance("a", *pair).shape == (1, 8, 8)
+    for images in (("average",), ("visible", "average")):
+        with pytest.raises(ValueError, match="--variant published is of a system, and --images names none"):
+            Data(data="pairs", images=images, variant="published").read_inputs("cpu")
 
 
 def test_the_label_type_is_known_without_building_a_network() -> None:

@@ -115,6 +115,8 @@ class Data:
             inputs[name] = make_input(name, spec, device, scored=scored, variant=self.variant)
         if not inputs:
             raise UserError("--images needs at least one input, such as visible infrared average DIR")
+        if self.variant is not None and all(x.test.is_baseline or x.test.system is None for x in inputs.values()):
+            raise UserError(f"--variant {self.variant} is of a system, and --images names none; leave it out")
         return list(inputs.values())
 
 
