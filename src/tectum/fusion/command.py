@@ -101,7 +101,8 @@ class Fuse(FuseOptions):
             twice = next(x for i, x in enumerate(sources) if x in sources[:i] or i == len(sources) - 1)
             needed = f"{kind.words[0]} and {kind.words[1]}" if not self.more else "different"
             raise UserError(f"{needed} images are needed, got {twice} for both; name two folders")
-        use_threads(self.threads)
+        if self.threads is not None:
+            use_threads(self.threads)
         return self._fuse_folders(*sources) if are_folders[0] else self._fuse_files(*sources)
 
     @property
