@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 from tyro.conf import arg
 from tyro.constructors import PrimitiveConstructorSpec
 
-from tectum.errors import UserError, abbreviate
+from tectum.errors import UserError, abbreviate, group_by_reason
 
 C = TypeVar("C")
 Flag = Annotated[bool, arg(help_behavior_hint="")]
@@ -80,10 +80,7 @@ def say_failures(label: str, failures: Mapping[str, str]) -> None:
         label: opens each line, such as "not fused".
         failures: {name: reason}.
     """
-    reasons: dict[str, list[str]] = {}
-    for name, reason in failures.items():
-        reasons.setdefault(reason, []).append(name)
-    for reason, names in reasons.items():
+    for reason, names in group_by_reason(failures).items():
         say(f"{label}: {abbreviate(names)}: {reason}")
 
 
@@ -153,14 +150,12 @@ def progress_bar(
     return tqdm(total=total, unit=unit, desc=label, initial=initial, leave=leave, disable=disable, dynamic_ncols=True)
 
 
-def use_threads(threads: int | None) -> None:
-    """Set the number of processor threads of torch; None leaves it.
+def use_threads(threads: int) -> None:
+    """Set the number of processor threads of torch.
 
     Raises:
         UserError: a number that torch crashes on.
     """
-    if threads is None:
-        return
     if not 1 <= threads <= 1024:
         raise UserError(f"--threads must be between 1 and 1024, got {threads}")
     import torch

@@ -1,7 +1,7 @@
 """The exception for a user's mistake, and the parts of messages: the closest known name, and short lists of names."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 
 class UserError(ValueError):
@@ -44,6 +44,14 @@ def unknown(name: str, known: Iterable[str], *, noun: str) -> str:
     """
     known = sorted(known)
     return f"unknown {noun} '{name}';{suggest(name, known)} available: {', '.join(known) or 'none'}"
+
+
+def group_by_reason(failures: Mapping[str, str]) -> dict[str, list[str]]:
+    """Returns {reason: names that share it} of {name: reason}, in the order of the names."""
+    names: dict[str, list[str]] = {}
+    for name, reason in failures.items():
+        names.setdefault(reason, []).append(name)
+    return names
 
 
 def abbreviate(names: Iterable[str], num: int = 3) -> str:

@@ -8,6 +8,11 @@ from typing import Any, TypeVar
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+def option_values(command: Any, options: type[Any]) -> dict[str, Any]:
+    """Returns {option: value} of a command that has the fields of a dataclass of options."""
+    return {field.name: getattr(command, field.name) for field in fields(options)}
+
+
 def takes_options(options: type[Any]) -> Callable[[F], F]:
     """Decorator for a function with `**options`: `help()` and editors show the fields of a dataclass instead.
 

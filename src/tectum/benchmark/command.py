@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +11,7 @@ from tyro.conf import Positional, arg
 from tectum.benchmark.options import BenchOptions
 from tectum.console import Flag, optional, say, show_metavars
 from tectum.io.files import write_json
+from tectum.options import option_values
 from tectum.report.tables import markdown_table
 
 if TYPE_CHECKING:
@@ -46,8 +47,7 @@ class Bench(BenchOptions):
             _check_writable(Path(self.json), overwrite=self.overwrite)
         from tectum.benchmark.measure import Measurement
 
-        options = {field.name: getattr(self, field.name) for field in fields(BenchOptions)}
-        measurement = Measurement(self.systems, **options)
+        measurement = Measurement(self.systems, **option_values(self, BenchOptions))
         interrupted = False
         try:
             measurement.run(quiet=self.quiet)

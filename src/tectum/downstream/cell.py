@@ -4,7 +4,6 @@ rate of step t = lr x (t + 1) / (warm-up + 1), then lr (1 + cos(pi x part of the
 w <- AdamW(w, grad task.loss(images, target)), the gradient's norm at most `clip`; weights decay, biases do not
 """
 
-import json
 import math
 from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from tectum.downstream.frames import Frames, draw_batch
 from tectum.downstream.options import Budget
 from tectum.errors import UserError
-from tectum.io.files import write_json
+from tectum.io.files import read_json, write_json
 from tectum.pair import move_target
 from tectum.protocols import Task
 
@@ -146,7 +145,7 @@ def load_predictions(folder: Path, names: Iterable[str]) -> list[Any]:
     folder = folder / "predictions"
     if not (folder / "boxes.json").exists():
         return [_load_mask(folder / f"{name}.png") for name in names]
-    lists = read_json(folder / "boxes.json")
+    lists = read_result(folder / "boxes.json")
     return [
         {
             "boxes": torch.tensor(lists[name]["boxes"], dtype=torch.float32).reshape(-1, 4),
@@ -162,13 +161,10 @@ def _load_mask(path: Path) -> Tensor:
         return torch.from_numpy(np.array(file))
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Returns the object of a JSON file.
+def read_result(path: Path) -> dict[str, Any]:
+    """Returns the object of a JSON file of a run.
 
     Raises:
         UserError: it is damaged.
     """
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{path} is damaged ({error}); delete it to have its work done again") from error
+    return read_json(path, problem="is damaged", advice="delete it to have its work done again")

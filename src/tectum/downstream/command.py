@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +13,7 @@ from tectum.downstream.inputs import Data
 from tectum.downstream.options import Budget
 from tectum.errors import UserError
 from tectum.io.files import check_path_exists, file_sha256
+from tectum.options import option_values
 
 if TYPE_CHECKING:
     from tectum.downstream.frames import Frames
@@ -131,13 +132,12 @@ class Downstream(Budget, Data):
         task = resolve({**TASKS, **short}, name, noun="task")
         pairs, classes = self.read_pairs(label_type(task))
         device = find_device(self.device)
-        budget = {field.name: getattr(self, field.name) for field in fields(Budget)}
         comparison = Comparison(
             self._task_maker(task, classes),
             self.read_inputs(device),
             pairs,
             Path(self.out),
-            budget=Budget(**budget),
+            budget=Budget(**option_values(self, Budget)),
             num_seeds=self.seeds,
             settings={
                 "task": name,

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from tectum.console import progress_bar
-from tectum.downstream.cell import predict, read_json, save_predictions, score, train
+from tectum.downstream.cell import predict, read_result, save_predictions, score, train
 from tectum.downstream.frames import Frames, shrink
 from tectum.downstream.options import Budget
 from tectum.errors import UserError, abbreviate
@@ -209,7 +209,7 @@ class Comparison:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_json(path, settings, indent=2)
             return
-        stored = read_json(path)
+        stored = read_result(path)
         if changes := changed_settings(stored, settings):
             raise UserError(
                 f"{self.out} holds a run with other settings ({changes}); repeat them, or choose a new folder"
@@ -226,7 +226,7 @@ class Comparison:
             for i in self.inputs:
                 folder = self.out / "cells" / i.name / f"seed-{seed}"
                 path = folder / "cell.json"
-                cells.append(Cell(i.name, seed, folder, read_json(path) if path.exists() else None))
+                cells.append(Cell(i.name, seed, folder, read_result(path) if path.exists() else None))
         return cells
 
     def run(self, *, quiet: bool = True) -> list[Cell]:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -12,6 +12,7 @@ from tectum.console import Flag, command_line, optional, parse_named, say, say_f
 from tectum.errors import UserError
 from tectum.evaluation.options import EvaluationOptions
 from tectum.io.files import check_path_exists
+from tectum.options import option_values
 
 if TYPE_CHECKING:
     from tectum.benchmark.measure import Cost
@@ -110,7 +111,7 @@ class Eval(EvaluationOptions, _Inputs):
         from tectum.evaluation.evaluate import Evaluator
         from tectum.evaluation.tables import text_table, write_tables
 
-        options = {field.name: getattr(self, field.name) for field in fields(EvaluationOptions)} | {"kind": kind}
+        options = option_values(self, EvaluationOptions) | {"kind": kind}
         if self.no_baselines:
             options["baselines"] = ()
         data = f"{self.data} {self.split}" if self.data else ""

@@ -31,7 +31,6 @@ from tectum.io.image import Array, Picture, picture_from_array, px, read_image, 
 from tectum.kinds import KINDS, Kind
 from tectum.metrics.conventions import Convention
 from tectum.models import SYSTEMS
-from tectum.nn.modes import evaluation_mode
 from tectum.pretrained import loading as weights
 
 
@@ -273,28 +272,23 @@ def make_system(
         here = next(system.parameters(), torch.empty(0)).device
         pipeline = FusePipeline(FuseOptions("average", device=str(here), kind=kind), fuser=system)
         settings: dict[str, Any] = {"fuser": f"{type(system).__name__} {uuid.uuid4().hex}"}  # it may change at any time
-        key = None
     else:
         key, _, file = system.partition("@")
         options = FuseOptions(system=key, weights=file or None, variant=variant, device=device, kind=kind)
         pipeline = FusePipeline(options)
         settings = pipeline.settings()
-        key = weights.select(key, file or None, kind=kind, variant=variant).system
         if ":" in key:
             settings["code"] = file_identity(Path(inspect.getfile(type(pipeline.fuser))))
 
-    def fuse(a: Picture, b: Picture) -> Tensor:
-        with evaluation_mode(pipeline.fuser):
-            return pipeline(a, b).y
-
     return FuserMethod(
         name,
-        fuse,
+        lambda a, b: pipeline(a, b).y,
         settings={**settings, **reading, "saved": "levels" if convention is None else convention.name},
-        system=key,
+        system=pipeline.system,
         quantize=to_levels if convention is None else convention.quantize,
         mix_chroma=KINDS[kind].mixes,
-        one_thread=torch.device(pipeline.device).type != "cpu" or key not in SYSTEMS,  # others may keep things in self
+        # others may keep things in self
+        one_thread=torch.device(pipeline.device).type != "cpu" or pipeline.system not in SYSTEMS,
     )
 
 

@@ -6,10 +6,11 @@ its Content-Security-Policy forbids the browser to ask for anything. Whatever a 
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tectum.errors import group_by_reason
 from tectum.evaluation import page_cells, plots, tables
 from tectum.evaluation.cost_plot import make_cost_section
 from tectum.evaluation.evaluate import Evaluation
@@ -75,7 +76,7 @@ def write_page(
         baselines=[name for name, style in styles.items() if style.is_baseline],
         styles=styles,
         sentences=page_cells.sum_up(evaluation),
-        failures=_group_by_reason(evaluation.failures),
+        failures=list(group_by_reason(evaluation.failures).items()),
         most_failures=_MOST_FAILURES,
         undefined=tables.explain_undefined(evaluation),
         infinite=tables.explain_infinite(evaluation),
@@ -112,14 +113,6 @@ def _describe_convention(evaluation: Evaluation) -> dict[str, str]:
         "Images from files": "taken as they are",
         "Notes": convention.notes,
     }
-
-
-def _group_by_reason(failures: Mapping[str, str]) -> list[tuple[str, list[str]]]:
-    """[(reason, images)]."""
-    images: dict[str, list[str]] = {}
-    for image, reason in failures.items():
-        images.setdefault(reason, []).append(image)
-    return list(images.items())
 
 
 def _num_columns(num: int) -> int:

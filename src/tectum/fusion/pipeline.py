@@ -108,10 +108,12 @@ class FusePipeline:
             from tectum.registration.camera_rig import Rig
 
             self.rig = Rig.load(options.rig)
+        self.system: str | None = None
         self._selection: Selection | None = None
         if fuser is None:
             self.device = find_device(options.device)
             self._selection = select(options.system, options.weights, kind=self.kind.name, variant=options.variant)
+            self.system = self._selection.system
             self.fuser = self._selection.load(self.device, options.dtype)
         else:
             if options.weights is not None or options.variant is not None:

@@ -56,6 +56,23 @@ def write_json(path: Path, content: Any, *, indent: int | None = None) -> None:
     write_text(path, json.dumps(content, indent=indent) + "\n")
 
 
+def read_json(path: Path, *, problem: str, advice: str) -> dict[str, Any]:
+    """Returns the object of a JSON file.
+
+    Args:
+        path: of the file.
+        problem: follows the path in the message where the file holds no object.
+        advice: ends that message.
+
+    Raises:
+        UserError: it holds no object.
+    """
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path} {problem} ({error}); {advice}") from error
+
+
 def write_tensors(path: Path, tensors: Mapping[str, "Tensor"]) -> None:
     """Write a safetensors file, whole or not at all.
 

@@ -6,7 +6,6 @@ two settings are never mixed in one folder without a word.
 """
 
 import glob
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tectum.errors import UserError, abbreviate
-from tectum.io.files import changed_settings, write_json
+from tectum.io.files import changed_settings, read_json, write_json
 from tectum.io.image import EXTENSIONS
 
 
@@ -183,7 +182,7 @@ class ResultFolder:
         note = self.path / "tectum.json"
         if self.path.exists() and not self.path.is_dir():
             raise NotADirectoryError(f"{self.path} is a file; two folders are fused into a folder, choose another name")
-        stored = {} if overwrite else _read_json(note)
+        stored = {} if overwrite else _read_note(note)
         unfinished_remake = stored.pop("remaking", False)
         stored.pop("tectum", None)
         existing = [name for name in names if any(file.exists() for file in self.files(name).values())]
@@ -215,7 +214,7 @@ class ResultFolder:
 
     def finish(self, settings: Mapping[str, Any]) -> None:
         """Drop the mark that an --overwrite run leaves until all results are of its settings."""
-        if "remaking" in _read_json(self.path / "tectum.json"):
+        if "remaking" in _read_note(self.path / "tectum.json"):
             self._write_note(settings)
 
     def _write_note(self, settings: Mapping[str, Any], *, remaking: bool = False) -> None:
@@ -226,11 +225,7 @@ class ResultFolder:
         write_json(self.path / "tectum.json", note, indent=2)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_note(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        return dict(stored)
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{path} must hold the settings of its results ({error}); add --overwrite") from error
+    return read_json(path, problem="must hold the settings of its results", advice="add --overwrite")

@@ -3,8 +3,6 @@
 `NAME-published` is a system as it was released, with its defects; NAME keeps what its abstract promises.
 """
 
-from dataclasses import replace
-
 from tectum.balance import DynamicWeightAverage, TaskFusionBalance
 from tectum.models.adasffuse import AdaSFFuse, AdaSFFuseLoss
 from tectum.models.adasffuse_published import PublishedAdaSFFuse, PublishedAdaSFFuseLoss
@@ -22,75 +20,75 @@ from tectum.models.tomiff import TOMIFF, TOMIFFLoss
 from tectum.models.tomiff_published import PublishedTOMIFF, PublishedTOMIFFLoss
 from tectum.protocols import System
 
-_TDFUSION = System(
-    fuser=TDFusion,
-    objective=TDFusionLoss,
-    learned=learned_loss,
-    weights="tdfusion-fixed-msrs",
-    variant="repaired",
-    description="Restormer blocks, small and fast; a loss that a second network learns from a task",
-)
-_TOMIFF = System(
-    fuser=TOMIFF,
-    objective=TDFusionLoss,
-    learned=TOMIFFLoss,
-    balance=DynamicWeightAverage,
-    weights="tomiff-fixed-msrs",
-    variant="repaired",
-    description="wavelet base, Gabor-guided attention for detail; a loss of four scalars",
-)
-_SFOFUSION = System(
-    fuser=SFOFusion,
-    objective=TDFusionLoss,
-    learned=SFOFusionLoss,
-    balance=TaskFusionBalance,
-    weights="sfofusion-fixed-msrs",
-    variant="repaired",
-    description="amplitude and phase fused, what is lost put back in space; a loss that follows the task's gradient",
-)
-_ADASFFUSE = System(
-    fuser=AdaSFFuse,
-    objective=AdaSFFuseLoss,
-    weights="adasffuse-infrared",
-    variant="repaired",
-    description="learned wavelets and state-space scans, for all four kinds of pairs",
-)
-_PUBLISHED = System(fuser=TDFusion, objective=PublishedTDFusionLoss, variant="published")
-
 SYSTEMS: dict[str, System] = {
-    "adasffuse": _ADASFFUSE,
-    "adasffuse-published": replace(
-        _PUBLISHED,
-        description="AdaSFFuse as it was released, with its defects",
+    "adasffuse": System(
+        fuser=AdaSFFuse,
+        objective=AdaSFFuseLoss,
+        weights="adasffuse-infrared",
+        variant="repaired",
+        description="learned wavelets and state-space scans, for all four kinds of pairs",
+    ),
+    "adasffuse-published": System(
         fuser=PublishedAdaSFFuse,
         objective=PublishedAdaSFFuseLoss,
+        variant="published",
+        description="AdaSFFuse as it was released, with its defects",
     ),
     "average": System(fuser=Average, description="mean of both sources"),
     "laplacian": System(
         fuser=LaplacianPyramid, description="stronger detail at each scale over the mean of the coarsest"
     ),
     "maximum": System(fuser=Maximum, description="brighter source at each pixel"),
-    "sfofusion": _SFOFUSION,
-    "sfofusion-published": replace(
-        _PUBLISHED,
-        description="SFOFusion as it was released, with its defects",
+    "sfofusion": System(
+        fuser=SFOFusion,
+        objective=TDFusionLoss,
+        learned=SFOFusionLoss,
+        balance=TaskFusionBalance,
+        weights="sfofusion-fixed-msrs",
+        variant="repaired",
+        description=(
+            "amplitude and phase fused, what is lost put back in space; a loss that follows the task's gradient"
+        ),
+    ),
+    "sfofusion-published": System(
         fuser=PublishedSFOFusion,
+        objective=PublishedTDFusionLoss,
         learned=PublishedSFOFusionLoss,
         balance=TaskFusionBalance,
+        variant="published",
+        description="SFOFusion as it was released, with its defects",
     ),
-    "tdfusion": _TDFUSION,
-    "tdfusion-published": replace(
-        _PUBLISHED,
-        description="TDFusion as it was released, with its defects",
+    "tdfusion": System(
+        fuser=TDFusion,
+        objective=TDFusionLoss,
+        learned=learned_loss,
+        weights="tdfusion-fixed-msrs",
+        variant="repaired",
+        description="Restormer blocks, small and fast; a loss that a second network learns from a task",
+    ),
+    "tdfusion-published": System(
+        fuser=TDFusion,
+        objective=PublishedTDFusionLoss,
         learned=published_learned_loss,
         weights="tdfusion-fixed-msrs",
+        variant="published",
+        description="TDFusion as it was released, with its defects",
     ),
-    "tomiff": _TOMIFF,
-    "tomiff-published": replace(
-        _PUBLISHED,
-        description="TOMIFF as it was released, with its defects",
+    "tomiff": System(
+        fuser=TOMIFF,
+        objective=TDFusionLoss,
+        learned=TOMIFFLoss,
+        balance=DynamicWeightAverage,
+        weights="tomiff-fixed-msrs",
+        variant="repaired",
+        description="wavelet base, Gabor-guided attention for detail; a loss of four scalars",
+    ),
+    "tomiff-published": System(
         fuser=PublishedTOMIFF,
+        objective=PublishedTDFusionLoss,
         learned=PublishedTOMIFFLoss,
         balance=DynamicWeightAverage,
+        variant="published",
+        description="TOMIFF as it was released, with its defects",
     ),
 }

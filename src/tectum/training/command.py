@@ -15,6 +15,7 @@ from tyro.conf import Positional, arg
 
 from tectum.console import Flag, optional, progress_bar, say, use_threads
 from tectum.errors import UserError
+from tectum.options import option_values
 from tectum.training import recipes
 from tectum.training.old_names import OLD_NAMES
 from tectum.training.recipes import ABLATIONS, RECIPES, Recipe
@@ -111,7 +112,8 @@ class Train(_Changes, _Arguments):  # type: ignore[misc]
         from tectum.training.loop import fit
         from tectum.training.recipes.build import build
 
-        use_threads(self.threads)
+        if self.threads is not None:
+            use_threads(self.threads)
         device = find_device(self.device)
         world = World(self.devices, accelerator=device.split(":")[0], precision=self.precision)
         if recipe.data == "street" and not self.quiet and world.is_main:
@@ -166,7 +168,7 @@ class Train(_Changes, _Arguments):  # type: ignore[misc]
             if not (math.isfinite(self.alpha) and self.alpha >= 0):
                 raise UserError(f"--alpha must be 0 or greater and finite, got {self.alpha}")
             changes["options"] = recipe.options | {"alpha": self.alpha}
-        flags = {f.name: getattr(self, f.name) for f in fields(_Changes)}
+        flags = option_values(self, _Changes)
         changes |= {name: value for name, value in flags.items() if value is not None and value is not False}
         if "task" in changes:
             changes["task_options"] = {}
