@@ -161,7 +161,9 @@ class FusePipeline:
         fused = self._fuse_pair(first, second)
         alpha, warnings = fused.alpha, [*self._weights_warnings(), *fused.warnings]
         for picture in others:
-            so_far = replace(first, y=fused.y, chroma=fused.chroma, alpha=None)  # all of the view, whatever is shown
+            so_far = replace(
+                first, y=fused.y, chroma=fused.chroma, alpha=None, valid=None, warnings=()
+            )  # all of the view, whatever is shown
             swap = self.kind.order == "brightness" and picture.brightness > so_far.brightness
             fused = self._fuse_pair(picture, so_far) if swap else self._fuse_pair(so_far, picture)
             warnings += fused.warnings
@@ -204,6 +206,7 @@ class FusePipeline:
         if view is not None:
             y = visible.y + view * (y - visible.y)
         chroma = choose_chroma(visible.chroma, infrared.chroma, mix=self.kind.mixes)
+        warnings = (*visible.warnings, *infrared.warnings, *warnings)
         return Fused(y, chroma, visible.alpha, visible, infrared, warnings)
 
     def _fuse_luminance(self, visible: Tensor, infrared: Tensor) -> Tensor:

@@ -35,8 +35,8 @@ import struct
 import threading
 import warnings
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -63,6 +63,26 @@ _COLOURED = 2 / 255
 
 
 @dataclass(frozen=True)
+class RawImage:
+    """Decoded image of a file, before a value range is chosen.
+
+    Attributes:
+        pixels: (H,W), (H,W,2) grey and alpha, (H,W,3) RGB or (H,W,4) RGBA, upright, of the file's own type.
+        valid: (H,W) bool, False where the file says that there is no data; None for valid everywhere.
+        unit: of the values, such as "degrees Celsius"; empty for plain levels.
+        metadata: what of the file's metadata goes into a result made of it: "exif" and "icc" as bytes, "geo" as
+            a dict of TIFF tags; only those that it has.
+        warnings: sentences on what of the file was not read.
+    """
+
+    pixels: Array
+    valid: Array | None = None
+    unit: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Picture:
     """Image as luminance, chroma and alpha.
 
@@ -72,6 +92,8 @@ class Picture:
         alpha: (1, H, W) in [0,1], or None.
         bits: 8 or 16, or 32 for float and wide integer sources.
         raw_range: the raw values that became 0 and 1.
+        valid: (1, H, W) bool, False where there is no data; None for valid everywhere.
+        unit, metadata, warnings: as in `RawImage`.
     """
 
     y: Tensor
@@ -79,6 +101,10 @@ class Picture:
     alpha: Tensor | None = None
     bits: int = 8
     raw_range: tuple[float, float] = (0.0, 255.0)
+    valid: Tensor | None = None
+    unit: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
     @property
     def brightness(self) -> float:
@@ -166,7 +192,7 @@ def read_image(
     ((1, 4, 6), 0.2, None, 8)
     """
     parsed = parse_range(value_range)
-    return _make_picture(read_pixels(Path(path)), modality, parsed, str(path), flag)
+    return _make_picture(_read_raw(Path(path)), modality, parsed, str(path), flag)
 
 
 def picture_from_array(
@@ -194,7 +220,7 @@ def picture_from_array(
     parsed = parse_range(value_range)
     noun = noun or modality
     if isinstance(x, Image.Image):
-        return _make_picture(_from_pillow(x), modality, parsed, f"the {noun} PIL image", flag)
+        return _make_picture(RawImage(_from_pillow(x)), modality, parsed, f"the {noun} PIL image", flag)
     if isinstance(x, Tensor):
         shape = tuple(x.shape)
         channels = x[0] if x.ndim == 4 and len(x) == 1 else x
@@ -207,7 +233,7 @@ def picture_from_array(
             )
         pixels = channels.detach().cpu().float().permute(1, 2, 0).numpy()
         as_it_is = ValueRange("full") if parsed.unit == "auto" else parsed
-        return _make_picture(pixels, modality, as_it_is, f"the {noun} tensor", flag)
+        return _make_picture(RawImage(pixels), modality, as_it_is, f"the {noun} tensor", flag)
     if not isinstance(x, np.ndarray):
         raise UserError(f"an image must be a numpy array, a torch tensor or a PIL image, got {type(x).__name__}")
     known = x.dtype.newbyteorder("=") in (np.uint8, np.uint16, np.float32, np.float64)
@@ -216,7 +242,8 @@ def picture_from_array(
             f"an array must be (H,W), (H,W,1), (H,W,3) or (H,W,4) of uint8, uint16, float32 or float64, got {x.shape} "
             f"of {x.dtype}; transpose or convert it first"
         )
-    return _make_picture(x.astype(x.dtype.newbyteorder("="), copy=False), modality, parsed, f"the {noun} array", flag)
+    raw = RawImage(x.astype(x.dtype.newbyteorder("="), copy=False))
+    return _make_picture(raw, modality, parsed, f"the {noun} array", flag)
 
 
 def to_array(y: Tensor, chroma: Tensor | None = None, alpha: Tensor | None = None, *, bits: int = 8) -> Array:
@@ -305,10 +332,12 @@ def check_output(path: str | Path, *, bits: int = 8) -> None:
         raise FileNotFoundError(f"the folder {path.parent} does not exist; create it first")
 
 
-def _make_picture(pixels: Array, modality: Modality, value_range: ValueRange, source: str, flag: str | None) -> Picture:
+def _make_picture(
+    image: RawImage, modality: Modality, value_range: ValueRange, source: str, flag: str | None
+) -> Picture:
     if modality not in ("visible", "infrared"):
         raise UserError(f"modality must be 'visible' or 'infrared', got {modality!r}")
-    pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+    pixels = image.pixels[..., None] if image.pixels.ndim == 2 else image.pixels
     planes = np.ascontiguousarray(pixels.transpose(2, 0, 1))
     bits = {"uint8": 8, "uint16": 16}.get(planes.dtype.name, 32)
     _check_finite(planes, source)
@@ -322,7 +351,9 @@ def _make_picture(pixels: Array, modality: Modality, value_range: ValueRange, so
     y, chroma = (x, None) if len(x) == 1 else rgb_to_ycbcr(x)
     if modality == "infrared" and chroma is not None and _nearly_grey(x):
         chroma = None
-    return Picture(y, chroma, None if raw_alpha is None else _alpha(raw_alpha, bits, source), bits, (low, high))
+    alpha = None if raw_alpha is None else _alpha(raw_alpha, bits, source)
+    valid = None if image.valid is None else torch.from_numpy(np.ascontiguousarray(image.valid))[None]
+    return Picture(y, chroma, alpha, bits, (low, high), valid, image.unit, image.metadata, image.warnings)
 
 
 def _limits(
@@ -386,7 +417,12 @@ def _codes(y: Tensor, chroma: Tensor | None, alpha: Tensor | None, bits: int) ->
 
 
 def read_pixels(path: Path) -> Array:
-    """Read raw pixels: (H,W), (H,W,2) grey and alpha, (H,W,3) RGB or (H,W,4) RGBA, upright, of the file's own type.
+    """Returns the raw pixels of an image file, as in `RawImage`. Raises as `_read_raw`."""
+    return _read_raw(path).pixels
+
+
+def _read_raw(path: Path) -> RawImage:
+    """Decode an image file.
 
     Raises:
         FileNotFoundError, PermissionError, OSError: if the file cannot be opened.
@@ -430,26 +466,26 @@ class Refusal(Exception):
     """Refusal of the bytes of a file: the rest of a sentence that starts with the file's name."""
 
 
-def _decode(data: bytes) -> Array:
+def _decode(data: bytes) -> RawImage:
     name, plugin = _identify(data)
     try:
         if name == "PNG":
             wide, exif = _check_png(data)
             if wide:
-                return _upright(decode_with_opencv(data, name), _orientation(exif))
+                return RawImage(_upright(decode_with_opencv(data, name), _orientation(exif)))
         if name == "TIFF":
             from tectum.io import tiff
 
             tags = tiff.read_tags(data)
             too_large = tags[256] * tags[257] > (Image.MAX_IMAGE_PIXELS or MAX_PIXELS)  # for Pillow, which tests again
             if max(tags.get(258, (1,))) > 8 or set(tags.get(339, (1,))) != {1} or too_large:
-                return tiff.decode_wide(data, tags)
+                return RawImage(tiff.decode_wide(data, tags))
         with quiet_pillow():
             image = plugin(io.BytesIO(data))
             check_size(*image.size)
             if name == "TIFF":
                 image.load()  # reads metadata too; it is turned upright here, and its orientation tag removed
-        return _upright(_from_pillow(image), _orientation(image))
+        return RawImage(_upright(_from_pillow(image), _orientation(image)))
     except Image.DecompressionBombError:  # Pillow's own limit, where it cannot be got round
         raise Refusal(f"is too large for a {name} file to be read; save it as PNG or strip-wise TIFF") from None
     except _DAMAGED as error:
