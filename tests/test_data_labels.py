@@ -13,6 +13,7 @@ from PIL import Image
 from tectum.data.boxes import PixelBox, read_list, read_voc, to_relative
 from tectum.data.labels import Labels
 from tectum.data.masks import read_indices, read_mask
+from tectum.errors import UserError
 
 CLASSES = ("background", "car", "person")
 INDICES = np.array([[0, 1, 2, 0], [2, 2, 1, 255]], np.uint8)
@@ -230,6 +231,44 @@ def test_lists_that_cannot_be_read_are_named(tmp_path: Path) -> None:
 def test_lists_may_name_paths_of_either_kind(tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("data/M3FD/ir/00001.png 1,2,3,4,0\ndata\\vi\\00002.png\n")
     assert {name: len(rows) for name, rows in read_list(tmp_path / "list.txt").items()} == {"00001": 1, "00002": 0}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be-marked"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_lists_are_read_in_the_encodings_of_common_editors(tmp_path: Path, encoding: str, end: str) -> None:
+    """The byte order mark used to stick to the first name; UTF-16, what a Windows shell writes, was refused."""
+    text = end.join(["# ours", "00001.png  ", "", "  # more", "caf\u00e9 2 1,2,3,4,0\t", "00003"])
+    marked = encoding == "utf-16-be-marked"
+    content = b"\xfe\xff" + text.encode("utf-16-be") if marked else text.encode(encoding)
+    (tmp_path / "list.txt").write_bytes(content)
+    assert {name: len(rows) for name, rows in read_list(tmp_path / "list.txt").items()} == {
+        "00001": 0,
+        "caf\u00e9 2": 1,
+        "00003": 0,
+    }
+
+
+@pytest.mark.parametrize("content", [b"caf\xe9\n", "00001\n".encode("utf-16-le"), "1\n".encode("utf-32"), b"\x89PNG\0"])
+def test_lists_that_are_no_text_are_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "list.txt").write_bytes(content)
+    with pytest.raises(UserError, match=r"list.txt must be text in UTF-8, or in UTF-16 .*; save it again as UTF-8"):
+        read_list(tmp_path / "list.txt")
+
+
+@pytest.mark.parametrize(
+    ("line", "name", "num_boxes"),
+    [
+        ("scene 1.png", "scene 1", 0),
+        ("a  b 1,2,3,4,0 2,3,4,5,0", "a  b", 2),
+        ("vi/0001.png ir/0001.jpg", "0001", 0),  # both files of a pair in a line
+        ("day.001", "day.001", 0),  # no extension of an image
+        ("day.001.PNG", "day.001", 0),
+        ("Cafe\u0301.png", "Caf\u00e9", 0),  # as macOS writes it
+    ],
+)
+def test_names_in_lists_are_those_of_the_images(tmp_path: Path, line: str, name: str, num_boxes: int) -> None:
+    (tmp_path / "list.txt").write_text(line + "\n", encoding="utf-8")
+    assert {name: len(rows) for name, rows in read_list(tmp_path / "list.txt").items()} == {name: num_boxes}
 
 
 # ---- the published lists ---------------------------------------------------------------------------------------------

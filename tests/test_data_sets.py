@@ -277,6 +277,21 @@ def test_own_pairs_in_parts(tmp_path: Path) -> None:
         open_set("folder", tmp_path, split="test")
 
 
+def test_names_match_in_both_forms_of_unicode(tmp_path: Path) -> None:
+    """macOS writes an accent as a letter of its own (NFD), other systems one letter (NFC)."""
+    apart, composed = "cafe\u0301", "caf\u00e9"
+    own(tmp_path, composed, "b")
+    for folder, ending in (("ir", "png"), ("boxes", "txt")):
+        (tmp_path / folder / f"{composed}.{ending}").rename(tmp_path / folder / f"{apart}.{ending}")
+    (tmp_path / "train.txt").write_text(f"{apart}.png\n", encoding="utf-8-sig")
+    (tmp_path / "classes.txt").write_text("road\nB\u00e4r\nx\n", encoding="utf-16")
+    pairs = open_set("folder", tmp_path, target="boxes")
+    assert (pairs.names, pairs.classes) == ([composed], ("road", "B\u00e4r", "x"))
+    assert pairs[0].target[0]["labels"].tolist() == [1]
+    assert open_set("folder", tmp_path, names=[apart]).names == [composed]
+    assert open_set("folder", tmp_path, split="test").names == ["b"]
+
+
 def test_names_choose_and_order(tmp_path: Path) -> None:
     own(tmp_path, "a", "b", "c", "d")
     assert open_set("folder", tmp_path, names=["c", "a"], target="masks").names == ["c", "a"]

@@ -11,6 +11,7 @@ A box may reach out of its image by half a pixel, which rounding does, and is cl
 """
 
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +20,8 @@ from xml.etree import ElementTree
 import torch
 
 from tectum.errors import UserError
+from tectum.io.files import normalise_name, read_lines
+from tectum.io.image import EXTENSIONS
 from tectum.pair import Boxes
 
 _TOLERANCE_PX = 0.5
@@ -92,7 +95,7 @@ def read_voc(path: Path, classes: Sequence[str], size: tuple[int, int] | None = 
     Raises:
         ValueError: it is not such a file, is of an image of another size, or names a class that is not there.
     """
-    rows, class_index = [], {name.lower(): index for index, name in enumerate(classes)}
+    rows, class_index = [], {normalise_name(name).lower(): index for index, name in enumerate(classes)}
     for number, (name, corners) in enumerate(voc_objects(path, size), 1):
         if name.lower() not in class_index:
             raise UserError(
@@ -110,7 +113,7 @@ def voc_objects(path: Path, size: tuple[int, int] | None = None) -> list[tuple[s
         objects = []
         for node in root.iter("object"):
             x1, y1, x2, y2 = (float(node.findtext(f"bndbox/{key}") or "") for key in ("xmin", "ymin", "xmax", "ymax"))
-            objects.append(((node.findtext("name") or "").strip(), (x1, y1, x2, y2)))
+            objects.append((normalise_name((node.findtext("name") or "").strip()), (x1, y1, x2, y2)))
     except (ElementTree.ParseError, ValueError) as error:
         raise UserError(
             f"{path} must be a VOC annotation (object, name, bndbox with xmin ymin xmax ymax), but {error}; correct it"
@@ -126,13 +129,16 @@ def voc_objects(path: Path, size: tuple[int, int] | None = None) -> list[tuple[s
 def read_list(path: Path) -> dict[str, list[PixelBox]]:
     """Returns the boxes in pixels of a list `NAME x1,y1,x2,y2,class ...`, by name without folder and extension.
 
+    A name may hold spaces; two files of one name in a line (`vi/1.png ir/1.png`) are the pair of that name.
+
     Raises:
         ValueError: a line is not of that form, or a name comes twice.
     """
     boxes_by_name: dict[str, list[PixelBox]] = {}
     for where, line in read_lines(path):
-        name, *boxes = line.split()
-        stem = Path(name.replace("\\", "/")).stem
+        parts = re.fullmatch(r"(\S.*?)((?:\s+\S*,\S*)*)", line)
+        assert parts is not None
+        stem, boxes = _listed_name(parts[1]), parts[2].split()
         if stem in boxes_by_name:
             raise UserError(f"a list must name each image once, {where} has {stem} again; remove one")
         boxes_by_name[stem] = []
@@ -147,13 +153,16 @@ def read_list(path: Path) -> dict[str, list[PixelBox]]:
     return boxes_by_name
 
 
-def read_lines(path: Path) -> list[tuple[str, str]]:
-    """Returns (place, text) of the lines that are not empty; lines that start with # are comments."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError:
-        raise UserError(f"{path} must be text in UTF-8; save it again") from None
-    return [(f"{path}, line {i}", x.strip()) for i, x in enumerate(lines, 1) if x.strip() and not x.startswith("#")]
+def _listed_name(text: str) -> str:
+    """Returns the name of the pair that a line of a list names, without folder and image extension."""
+    endings = (*EXTENSIONS, ".txt", ".xml")
+    files = text.split()
+    if len(files) > 1 and all(file.lower().endswith(endings) for file in files):
+        names = {_listed_name(file) for file in files}
+        if len(names) == 1:
+            return names.pop()
+    file = Path(text.replace("\\", "/"))
+    return normalise_name(file.stem if file.suffix.lower() in endings else file.name)
 
 
 def check_label(label: float, classes: Sequence[str], where: str) -> None:

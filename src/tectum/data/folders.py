@@ -21,6 +21,7 @@ from torch import Tensor
 
 from tectum.color import rgb_to_ycbcr
 from tectum.errors import UserError
+from tectum.io.files import normalise_name
 from tectum.io.image import EXTENSIONS, read_pixels
 
 Files = dict[str, Path]
@@ -62,7 +63,7 @@ def find_side(home: Path, side: str) -> Files | None:
     files: Files = {}
     for folder in _list_scene_folders(top) if in_scenes else [top]:
         for name, path in _match_files(folder, last):
-            name = folder.name if in_scenes else name
+            name = normalise_name(folder.name if in_scenes else name)
             if name in files:
                 raise UserError(
                     f"one image per scene must be called {last} in {folder}, got {files[name].name} and {path.name}; "
@@ -80,11 +81,12 @@ def image_files(folder: Path) -> Files:
     """
     files: Files = {}
     for path in _list_images(folder):
-        if path.stem in files:
+        name = normalise_name(path.stem)
+        if name in files:
             raise UserError(
-                f"one file per pair must be in {folder}, got {files[path.stem].name} and {path.name}; remove one"
+                f"one file per pair must be in {folder}, got {files[name].name} and {path.name}; remove one"
             )
-        files[path.stem] = path
+        files[name] = path
     return files
 
 

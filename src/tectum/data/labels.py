@@ -13,12 +13,13 @@ from pathlib import Path
 
 from torch import Tensor
 
-from tectum.data.boxes import PixelBox, check_label, read_lines, read_voc, read_yolo, to_relative, voc_objects
+from tectum.data.boxes import PixelBox, check_label, read_voc, read_yolo, to_relative, voc_objects
 from tectum.data.folders import Files, find_folder, image_files
 from tectum.data.masks import read_indices, read_mask
 from tectum.data.parts import SetImages
 from tectum.data.transforms import IGNORE_INDEX
 from tectum.errors import UserError
+from tectum.io.files import normalise_name, read_lines, read_text
 from tectum.pair import Boxes
 
 _LABEL_FOLDERS = {
@@ -80,7 +81,11 @@ def _list_label_files(folder: Path, label_type: str) -> Files:
     if label_type == "masks":
         return image_files(folder)
     for suffix in (".xml", ".txt"):
-        files = {x.stem: x for x in sorted(folder.iterdir()) if x.suffix.lower() == suffix and x.stem != "classes"}
+        files = {
+            normalise_name(x.stem): x
+            for x in sorted(folder.iterdir())
+            if x.suffix.lower() == suffix and x.stem != "classes" and not x.name.startswith(".")
+        }
         if files:
             return files
     return {}
@@ -143,7 +148,7 @@ def _read_class_names(folders: Iterable[Path]) -> tuple[str, ...]:
     """Returns the lines of the first classes.txt."""
     for folder in folders:
         if (folder / "classes.txt").is_file():
-            return tuple(line for _, line in read_lines(folder / "classes.txt"))
+            return tuple(normalise_name(line) for _, line in read_lines(folder / "classes.txt"))
     return ()
 
 
@@ -153,7 +158,7 @@ def _read_manifest_classes(home: Path) -> tuple[str, ...]:
     if not path.is_file():
         return ()
     try:
-        class_names = json.loads(path.read_text(encoding="utf-8"))["datasets"][home.name]["box_classes"]
+        class_names = json.loads(read_text(path))["datasets"][home.name]["box_classes"]
         return tuple(class_names[str(i)] for i in range(len(class_names)))
     except (ValueError, KeyError, TypeError):
         return ()  # somebody else's manifest

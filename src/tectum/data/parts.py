@@ -16,6 +16,7 @@ import numpy as np
 from tectum.data.boxes import PixelBox, read_list
 from tectum.data.folders import Files, find_folder
 from tectum.data.known import KnownSet
+from tectum.io.files import normalise_name
 
 SPLITS = ("train", "val", "test")
 
@@ -67,7 +68,7 @@ def choose_names(
             )
         return _read_names(Path(names))
     if names is not None:
-        return list(names), _read_listed_boxes(images, target)
+        return [normalise_name(name) for name in names], _read_listed_boxes(images, target)
     if images.divided or split == "all":
         return all_names, {}
     lists = {part: _find_list(images.home, known.folders, part, target) for part in (split, *SPLITS)}

@@ -11,7 +11,7 @@ from tyro.conf import UseAppendAction, arg
 from tectum.console import Flag, command_line, optional, parse_named, say, say_failures, sentence, show_metavars
 from tectum.errors import UserError
 from tectum.evaluation.options import EvaluationOptions
-from tectum.io.files import check_path_exists
+from tectum.io.files import check_path_exists, read_text
 from tectum.options import option_values
 
 if TYPE_CHECKING:
@@ -197,7 +197,7 @@ def _read_costs(path: str) -> "list[Cost]":
     from tectum.benchmark.measure import Cost
 
     try:
-        return [Cost(**entry).checked() for entry in json.loads(Path(path).read_text(encoding="utf-8"))]
+        return [Cost(**entry).checked() for entry in json.loads(read_text(Path(path)))]
     except (ValueError, TypeError) as error:
         raise UserError(f"--costs must be a file as tectum bench --json writes it, {path} is not ({error})") from None
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tectum.errors import UserError, abbreviate
 from tectum.io.folders import PairFiles
-from tectum.io.image import EXTENSIONS, Modality, Picture, px, read_image
+from tectum.io.image import Modality, Picture, px, read_image
 from tectum.kinds import KINDS
 
 
@@ -54,21 +54,17 @@ def read_pair(
 def read_names(source: str) -> list[str]:
     """Returns the names of pairs in a text file, one a line, or in a packaged list ("msrs-test").
 
-    Lines that start with # are comments; the extension of an image may follow a name.
+    Lines that start with # are comments; folder, image extension and boxes of a list of training data are left out.
 
     Raises:
-        UserError, OSError: the file is no text, or cannot be read.
+        UserError, OSError: the file is no text, or cannot be read, or names a pair twice.
     """
+    from tectum.data.boxes import read_list
     from tectum.data.parts import list_splits, read_split
 
     if not Path(source).exists() and source in list_splits():
         return read_split(source)
-    try:
-        lines = Path(source).read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError:
-        raise UserError(f"--names must be a text file in UTF-8, {source} is not; name one pair a line") from None
-    names = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
-    return [Path(name).stem if Path(name).suffix.lower() in EXTENSIONS else name for name in names]
+    return list(read_list(Path(source)))
 
 
 def select_pairs(

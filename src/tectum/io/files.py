@@ -1,10 +1,12 @@
-"""Files that are written whole or not at all; tensors in safetensors files, and into a network."""
+"""Files written whole or not at all; text that people write; tensors in safetensors files, and into a network."""
 
+import codecs
 import contextlib
 import glob
 import hashlib
 import json
 import os
+import unicodedata
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -56,6 +58,54 @@ def write_json(path: Path, content: Any, *, indent: int | None = None) -> None:
     write_text(path, json.dumps(content, indent=indent) + "\n")
 
 
+def read_text(path: Path) -> str:
+    """Text of a file in UTF-8, or in UTF-16 with its byte order mark, as editors and shells on Windows write it.
+
+    A byte order mark is not part of the text, and every line ends in "\\n".
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        UserError: it is not text, or in another encoding.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     size = (Path(folder) / "train.txt").write_bytes("00001\\r\\n00002".encode("utf-16"))
+    ...     read_text(Path(folder) / "train.txt")
+    '00001\\n00002'
+    """
+    content = path.read_bytes()
+    marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        text = content.decode("utf-16" if marked else "utf-8-sig")
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:  # UTF-32, UTF-16 without its mark, or no text at all
+        raise UserError(f"{path} must be text in UTF-8, or in UTF-16 with a byte order mark; save it again as UTF-8")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_lines(path: Path) -> list[tuple[str, str]]:
+    """Lines of a text file as (place for messages, text without spaces around it), in order.
+
+    Empty lines and comments, which start with #, are left out.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        UserError: it is not text, as `read_text` says.
+    """
+    lines = [(f"{path}, line {i}", line.strip()) for i, line in enumerate(read_text(path).split("\n"), 1)]
+    return [(place, line) for place, line in lines if line and not line.startswith("#")]
+
+
+def normalise_name(name: str) -> str:
+    """Name in Unicode's composed form (NFC), in which names are compared: macOS writes "e" and its accent apart (NFD).
+
+    >>> normalise_name("Cafe\\u0301") == "Caf\\u00e9"
+    True
+    """
+    return unicodedata.normalize("NFC", name)
+
+
 def read_json(path: Path, *, problem: str, advice: str) -> dict[str, Any]:
     """Returns the object of a JSON file.
 
@@ -68,7 +118,7 @@ def read_json(path: Path, *, problem: str, advice: str) -> dict[str, Any]:
         UserError: it holds no object.
     """
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        return dict(json.loads(read_text(path)))
     except (ValueError, TypeError) as error:
         raise UserError(f"{path} {problem} ({error}); {advice}") from error
 

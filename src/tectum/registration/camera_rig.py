@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from tectum.errors import UserError
-from tectum.io.files import write_json
+from tectum.io.files import read_text, write_json
 from tectum.io.image import px
 from tectum.registration.align import LEVELS, MODELS, Model, check_matrix, compare_scores, corner_shifts, register
 from tectum.registration.gradient_search import (
@@ -83,7 +83,7 @@ class Rig:
         if not path.is_file():
             raise FileNotFoundError(f"rig file not found: {path}; fit one with `tectum align`")
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(read_text(path))
         except ValueError as error:
             raise UserError(
                 f"{path} must be a rig file (JSON), but cannot be read: {error}; fit the rig anew"

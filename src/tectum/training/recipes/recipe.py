@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tectum.errors import UserError
-from tectum.io.files import write_json
+from tectum.io.files import read_text, write_json
 from tectum.kinds import KINDS
 from tectum.training.old_names import use_new_modules, use_new_names
 from tectum.training.schedule import Schedule
@@ -131,7 +131,7 @@ def read(path: Path) -> Recipe:
     if not path.is_file():
         raise FileNotFoundError(f"a recipe must be a file, and {path} is none; check the path")
     try:
-        content: dict[str, Any] = json.loads(use_new_modules(path.read_text(encoding="utf-8")))
+        content: dict[str, Any] = json.loads(use_new_modules(read_text(path)))
         content = {**content, **_published_system(content), "schedule": Schedule(**use_new_names(content["schedule"]))}
         return Recipe(**content)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
