@@ -216,10 +216,10 @@ def test_the_report_picture_names_the_roles(folder: Path) -> None:
 
 def test_sixteen_bits(tmp_path: Path) -> None:
     """Exposures use the whole range, medical images what they hold."""
-    ramp = np.linspace(1000, 5000, HEIGHT * WIDTH).reshape(HEIGHT, WIDTH).astype(np.uint16)
+    ramp = np.linspace(1000, 50000, HEIGHT * WIDTH).reshape(HEIGHT, WIDTH).astype(np.uint16)
     write_image(tmp_path / "a.png", ramp)
     write_image(tmp_path / "b.png", ramp)
-    for kind, most in (("exposure", 5000), ("focus", 5000), ("medical", 65535)):
+    for kind, most in (("exposure", 50000), ("focus", 50000), ("medical", 65535)):
         out = tmp_path / f"{kind}.png"
         argv = ["fuse", str(tmp_path / "a.png"), str(tmp_path / "b.png"), "-o", str(out), "--bits", "16"]
         assert main([*argv, "--kind", kind, "--system", "average", "--quiet"]) == 0

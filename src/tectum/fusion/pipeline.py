@@ -33,7 +33,7 @@ from tectum.color import choose_chroma, ycbcr_to_rgb
 from tectum.errors import UserError
 from tectum.fusion.options import FuseOptions as FuseOptions
 from tectum.io.files import file_sha256
-from tectum.io.image import Picture, picture_from_array, px, read_image, to_array
+from tectum.io.image import NarrowRangeError, Picture, picture_from_array, px, read_image, to_array
 from tectum.kinds import KINDS, Kind
 from tectum.nn.modes import evaluation_mode
 from tectum.nn.stages import StagedFuser, check_tile, find_device, fuse_tensors
@@ -136,16 +136,29 @@ class FusePipeline:
         if self.rig is not None and infrared_range == "auto" and self.rig.infrared_range is not None:
             infrared_range = "{},{}".format(*self.rig.infrared_range)
         names = kind.words if len(sources) == 2 else kind.image_names(len(sources))
-        return tuple(
-            _read_picture(
-                source,
+
+        def read(i: int, value_range: str) -> Picture:
+            return _read_picture(
+                sources[i],
                 names[i],
                 modality="infrared" if kind.thermal[min(i, 1)] else "visible",
-                value_range=infrared_range if i else self.options.visible_range,
+                value_range=value_range,
                 flag="--infrared-range" if i else "--visible-range",
             )
-            for i, source in enumerate(sources)
-        )
+
+        pictures: list[Picture | NarrowRangeError] = []
+        for i in range(len(sources)):
+            try:
+                pictures.append(read(i, infrared_range if i else self.options.visible_range))
+            except NarrowRangeError as error:
+                pictures.append(error)
+        uses_all_bits = any(isinstance(p, Picture) and p.bits == 16 and bool(p.y.any()) for p in pictures)
+        for i, picture in enumerate(pictures):
+            if isinstance(picture, NarrowRangeError):
+                if not (kind.mixes and uses_all_bits):
+                    raise picture
+                pictures[i] = read(i, "full")  # a dark exposure of a camera whose bright ones use all bits
+        return tuple(picture for picture in pictures if isinstance(picture, Picture))
 
     def __call__(self, *pictures: Picture) -> Fused:
         """Fuse the pictures of one scene: a pair, or more exposures or foci.

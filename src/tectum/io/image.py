@@ -8,6 +8,9 @@ Value range. x = clamp((raw - low) / (high - low), 0, 1), with (low, high) from 
     "auto"         8 bits: full. 16 bits or float: visible full, infrared p0.1,p99.9 (radiometric files use a small
                    part of the range); so brightness may flicker over a sequence: give LOW,HIGH there
 
+A range that makes every pixel black, or every pixel white, is refused, and one that does so to 95 % of them is told. So
+is a visible image of 16 bits whose values stay below 2^14 under "auto": cameras store 10, 12 or 14 bits in 16.
+
 Where the two percentiles coincide, the image's minimum and maximum take their place; where those coincide too (a
 constant image) the range is v - 1/2 .. v + 1/2, so percentiles show a constant image as mid-grey, 0.5. Nothing is
 ever divided by zero, and `Picture.raw_range` tells what was used.
@@ -31,6 +34,7 @@ and BMP, which have no dependable place for it.
 
 import contextlib
 import io
+import math
 import struct
 import threading
 import warnings
@@ -58,6 +62,10 @@ _DAMAGED = (OSError, SyntaxError, ValueError, KeyError, IndexError, TypeError, O
 _warnings_lock = threading.Lock()
 Modality = Literal["visible", "infrared"]
 _NEARLY_GREY = 4 / 255
+_NEARLY_ALL = 0.95
+"""Part of an image's values beyond one end of the range from which on there is a warning."""
+_NARROW = 2**14
+"""A visible image of 16 bits with values below this was stored by a camera of fewer bits, or is as good as black."""
 _COLOURED = 2 / 255
 """Mean |chroma| above which a picture counts as a colour picture: JPEG leaves less in a grey one."""
 
@@ -115,6 +123,10 @@ class Picture:
     def has_colour(self) -> bool:
         """True if it is a colour picture; the chroma that JPEG leaves in a grey one does not count."""
         return self.chroma is not None and float(self.chroma.abs().mean()) > _COLOURED
+
+
+class NarrowRangeError(UserError):
+    """Refusal of a visible image of 16 bits that uses few of them, while nobody said what is white."""
 
 
 class ValueRange(NamedTuple):
@@ -345,7 +357,9 @@ def _make_picture(
     if len(codes) == 3 and np.array_equal(codes[0], codes[1]) and np.array_equal(codes[1], codes[2]):
         codes = codes[:1]
     raw = torch.from_numpy(codes.astype(np.float32 if bits < 32 else np.float64))
-    low, high = _limits(raw, bits, modality, value_range, source, flag or f"--{modality}-range")
+    flag = flag or f"--{modality}-range"
+    low, high = _limits(raw, bits, modality, value_range, source, flag)
+    clipped = _clipped_warning(raw, low, high, source, flag) if value_range.unit == "raw" else ()
     fits = bits < 32 and (low, high) == (0, 2**bits - 1)  # nothing to shift or clip: two passes less
     x = raw.div_(high) if fits else raw.sub_(low).div_(high - low).clamp_(0, 1).float()
     y, chroma = (x, None) if len(x) == 1 else rgb_to_ycbcr(x)
@@ -353,7 +367,8 @@ def _make_picture(
         chroma = None
     alpha = None if raw_alpha is None else _alpha(raw_alpha, bits, source)
     valid = None if image.valid is None else torch.from_numpy(np.ascontiguousarray(image.valid))[None]
-    return Picture(y, chroma, alpha, bits, (low, high), valid, image.unit, image.metadata, image.warnings)
+    told = (*image.warnings, *clipped)
+    return Picture(y, chroma, alpha, bits, (low, high), valid, image.unit, image.metadata, told)
 
 
 def _limits(
@@ -367,15 +382,42 @@ def _limits(
     if unit == "percentile":
         grey = raw if len(raw) == 1 else rgb_to_ycbcr(raw)[0]
         return _spread(grey.numpy(), low, high)
+    smallest, largest = float(raw.min()), float(raw.max())
+    if bits == 16 and value_range.unit == "auto" and 0 < largest < _NARROW:
+        num_bits = max(10, math.ceil(math.log2(largest + 1) / 2) * 2)  # cameras have 10, 12 or 14
+        raise NarrowRangeError(
+            f"a visible image of 16 bits must use them, but {source} has values {smallest:g}..{largest:g}, as cameras "
+            f"of {num_bits} bits store them, and would be nearly black; say what is white with "
+            f"{flag}=0,{2**num_bits - 1} (or =full if it is so dark)"
+        )
     if bits < 32:
         return 0.0, float(2**bits - 1)
-    smallest, largest = float(raw.min()), float(raw.max())
     if smallest < 0 or largest > 1:
         raise UserError(
             f"{source} must hold values in [0,1], got {smallest:g}..{largest:g}; "
             f"say what is black and what is white with {flag}={smallest:g},{largest:g} (or =p0.1,p99.9)"
         )
     return 0.0, 1.0
+
+
+def _clipped_warning(raw: Tensor, low: float, high: float, source: str, flag: str) -> tuple[str, ...]:
+    """A warning if LOW,HIGH clip nearly all values of an image at one end.
+
+    Raises:
+        UserError: they clip all of them there.
+    """
+    for level, where, limit, beyond in (("black", "below", low, raw < low), ("white", "above", high, raw > high)):
+        num = int(beyond.count_nonzero())
+        if num == raw.numel():
+            smallest, largest = float(raw.min()), float(raw.max())
+            own = f"give its own, {flag}={smallest:g},{largest:g}, or auto" if smallest < largest else "leave it out"
+            raise UserError(
+                f"{flag}={low:g},{high:g} must cover values of {source}, but all of them, {smallest:g}..{largest:g}, "
+                f"lie {where} {limit:g} and would be {level}; {own}"
+            )
+        if num >= _NEARLY_ALL * raw.numel():  # without the image's numbers, so that those of a folder are told as one
+            return (f"{flag}={low:g},{high:g} makes at least {_NEARLY_ALL:.0%} of the image {level}; is it right?",)
+    return ()
 
 
 def _spread(values: Array, low: float, high: float) -> tuple[float, float]:
