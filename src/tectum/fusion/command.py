@@ -93,6 +93,8 @@ class Fuse(FuseOptions):
             raise UserError(f"--report shows two sources, got {len(sources)} images; leave it out")
         for noun, path in zip(kind.words if not self.more else kind.image_names(len(sources)), sources, strict=True):
             check_path_exists(noun, path)
+        if kind.name == "medical" and (volumes := self._find_volumes(*sources)):
+            return self._fuse_volumes(*volumes)
         are_folders = [is_folder_or_pattern(path) for path in sources]
         if len(set(are_folders)) > 1:
             descriptions = [f"{x} (a {'folder' if f else 'file'})" for x, f in zip(sources, are_folders, strict=True)]
@@ -104,6 +106,36 @@ class Fuse(FuseOptions):
         if self.threads is not None:
             use_threads(self.threads)
         return self._fuse_folders(*sources) if are_folders[0] else self._fuse_files(*sources)
+
+    def _find_volumes(self, *sources: str) -> Sequence[str]:
+        """Both sources if they are volumes (DICOM, NIfTI), none of them if neither is."""
+        from tectum.io.volumes import is_volume
+
+        are_volumes = [is_volume(source) for source in sources]
+        if any(are_volumes) and not all(are_volumes):
+            descriptions = [f"{x} ({'is' if v else 'is not'})" for x, v in zip(sources, are_volumes, strict=True)]
+            raise UserError(f"both must be volumes (DICOM or NIfTI) or both pictures, got {' and '.join(descriptions)}")
+        return sources if all(are_volumes) else ()
+
+    def _fuse_volumes(self, first: str, second: str) -> int:
+        from tectum.fusion.pipeline import FusePipeline
+        from tectum.fusion.volumes import fuse_volume_files
+
+        if self.report or self.output == "both":
+            option = "--report" if self.report else "--output both"
+            raise UserError(f"{option} is for pictures, got volumes; leave it out")
+        if self.threads is not None:
+            use_threads(self.threads)
+        return fuse_volume_files(
+            FusePipeline(self),
+            first,
+            second,
+            self.out,
+            output=self.output,
+            bits=self.bits,
+            overwrite=self.overwrite,
+            quiet=self.quiet,
+        )
 
     @property
     def _outputs(self) -> tuple[str, ...]:
