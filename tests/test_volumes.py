@@ -10,7 +10,7 @@ from measures import is_one_sentence
 from tectum.errors import UserError
 from tectum.fusion.options import FuseOptions
 from tectum.fusion.pipeline import FusePipeline
-from tectum.fusion.volumes import fuse_volumes
+from tectum.fusion.volumes import fuse_volume_files, fuse_volumes
 from tectum.io.volumes import read_volume
 
 pydicom = pytest.importorskip("pydicom", reason="needs the extra `medical`")
@@ -204,6 +204,8 @@ def test_volumes_that_do_not_belong_together_are_refused_or_told(tmp_path: Path)
         fuse_volumes(pipeline, first, nowhere)
     one = read_volume(write_dicom(tmp_path / "d", plane(FINE), FINE))
     other = write_dicom(tmp_path / "e", plane(FINE), FINE, FrameOfReferenceUID="1.2.9", PatientID="P2")
+    with pytest.raises(UserError, match="two volumes are needed"):
+        fuse_volume_files(pipeline, one.name, one.name, str(tmp_path / "out.nii"))
     warnings = " ".join(fuse_volumes(pipeline, one, read_volume(other)).warnings)
     assert "different patients, P1 and P2" in warnings and "different frames of reference" in warnings
 

@@ -228,6 +228,8 @@ def fuse_volume_files(
     Raises:
         UserError: nothing can be fused.
     """
+    if Path(first).resolve() == Path(second).resolve():
+        raise UserError(f"two volumes are needed, got {first} for both; name the scan and the MRI")
     pairs, lone = match_volumes(first, second)
     to_file = out.endswith(NIFTI_EXTENSIONS)
     if len(pairs) > 1 and to_file:
