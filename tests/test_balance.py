@@ -385,9 +385,9 @@ def test_pairs_kept_aside_are_measured_and_never_trained_on(
     measured: list[set[str]] = []
     fit_step, meta_step, measure = Trainer.fit_step, Trainer.meta_step, held_out.held_out_losses
 
-    def spy_fit(self: Trainer, crops: Pair, whole: Pair, check: Any) -> Any:
+    def spy_fit(self: Trainer, crops: Pair, whole: Pair, *more: Any) -> Any:
         seen.update(crops.name, whole.name)
-        return fit_step(self, crops, whole, check)
+        return fit_step(self, crops, whole, *more)
 
     def spy_meta(self: Trainer, crops: Pair, whole: Pair, test: Pair, *more: Any) -> Any:
         seen.update(crops.name, whole.name, test.name)

@@ -10,11 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tectum.models import SYSTEMS
+from tectum.models.adasffuse_published import PublishedAdaSFFuse
 from tectum.models.tdfusion import LossGenerator, PublishedTDFusionLoss, TDFusion, TDFusionLoss
 from tectum.pair import Pair
 from tectum.pretrained.conversion import TDFUSION_KEYS
 from tectum.tasks import TASKS
 from tectum.training.bilevel import HyperGradient, InnerOptimizer, adam_step, hypergradient, sgd_step
+from tectum.training.schedule import Schedule
+from tectum.training.trainer import Trainer
 
 SIZE = 12
 
@@ -47,6 +50,7 @@ class Unsteady(nn.Module):
         return torch.sigmoid(self.last(x))
 
 
+Images = Callable[..., tuple[Tensor, ...]]
 Case = tuple[nn.Module, nn.Module, Likes, Pair, Pair]
 
 
@@ -238,6 +242,50 @@ def test_the_look_ahead_of_adam_is_the_step_adam_takes(case: Callable[..., Case]
         optimizer.step()
         for name, p in fuser.named_parameters():
             torch.testing.assert_close(theta[name] - step.offset[name] - step.scale[name] * g[name], p.detach())
+
+
+@pytest.mark.parametrize("clip", [0.3, 1e6])
+def test_the_look_ahead_of_a_trainer_is_its_next_fit_step(images: Images, clip: float) -> None:
+    """With clipping: the weights that the outer loss sees are those after the fit step on the same crops."""
+    torch.manual_seed(0)
+    a, b, target = (x.double() for x in images(SIZE, SIZE, batch=2, count=3, seed=3))
+    crops, labelled = Pair(a, b), Pair(a, b, target=target)
+    fuser, objective = TDFusion(8).double(), TDFusionLoss(LossGenerator(8).double())
+    schedule = Schedule(steps=9, meta_steps=1, lr=1e-2, warmup=0, clip=clip)
+
+    class Sees(nn.Module):
+        """Keeps the image of the look-ahead."""
+
+        def loss(self, fused: Tensor, target: Tensor) -> Tensor:
+            self.seen = fused.detach()
+            return fused.square().mean()
+
+    trainer = Trainer(fuser, objective, Sees(), schedule)
+    norms: list[float] = []
+
+    def check(name: str, value: Tensor, batch: Pair) -> None:
+        norms.extend([float(value.detach())] * (name == "norm of the gradient"))
+
+    for step in range(3):
+        trainer.set_rates(step, 0)
+        trainer.fuser.train()
+        objective.requires_grad_(True)
+        trainer.hypergradient(crops, labelled, seed=0)
+        seen = trainer.task.seen
+        trainer.fit_step(crops, None, check)
+        torch.testing.assert_close(fuser(a, b).detach(), seen, rtol=0, atol=1e-12)
+    assert min(norms) > 0.3, "the smaller limit is in effect"
+
+
+def test_finite_agrees_where_a_published_fuser_drops_out(images: Images) -> None:
+    """Published AdaSFFuse: the passes of the difference, which need no gradient, must drop what the others drop."""
+    torch.manual_seed(0)
+    a, b, target = (x.double() for x in images(16, 16, batch=2, count=3, seed=3))
+    pairs = Pair(a[:1], b[:1]), Pair(a[1:], b[1:], target=target[1:])
+    fuser = PublishedAdaSFFuse().double().train()
+    given = fuser, TDFusionLoss(LossGenerator(8).double()), Likes(torch.float64), *pairs
+    finite, reverse = (hypergradient(*given, step=sgd_step(0.05), method=m) for m in ("finite", "reverse"))
+    assert apart(finite, reverse) < 1e-6
 
 
 @pytest.mark.parametrize("method", ["forward", "reverse", "finite"])

@@ -28,7 +28,7 @@ from tectum.training.recipes import Recipe
 from tectum.training.trainer import Trainer
 
 TESTS = Path(__file__).parent
-SCHEDULE = replace(SHORT, swap=True, outer="adam", task_first=2, ema=0.8, dihedral=True)
+SCHEDULE = replace(SHORT, swap=True, outer="adam", task_first=2, ema=0.8, dihedral=True, task_mix=0.5)
 pytest.importorskip("lightning_fabric", reason="several devices need pip install 'tectum[train]'")
 
 
@@ -71,7 +71,7 @@ def start(*command: str, codes: tuple[int, ...] = (0,)) -> subprocess.CompletedP
 
 
 def test_two_processes_find_what_one_finds(tmp_path: Path) -> None:
-    """Steps of the task alone, meta phases and fit phases, each image also swapped."""
+    """Steps of the task alone, meta phases and fit phases, each image also swapped; some task steps on mixtures."""
     trained(tmp_path / "one", World())
     start("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", __file__, str(tmp_path / "two"))
     one, two = (torch.load(tmp_path / name / "last.pt", weights_only=True) for name in ("one", "two"))

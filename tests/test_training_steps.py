@@ -22,7 +22,8 @@ from small_training import (
     prepare_trainer,
 )
 from tectum.models.tdfusion import TDFusionLoss
-from tectum.training.batches import batch_indices, meta_indices
+from tectum.training.batches import batch_indices, draw_mix, meta_indices
+from tectum.training.distributed import World
 from tectum.training.schedule import Schedule
 from tectum.training.trainer import Trainer
 
@@ -124,6 +125,27 @@ def test_a_frozen_task_teaches_and_stays(images: Images) -> None:
         if name in dict(task.named_parameters(prefix="task"))
     }
     assert "objective.generator.conv.weight" in changed_names(before, copy_state(trainer))
+
+
+def test_mixtures_belong_to_the_step_and_the_image(images: Images) -> None:
+    """Whatever the rank, image k of a step is mixed alike; about `task_mix` of the steps are on mixtures."""
+    schedule, world = replace(SHORT, task_mix=0.5, swap=True), World()
+
+    def draw(seed: int, size: int, rank: int) -> Tensor | None:
+        torch.manual_seed(seed)
+        world.size, world.rank = size, rank
+        return draw_mix(4, schedule, world)
+
+    steps = [(draw(seed, 1, 0), draw(seed, 2, 0), draw(seed, 2, 1)) for seed in range(40)]
+    mixed = [step for step in steps if step[0] is not None]
+    assert 10 < len(mixed) < 30 and all(part is None for step in steps if step[0] is None for part in step)
+    for whole, first, second in mixed:
+        assert whole is not None and first is not None and second is not None
+        parts = [first[:2], second[:2], first[2:], second[2:]]  # of the images, then of the exchanged ones
+        assert torch.equal(torch.cat(parts), whole) and len(whole.unique()) == 8 and whole.shape == (8, 1, 1, 1)
+    trainer, _, pair, _ = prepare_trainer(images)
+    m = torch.tensor([0.25, 1.0])[:, None, None, None]
+    torch.testing.assert_close(trainer.task_images(pair, m), torch.lerp(pair.b, pair.a, m))
 
 
 # ---- how far the loss moves ------------------------------------------------------------------------------------------

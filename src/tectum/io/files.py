@@ -132,7 +132,13 @@ def write_tensors(path: Path, tensors: Mapping[str, "Tensor"]) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    whole = {name: x.detach().cpu().contiguous() for name, x in tensors.items()}
+    whole: dict[str, Tensor] = {}
+    storages: set[int] = set()
+    for name, x in tensors.items():
+        x = x.detach().cpu().contiguous()
+        storage = x.untyped_storage().data_ptr()
+        whole[name] = x.clone() if storage in storages else x  # of tied weights: safetensors refuses shared memory
+        storages.add(storage)
     try:
         write_whole(path, lambda file: save_file(whole, file))
     except SafetensorError as error:  # what it makes of a full disk

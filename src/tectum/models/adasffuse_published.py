@@ -107,7 +107,7 @@ class PublishedAdaSFFuseLoss(AdaSFFuseLoss):
 def _run_blocks(blocks: nn.ModuleList, x: Tensor) -> Tensor:
     """Blocks, which take (B,h,w,C), on (B,C,h,w), which is overwritten where stripes are used."""
     x = x.permute(0, 2, 3, 1).contiguous()
-    striped, workspace = without_gradients(x), Workspace()
+    striped, workspace = without_gradients(x) and not blocks.training, Workspace()  # stripes have no dropout
     for block in blocks:
         x = block.run_in_stripes(x, workspace) if striped else block(x)  # type: ignore[operator]
     return x.permute(0, 3, 1, 2)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from tectum.data.transforms import random_crop, resize
 from tectum.pair import Pair, Pairs
@@ -61,6 +62,25 @@ def whole_batch(pairs: Pairs, indices: Sequence[int], schedule: Schedule, world:
     indices = indices[world.local_part(len(indices))]
     images = [resize(pairs[index], schedule.task_px, masks=schedule.small_masks) for index in indices]
     return _collate(images, schedule)
+
+
+def draw_mix(num: int, schedule: Schedule, world: World) -> Tensor | None:
+    """Returns the weights m (B,1,1,1) with which this process's images of a task step are mixed, m a + (1 - m) b.
+
+    Random numbers are those of torch, seeded alike in all processes: they belong to the step and the image.
+
+    Args:
+        num: pairs of the step, over all processes.
+        schedule: for its part of mixtures; with `swap` there are twice as many images.
+        world: the processes.
+
+    Returns:
+        None where the task is to see the fused images.
+    """
+    if not schedule.task_mix or float(torch.rand(())) >= schedule.task_mix:
+        return None
+    m = torch.rand(num * (1 + schedule.swap), 1, 1, 1)
+    return torch.cat([part[world.local_part(num)] for part in m.split(num)])
 
 
 def _random_order(num: int, seed: int) -> list[int]:

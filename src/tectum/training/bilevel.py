@@ -6,8 +6,9 @@ of the fuser after that step, on other pairs:
     theta' = theta - c - P g,    g = d/dtheta L_phi(F_theta(a, b), a, b)                      the look-ahead
     outer(phi) = L_task(F_theta'(a2, b2), target2)                                            the outer loss
 
-P is diagonal: the rate for plain SGD (c = 0), the preconditioner of Adam, held fixed, for the step that the fuser will
-really take (c is what momentum adds). L_phi sees theta only through the image f = F_theta(a, b), so
+P is diagonal: the rate for plain SGD (c = 0), or, for the step that the fuser will really take, the preconditioner of
+Adam times the factor by which the gradient is clipped, both held fixed (c is what momentum adds). L_phi sees theta only
+through the image f = F_theta(a, b), so
 
     d outer / d phi = - d/dphi < dL_phi/df , u >,    u = J P v,    v = d outer / d theta'
 
@@ -25,7 +26,7 @@ Reference: Task-driven Image Fusion with Learnable Fusion Loss, Bai et al., CVPR
 Differs from the release: no double backward, no second set of weights in every layer; Adam's step as an option.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, get_args
@@ -71,13 +72,16 @@ def sgd_step(rate: float) -> InnerOptimizer:
     return step
 
 
-def adam_step(optimizer: torch.optim.Adam, module: nn.Module, lr: float | None = None) -> InnerOptimizer:
-    """Returns the next step of this Adam, with its moments, its rates (or `lr`) and sqrt(v) + eps held fixed.
+def adam_step(
+    optimizer: torch.optim.Adam, module: nn.Module, lr: float | None = None, *, clip: float = 0.0
+) -> InnerOptimizer:
+    """Returns the next step of this Adam, with moments, rates (or `lr`), sqrt(v) + eps and clipping factor held fixed.
 
     Args:
         optimizer: of the module's parameters; it does not change.
         module: the network whose parameters are meant by their names.
         lr: learning rate in place of the optimiser's.
+        clip: largest norm of the gradient of all parameters, which is scaled down to it before the step; 0: no limit.
 
     Raises:
         UserError: the optimiser has options whose step is another (weight decay, amsgrad).
@@ -90,8 +94,9 @@ def adam_step(optimizer: torch.optim.Adam, module: nn.Module, lr: float | None =
 
     def step(parameters: Tensors, gradients: Tensors) -> _InnerStep:
         offset, scale = {}, {}
+        clipping = 1.0 if clip == 0 else _clipping_factor(gradients.values(), clip)
         for name, g in gradients.items():
-            p = owners[name]
+            p, g = owners[name], clipping * g
             group, state = groups[id(p)], optimizer.state.get(p, {})
             beta1, beta2 = group["betas"]
             # Moments before this step, and its number t from 1
@@ -102,10 +107,15 @@ def adam_step(optimizer: torch.optim.Adam, module: nn.Module, lr: float | None =
             v = beta2 * v + (1 - beta2) * g.square()
             # Rate with both bias corrections
             rate = (group["lr"] if lr is None else lr) / (1 - beta1**t) / ((v / (1 - beta2**t)).sqrt() + group["eps"])
-            offset[name], scale[name] = rate * beta1 * m, rate * (1 - beta1)
+            offset[name], scale[name] = rate * beta1 * m, rate * (1 - beta1) * clipping
         return _InnerStep(offset, scale)
 
     return step
+
+
+def _clipping_factor(gradients: Iterable[Tensor], clip: float) -> Tensor:
+    """Factor in (0,1] by which `torch.nn.utils.clip_grad_norm_` scales gradients down to a norm."""
+    return (clip / (nn.utils.get_total_norm(list(gradients)) + 1e-6)).clamp(max=1.0)
 
 
 @dataclass(frozen=True)

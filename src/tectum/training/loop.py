@@ -32,7 +32,7 @@ from tectum.nn.memory import keep_memory
 from tectum.nn.stages import find_device
 from tectum.pair import Pair, Pairs
 from tectum.protocols import Balance
-from tectum.training.batches import batch_indices, crop_batch, meta_indices, whole_batch
+from tectum.training.batches import batch_indices, crop_batch, draw_mix, meta_indices, whole_batch
 from tectum.training.checkpoint import FILES, Checkpoint
 from tectum.training.distributed import World
 from tectum.training.held_out import epoch_means, held_out_losses, split_held_out, weights_to_log
@@ -163,8 +163,8 @@ class _Loop:
         seed = schedule.seed * 1_000_003 + 700_001 + progress.first
         indices = batch_indices(len(self.pairs), schedule, progress.first, schedule.task_first_batch, salt=2)
         whole = self.whole_batch(indices)
-        torch.manual_seed(seed + self.world.rank * 7_000_003)
-        fused = self.trainer.task_images(whole, untrained=indices[self.world.local_part(len(indices))])
+        mix = self.seed_step(seed, len(indices))
+        fused = self.trainer.task_images(whole, mix, untrained=indices[self.world.local_part(len(indices))])
         batch = Pair(fused, fused, whole.target, whole.name)
         if int(torch.randint(2, (1,), generator=torch.Generator().manual_seed(seed))):
             batch = flip(batch)
@@ -195,11 +195,19 @@ class _Loop:
         whole = None
         if self.trainer.task is not None:
             whole = self.whole_batch(batch_indices(len(self.pairs), schedule, step, schedule.task_batch, salt=1))
-        torch.manual_seed(seed + self.world.rank * 7_000_003)  # of dropout
-        terms = self.trainer.fit_step(crops, whole, self.check_finite)
+        mix = self.seed_step(seed, 0 if whole is None else schedule.task_batch)
+        terms = self.trainer.fit_step(crops, whole, self.check_finite, mix)
         self.progress.step += 1
         loss = sum(float(self.trainer.term_weight(name) * x) for name, x in terms.items() if name != "task")
         return {"loss": loss} | {f"train_{name}": float(x) for name, x in terms.items()}
+
+    def seed_step(self, seed: int, num: int) -> Tensor | None:
+        """Seed torch for a step, and return the weights of its mixtures of `num` pairs, if it has any."""
+        torch.manual_seed(seed)
+        mix = draw_mix(num, self.schedule, self.world) if num else None
+        if self.world.rank:
+            torch.manual_seed(seed + self.world.rank * 7_000_003)  # dropout differs from process to process
+        return mix
 
     def whole_batch(self, indices: Sequence[int]) -> Pair:
         return whole_batch(self.pairs, indices, self.schedule, self.world).to(self.device)

@@ -53,7 +53,7 @@ class Schedule:
     method: Method = "forward"
     """How the hypergradient is computed: forward mode, double backward (reverse), finite differences."""
     inner: Literal["adam", "sgd"] = "adam"
-    """Look-ahead of a meta step: the step that Adam will take, or a plain step (published)."""
+    """Look-ahead of a meta step: the step that Adam will take, clipped as there, or a plain step (published)."""
     inner_lr: float = 0.0
     """Learning rate of the look-ahead; 0: the current rate of the fuser."""
     outer: Literal["max", "adam", "sgd"] = "max"

@@ -105,8 +105,14 @@ class Trainer:
         for module in self.modules.values():
             module.eval()
 
-    def fit_step(self, crops: Pair, whole: Pair | None, check: Check) -> Tensors:
+    def fit_step(self, crops: Pair, whole: Pair | None, check: Check, mix: Tensor | None = None) -> Tensors:
         """Take one step of the fuser on crops and, where there is a task, one of the task on whole labelled images.
+
+        Args:
+            crops: for the fuser.
+            whole: for the task; None where there is none.
+            check: called with each number that must be finite.
+            mix: weights (B,1,1,1) of mixtures of the sources, on which the task is to step; None: on fused images.
 
         Returns:
             The objective's terms before their weights; "task_in_fuser", the task's part of the fuser's loss; and
@@ -130,7 +136,7 @@ class Trainer:
         optimizer.step()
         self.ema.update()
         if whole is not None:
-            terms["task"] = self.task_step(self.task_images(whole), whole, check)
+            terms["task"] = self.task_step(self.task_images(whole, mix), whole, check)
         return {name: term.detach() for name, term in terms.items()}
 
     def term_weight(self, name: str) -> float:
@@ -152,17 +158,16 @@ class Trainer:
         self.optimizers["task"].step()
         return loss.detach()
 
-    def task_images(self, whole: Pair, *, untrained: Sequence[int] | None = None) -> Tensor:
+    def task_images(self, whole: Pair, mix: Tensor | None, *, untrained: Sequence[int] | None = None) -> Tensor:
         """Returns the images of a task step: fused, or mixtures m a + (1 - m) b with one m per image in [0,1].
-
-        Random numbers are those of torch, which `fit` has seeded.
 
         Args:
             whole: a batch of pairs.
+            mix: the m (B,1,1,1); None for fused images.
             untrained: their indices, while the fuser is untrained: its images are then made once and kept.
         """
-        if self.schedule.task_mix and float(torch.rand(())) < self.schedule.task_mix:
-            m = torch.rand(len(whole.a), 1, 1, 1).to(whole.a)
+        if mix is not None:
+            m = mix.to(whole.a)
             return m * whole.a + (1 - m) * whole.b
         if untrained is None:
             return fuse_without_gradient(self.fuser, whole)
@@ -202,7 +207,7 @@ class Trainer:
         rate = self.schedule.inner_lr or float(optimizer.param_groups[0]["lr"])
         step: InnerOptimizer = sgd_step(rate)
         if self.schedule.inner == "adam":
-            step = adam_step(optimizer, self.fuser, rate)
+            step = adam_step(optimizer, self.fuser, rate, clip=self.schedule.clip)
         return hypergradient(
             self.fuser,
             self.objective,
