@@ -126,7 +126,7 @@ def test_folders_with_no_matches(folder: Path, refused: Refused) -> None:
         (folder / side).mkdir()
         write_image(folder / side / name, np.zeros((HEIGHT, WIDTH), np.uint8))
     assert "(1) and" in (told := refused("a", "b", out="results")) and "share none" in told
-    assert "got" in (told := refused("a", "a", out="results")) and "for both" in told
+    assert "must be different files, got" in (told := refused("a", "a", out="results")) and "1.png twice" in told
     (folder / "empty").mkdir()
     assert "no images in" in refused("a", "empty", out="results")
     assert not (folder / "results").exists()

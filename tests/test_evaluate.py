@@ -334,9 +334,10 @@ def test_two_files_of_one_name(folder: Path) -> None:
 
 
 def test_two_exposures_may_both_be_in_colour(folder: Path) -> None:
+    shutil.copytree(folder / "vi", folder / "too")
     with pytest.raises(ValueError, match=r"must be grey.* --both-colour"):
-        Evaluator(both(folder), folder / "vi", folder / "vi", baselines=()).run(quiet=True)
-    found = Evaluator(both(folder), folder / "vi", folder / "vi", metrics=QUICK, both_colour=True)
+        Evaluator(both(folder), folder / "vi", folder / "too", baselines=()).run(quiet=True)
+    found = Evaluator(both(folder), folder / "vi", folder / "too", metrics=QUICK, both_colour=True)
     assert len(found.run(quiet=True).scores.images) == NUM
 
 
@@ -356,7 +357,8 @@ def test_missing_images_leave_the_common_ones_and_are_told(folder: Path) -> None
         ("theirs", lambda x: x[:-2], "must have the size of its sources, 52x44, got 52x42"),
         ("ir", lambda x: x[:-2], "must share one size, got 52x44 and 52x42"),
         ("ir", lambda x: x.astype(np.uint16) * 40, "16 bits a pixel; say which .* --infrared-range"),
-        ("vi", lambda x: x.astype(np.uint16) * 40, "16 bits a pixel; say which .* --visible-range"),
+        ("vi", lambda x: x.astype(np.uint16) * 200, "16 bits a pixel; say which .* --visible-range"),
+        ("vi", lambda x: x.astype(np.uint16) * 40, "as cameras of 14 bits .* --visible-range"),
         ("theirs", lambda x: x.astype(np.uint16), "16 bits a pixel but no value above \\d+ of 65535"),
         ("theirs", lambda x: x.astype(np.uint16) * 16, "no value above .* as if fewer bits were meant"),
         ("ir", lambda x: np.stack([x, 255 - x, x // 2], -1), "an infrared image must be grey, .* in colour"),
@@ -493,7 +495,8 @@ def test_a_name_is_taken_from_the_folder(folder: Path) -> None:
 
 def test_a_perfect_copy_has_an_infinite_psnr_and_still_a_table(folder: Path) -> None:
     shutil.copytree(folder / "ir", folder / "same")
-    argv = ["eval", "--visible", str(folder / "ir"), "--infrared", str(folder / "ir"), "-o", str(folder / "out")]
+    shutil.copytree(folder / "ir", folder / "too")
+    argv = ["eval", "--visible", str(folder / "ir"), "--infrared", str(folder / "too"), "-o", str(folder / "out")]
     assert main([*argv, "--fused", str(folder / "same"), "--fused", str(folder / "ours"), "--quiet"]) == 0
     text = (folder / "out" / "evaluation.json").read_text()
     json.loads(text, parse_constant=lambda x: pytest.fail(f"{x} is no JSON"))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tectum.cli import main
+from tectum.fusion.fuse import fuse
 from tectum.fusion.pipeline import FusePipeline
 from tectum.fusion.stream import overlap
 from tectum.io.folders import ResultFolder, match
@@ -140,6 +141,60 @@ def test_match_says_what_is_wrong_with_folders(tmp_path: Path) -> None:
         match(str(tmp_path), two)
     with pytest.raises(FileNotFoundError, match=r"no images in .*nothing"):
         match(str(tmp_path / "nothing*.png"), two)
+
+
+def test_files_that_two_patterns_cover_belong_to_the_narrower_one(tmp_path: Path) -> None:
+    folder = touch(tmp_path, "0001.png", "0001_ir.png", "0002.png", "0002_ir.png", "0003_ir.png")
+    pairs = [("0001.png", "0001_ir.png"), ("0002.png", "0002_ir.png")]
+    found = match(f"{folder}/*.png", f"{folder}/*_ir.png")
+    assert [tuple(file.name for file in pair.files) for pair in found.pairs] == pairs
+    assert found.unmatched == {"visible": (), "infrared": ("0003",)}
+    swapped = match(f"{folder}/*_ir.png", f"{folder}/*.png")
+    assert [tuple(file.name for file in pair.files[::-1]) for pair in swapped.pairs] == pairs
+
+
+def test_an_image_is_never_paired_with_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    vi, ir = touch(tmp_path / "vi", "1.png", "2.png", "3.png"), touch(tmp_path / "ir", "1.png")
+    for places in ((vi, vi), (f"{vi}/*.png", vi), (vi, f"{ir}/../vi"), (f"{vi}/1*", f"{vi}/*1*")):
+        with pytest.raises(
+            ValueError, match=r"must be different files, got .*1.png.*; name another file, or quote two"
+        ):
+            match(*places)
+    with pytest.raises(FileNotFoundError, match="share none"):  # the wider pattern is left with nothing that fits
+        match(f"{vi}/*.png", f"{vi}/1*")
+    (tmp_path / "ir" / "2.png").symlink_to(tmp_path / "vi" / "2.png")
+    (tmp_path / "ir" / "3.png").hardlink_to(tmp_path / "vi" / "3.png")
+    found = match(vi, ir)
+    assert [pair.name for pair in found.pairs] == ["1"] and set(found.ambiguous) == {"2", "3"}
+    assert all("which are one file" in fault for fault in found.ambiguous.values())
+    write_image(tmp_path / "vi" / "1.png", np.zeros(SIZE, np.uint8))
+    for sources in ((f"{vi}/1.png", f"{ir}/../vi/1.png"), (vi, vi)):
+        assert main(["fuse", *sources, "-o", str(tmp_path / "out.png"), "--system", "average"]) == 2
+        assert "must be different files" in capsys.readouterr().err
+    assert main(["align", vi, vi, "-o", str(tmp_path / "rig.json")]) == 2
+    assert main(["eval", "--fused", f"f={vi}", "--visible", vi, "--infrared", vi, "-o", str(tmp_path / "e")]) == 2
+    with pytest.raises(ValueError, match="must be different files"):
+        fuse([f"{vi}/2.png", f"{vi}/1.png", f"{vi}/2.png"], kind="focus", system="average")
+
+
+def test_partners_of_types_that_are_not_read_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    vi, ir = touch(tmp_path / "vi", "1.mat", "2.png"), touch(tmp_path / "ir", "1.png", "2.seq", "9.raw")
+    with pytest.raises(FileNotFoundError, match=r"share none; .*ir.2\.seq, .*vi.1\.mat would match by name, but"):
+        match(vi, ir)
+    for name in ("vi/3.png", "ir/3.png"):
+        write_image(tmp_path / name, np.zeros(SIZE, np.uint8))
+    assert main(["fuse", vi, ir, "-o", str(tmp_path / "out"), "--system", "average"]) == 0
+    told = capsys.readouterr().err
+    assert "1.mat would match by name" in told and "2.seq" in told and "9.raw" not in told
+
+
+def test_names_match_however_the_system_writes_accents(tmp_path: Path) -> None:
+    composed, apart = "caf\u00e9", "cafe\u0301"
+    vi, ir = touch(tmp_path / "vi", f"{composed}.png"), touch(tmp_path / "ir", f"{apart}.png")
+    assert [pair.name for pair in match(vi, ir).pairs] == [composed]
+    for name in (f"{composed}_vi.png", f"{apart}_ir.png"):
+        (tmp_path / name).touch()
+    assert [pair.name for pair in match(f"{tmp_path}/*_vi.png", f"{tmp_path}/*_ir.png").pairs] == [composed]
 
 
 # ---- a folder run ----------------------------------------------------------------------------------------------------

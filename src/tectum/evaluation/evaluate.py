@@ -143,6 +143,7 @@ class Evaluator:
             for role, alone in matches.unmatched.items()
             if alone and names is None
         ]
+        self._warnings += [matches.unread_warning()] if matches.unread else []
         selected = select_pairs({pair.name: pair for pair in matches.pairs}, names, self._failures)
         self.methods = self._make_methods(methods)
         self.pairs = self._common_pairs(selected)

@@ -99,10 +99,6 @@ class Fuse(FuseOptions):
         if len(set(are_folders)) > 1:
             descriptions = [f"{x} (a {'folder' if f else 'file'})" for x, f in zip(sources, are_folders, strict=True)]
             raise UserError(f"give two files or two folders, got {' and '.join(descriptions)}")
-        if are_folders[0] and len({os.path.realpath(path) for path in sources}) < len(sources):
-            twice = next(x for i, x in enumerate(sources) if x in sources[:i] or i == len(sources) - 1)
-            needed = f"{kind.words[0]} and {kind.words[1]}" if not self.more else "different"
-            raise UserError(f"{needed} images are needed, got {twice} for both; name two folders")
         if self.threads is not None:
             use_threads(self.threads)
         return self._fuse_folders(*sources) if are_folders[0] else self._fuse_files(*sources)
@@ -212,6 +208,8 @@ class Fuse(FuseOptions):
             if lone_names:
                 others = " or ".join(other for other in matches.unmatched if other != role)
                 say(f"{len(lone_names)} {role} without {others} of that name, skipped: {abbreviate(lone_names)}")
+        if unread := matches.unread_warning():
+            say(unread)
         say_failures("not fused", outcome.failures)
         state = f"{outcome.num_finished} of {outcome.num_pairs} pairs are done and kept, {again} continues"
         if outcome.interrupted:

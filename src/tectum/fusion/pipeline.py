@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from tectum.color import choose_chroma, ycbcr_to_rgb
 from tectum.errors import UserError
 from tectum.fusion.options import FuseOptions as FuseOptions
-from tectum.io.files import file_sha256
+from tectum.io.files import describe_same_file, file_sha256
 from tectum.io.image import NarrowRangeError, Picture, picture_from_array, px, read_image, to_array
 from tectum.kinds import KINDS, Kind
 from tectum.nn.modes import evaluation_mode
@@ -135,6 +135,8 @@ class FusePipeline:
         check_number(kind, len(sources))
         if self.rig is not None and infrared_range == "auto" and self.rig.infrared_range is not None:
             infrared_range = "{},{}".format(*self.rig.infrared_range)
+        if fault := describe_same_file([Path(source) for source in sources if isinstance(source, str | Path)]):
+            raise UserError(fault)
         names = kind.words if len(sources) == 2 else kind.image_names(len(sources))
 
         def read(i: int, value_range: str) -> Picture:

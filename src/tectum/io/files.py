@@ -8,7 +8,7 @@ import json
 import os
 import unicodedata
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -210,6 +210,22 @@ def check_path_exists(noun: str, path: str) -> None:
         close = None
     hint = f"did you mean {Path(path).with_name(close)}?" if close else "check the path"
     raise FileNotFoundError(f"{noun} image or folder {path} does not exist; {hint}")
+
+
+def describe_same_file(paths: Sequence[Path]) -> str:
+    """A sentence on two paths that are one file, by a link or by name; "" where there are none."""
+    seen: dict[tuple[int, int], Path] = {}
+    for path in paths:
+        if path.exists() and (earlier := seen.setdefault(file_key(path), path)) is not path:
+            which = f"{earlier} twice" if earlier == path else f"{earlier} and {path}, which are one file"
+            return f"the images of a scene must be different files, got {which}; name another file"
+    return ""
+
+
+def file_key(path: Path) -> tuple[int, int]:
+    """What tells a file from all others, whatever links lead to it: its device and its number there."""
+    status = path.stat()
+    return status.st_dev, status.st_ino
 
 
 def is_folder_or_pattern(path: str) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tectum.errors import UserError, abbreviate
-from tectum.io.files import changed_settings, read_json, write_json
+from tectum.io.files import changed_settings, describe_same_file, file_key, normalise_name, read_json, write_json
 from tectum.io.image import EXTENSIONS
 
 
@@ -39,14 +39,24 @@ class Matches:
     Attributes:
         pairs: files of one name, sorted by it.
         unmatched: {role ("visible", "infrared", ..): names that another side lacks}.
-        ambiguous: {name: sentence} where one side has two files of that name.
+        ambiguous: {name: sentence} where one side has two files of that name, or two sides have one file.
         folders: {role: the folder the images were looked for in}.
+        unread: files of types that are not read, with the name of an image that lacks a partner.
     """
 
     pairs: tuple[PairFiles, ...]
     unmatched: Mapping[str, tuple[str, ...]]
     ambiguous: Mapping[str, str]
     folders: Mapping[str, Path]
+    unread: tuple[str, ...] = ()
+
+    def unread_warning(self) -> str:
+        """A sentence on partners of types that are not read; "" if there are none."""
+        return _describe_unread(self.unread)
+
+
+def _describe_unread(files: Sequence[str]) -> str:
+    return f"{abbreviate(files)} would match by name, but tectum reads no such files; convert them" if files else ""
 
 
 def _folder_of(where: str) -> Path:
@@ -61,7 +71,8 @@ def _folder_of(where: str) -> Path:
 def match(*paths: str, roles: Sequence[str] = ("visible", "infrared")) -> Matches:
     """Match the images of folders (or quoted patterns) by their names without the extension.
 
-    Hidden files, other file types and sub-folders are skipped. Patterns whose file names have nothing in common
+    Hidden files, other file types and sub-folders are skipped. Where one pattern covers the files of another too
+    ('*.png', '*_ir.png'), they belong to the narrower one. Patterns whose file names have nothing in common
     ('*_vi.png', '*_ir.png') are matched by what their last * stands for.
 
     Args:
@@ -70,33 +81,65 @@ def match(*paths: str, roles: Sequence[str] = ("visible", "infrared")) -> Matche
 
     Raises:
         FileNotFoundError: a folder is missing, holds no images, or they share no name.
+        UserError: the two sides are the same files.
     """
-    files = {role: find_images(place) for role, place in zip(roles, paths, strict=True)}
+    sides = dict(zip(roles, paths, strict=True))
+    files = _give_to_narrowest(sides, {role: find_images(place) for role, place in sides.items()})
     names = {role: group_by_name(images) for role, images in files.items()}
     if not _shared_names(names):
-        by_star = {role: group_by_star(files[role], place) for role, place in zip(roles, paths, strict=True)}
+        by_star = {role: group_by_star(files[role], place) for role, place in sides.items()}
         if all(by_star.values()) and _shared_names(by_star):
             names = by_star
     common = _shared_names(names)
+    lone = {role: tuple(sorted(names[role].keys() - set(common))) for role in names}
+    unread = _unread_partners(sides, lone)
+    patterns = f"quote two patterns such as 'DIR/*_{_short(roles[0])}.png' 'DIR/*_{_short(roles[1])}.png'"
     if not common:
-        contents = [f"{place} ({abbreviate(names[role])})" for role, place in zip(roles, paths, strict=True)]
+        contents = [f"{place} ({abbreviate(names[role])})" for role, place in sides.items()]
         raise FileNotFoundError(
-            f"pairs are matched by file name without its extension, but {' and '.join(contents)} share none; rename "
-            f"the files, or quote two patterns such as 'DIR/*_{_short(roles[0])}.png' 'DIR/*_{_short(roles[1])}.png'"
+            f"pairs are matched by file name without its extension, but {' and '.join(contents)} share none"
+            + (f"; {_describe_unread(unread)}" if unread else f"; rename the files, or {patterns}")
         )
-    ambiguous = {}
-    for name in common:
-        for side in names.values():
-            if len(side[name]) > 1:
-                ambiguous[name] = f"{len(side[name])} files of this name ({', '.join(map(str, side[name]))}); keep one"
+    same = {name: describe_same_file([side[name][0] for side in names.values()]) for name in common}
+    if all(same.values()):
+        raise UserError(f"{same[common[0]]}, or {patterns}")
+    faults = {name: fault for name in common if (fault := _name_doubles(name, names) or same[name])}
     return Matches(
         pairs=tuple(
-            _pair_files(name, [side[name][0] for side in names.values()]) for name in common if name not in ambiguous
+            _pair_files(name, [side[name][0] for side in names.values()]) for name in common if name not in faults
         ),
-        unmatched={role: tuple(sorted(names[role].keys() - set(common))) for role in names},
-        ambiguous=ambiguous,
-        folders={role: _folder_of(place) for role, place in zip(roles, paths, strict=True)},
+        unmatched=lone,
+        ambiguous=faults,
+        folders={role: _folder_of(place) for role, place in sides.items()},
+        unread=unread,
     )
+
+
+def _give_to_narrowest(sides: Mapping[str, str], files: Mapping[str, list[Path]]) -> dict[str, list[Path]]:
+    """The files of each side, without those that a pattern shares with a narrower side, all of whose files it has."""
+    keys = {role: {path: file_key(path) for path in side} for role, side in files.items()}
+    sets = {role: set(side.values()) for role, side in keys.items()}
+    result = {}
+    for role, side in keys.items():
+        narrower = [] if Path(sides[role]).is_dir() else [other for other in sets.values() if other < sets[role]]
+        claimed: set[tuple[int, int]] = set().union(*narrower)
+        result[role] = [path for path, key in side.items() if key not in claimed]
+    return result
+
+
+def _name_doubles(name: str, sides: Mapping[str, Mapping[str, list[Path]]]) -> str:
+    """A sentence on the files of a name, where one side has several; "" otherwise."""
+    files = next((side[name] for side in sides.values() if len(side[name]) > 1), [])
+    return f"{len(files)} files of this name ({', '.join(map(str, files))}); keep one" if files else ""
+
+
+def _unread_partners(sides: Mapping[str, str], lone: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    """The files of unknown types that have the name of an image which lacks a partner."""
+    wanted = {name for names in lone.values() for name in names}
+    if not wanted:
+        return ()
+    found = {path for place in sides.values() for path in _list_files(place) if path.suffix.lower() not in EXTENSIONS}
+    return tuple(sorted(str(path) for path in found if normalise_name(path.stem) in wanted))
 
 
 def _shared_names(sides: Mapping[str, Mapping[str, list[Path]]]) -> list[str]:
@@ -113,8 +156,8 @@ def _short(role: str) -> str:
     return {"visible": "vi", "infrared": "ir"}.get(role, role)
 
 
-def find_images(where: str) -> list[Path]:
-    """The image files of a folder or a pattern, sorted. Raises FileNotFoundError when there are none."""
+def _list_files(where: str) -> list[Path]:
+    """The files and folders of a folder or a pattern, hidden ones left out."""
     folder = Path(where)
     if folder.is_dir():
         candidates = list(folder.iterdir())
@@ -124,7 +167,13 @@ def find_images(where: str) -> list[Path]:
         raise NotADirectoryError(f"a folder of images is needed, {where} is a file; give the folder it lies in")
     else:
         raise FileNotFoundError(f"no such folder: {where}")
-    files = [p for p in candidates if p.suffix.lower() in EXTENSIONS and not p.name.startswith(".") and p.is_file()]
+    return [path for path in candidates if not path.name.startswith(".")]
+
+
+def find_images(where: str) -> list[Path]:
+    """The image files of a folder or a pattern, sorted. Raises FileNotFoundError when there are none."""
+    candidates = _list_files(where)
+    files = [path for path in candidates if path.suffix.lower() in EXTENSIONS and path.is_file()]
     if not files:
         inside = sorted(p.name for p in candidates if p.is_dir())
         hint = f"; it holds the folders {abbreviate(inside)}, give one of them" if inside else ""
@@ -136,7 +185,7 @@ def group_by_name(files: Iterable[Path]) -> dict[str, list[Path]]:
     """Group files by name without the last extension: 0001.tar.png -> 0001.tar."""
     names: dict[str, list[Path]] = {}
     for file in files:
-        names.setdefault(file.stem, []).append(file)
+        names.setdefault(normalise_name(file.stem), []).append(file)
     return names
 
 
@@ -149,7 +198,7 @@ def group_by_star(files: Iterable[Path], pattern: str) -> dict[str, list[Path]]:
     names: dict[str, list[Path]] = {}
     for file in files:
         if parts := star.fullmatch(file.name):
-            names.setdefault(parts[1], []).append(file)
+            names.setdefault(normalise_name(parts[1]), []).append(file)
     return names
 
 
