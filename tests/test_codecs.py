@@ -157,6 +157,31 @@ EXACT = {
 }
 
 
+ALPHA16 = np.linspace(8000, 65535, 64).round().astype(np.uint16)[None].repeat(8, 0)
+TRUE16 = np.broadcast_to(np.array([60000, 30000, 10000], np.uint16), (8, 64, 3))
+
+
+@pytest.mark.parametrize("kind", ["uint8", "uint16", "float32", "float64"])
+def test_associated_alpha_is_divided_out_at_every_depth(kind: str, tmp_path: Path) -> None:
+    """ExtraSamples 1: the stored colours are multiplied by alpha (TIFF 6.0, section 18)."""
+    share = ALPHA16[..., None] / 65535
+    multiplied = np.concatenate((TRUE16 / 65535 * share, share), axis=2)
+    scale = {"uint8": 255, "uint16": 65535}.get(kind, 1)
+    stored = (multiplied * scale).round() if scale > 1 else multiplied
+    pixels = read(tiff(stored.astype(kind), extra=1), tmp_path)
+    assert pixels.dtype == kind
+    error = np.abs(pixels[..., :3] / scale - TRUE16 / 65535)
+    assert error.max() <= (0.5 / scale / share.min() + 1 / scale if scale > 1 else 1e-6)
+    np.testing.assert_array_equal(pixels[..., 3], stored.astype(kind)[..., 3])
+
+
+def test_associated_alpha_of_nothing_is_black_and_overflow_is_clipped(tmp_path: Path) -> None:
+    pixels = np.array([[[0, 0, 0, 0], [500, 9, 0, 0], [700, 100, 50, 100], [65535, 1, 2, 65535]]], np.uint16)
+    expected = [[0, 0, 0, 0], [0, 0, 0, 0], [65535, 65535, 32768, 100], [65535, 1, 2, 65535]]
+    np.testing.assert_array_equal(read(tiff(pixels, extra=1), tmp_path)[0], expected)
+    np.testing.assert_array_equal(read(tiff(pixels, extra=2), tmp_path), pixels)
+
+
 @pytest.mark.parametrize("name", EXACT)
 def test_files_are_read_to_the_last_code(name: str, tmp_path: Path) -> None:
     data, expected = EXACT[name]
@@ -402,7 +427,7 @@ def test_png_and_tiff_return_every_code(pixels: Any, extension: str, tmp_path: P
 def test_red_stays_red_in_every_format(tmp_path: Path) -> None:
     red = np.zeros((16, 16, 4), np.uint8)
     red[...] = (220, 30, 10, 128)
-    for extension in images.EXTENSIONS:
+    for extension in images.OUTPUT_EXTENSIONS:
         path = tmp_path / f"a{extension}"
         write_image(path, red)
         image = Image.open(path)

@@ -83,7 +83,10 @@ def flir_jpeg(
     if encoding == "raw":
         image, subtype = counts.astype(np.dtype(np.uint16).newbyteorder(order)).tobytes(), 2 if order == "<" else 1
     else:
-        image, subtype = cv2.imencode(".png", counts if encoding == "png in order" else counts.byteswap())[1].tobytes(), 3
+        image, subtype = (
+            cv2.imencode(".png", counts if encoding == "png in order" else counts.byteswap())[1].tobytes(),
+            3,
+        )
     info = bytearray(0x4A0)
     struct.pack_into(order + "H", info, 0, 2)
     for name, offset in _FLOATS.items():
@@ -112,7 +115,10 @@ def dji_jpeg(counts: Any, *, preview: Any = None) -> bytes:
     """A DJI JPEG: (H,W) uint16 raw counts in APP3 segments, little-endian."""
     raw = counts.astype("<u2").tobytes()
     stream = io.BytesIO()
-    Image.fromarray(np.zeros((*counts.shape, 3), np.uint8) if preview is None else preview).save(stream, "JPEG")
+    exif = Image.Exif()
+    exif[0x010F] = "DJI"
+    shown = Image.fromarray(np.zeros((*counts.shape, 3), np.uint8) if preview is None else preview)
+    shown.save(stream, "JPEG", exif=exif)
     return _with_segments(stream.getvalue(), 0xE3, [raw[i : i + 65533] for i in range(0, len(raw), 65533)])
 
 

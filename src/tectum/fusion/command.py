@@ -161,8 +161,10 @@ class Fuse(FuseOptions):
         for warning in fused.warnings:
             say(f"warning: {warning}")
         for output, file in files.items():
-            report = output == "report"
-            write_image(file, draw_report(fused, self._labels) if report else fused.array(output, bits=self.bits))
+            if output == "report":
+                write_image(file, draw_report(fused, self._labels))
+            else:
+                write_image(file, fused.array(output, bits=self.bits), metadata=fused.visible.metadata)
         if not self.quiet:
             print(", ".join(str(file) for file in files.values()))
         return 0

@@ -184,7 +184,10 @@ def fuse_folder(
 
     def write(pair: PairFiles, fused: Fused) -> None:
         for output, path in results.files(pair.name).items():
-            write_image(path, draw(fused) if output == "report" and draw else fused.array(output, bits=bits))
+            if output == "report" and draw:
+                write_image(path, draw(fused))
+            else:
+                write_image(path, fused.array(output, bits=bits), metadata=fused.visible.metadata)
 
     def done(pair: PairFiles, error: Exception | None) -> None:
         if error is None:

@@ -19,17 +19,19 @@ Grey. A visible image is grey (chroma None) if its three channels are equal ever
 already if they differ by at most 4/255 on 99.9 % of the pixels: thermal cameras store one channel three times, and
 JPEG then leaves a faint false colour (LLVIP), which must not tint the result. Alpha never touches the luminance.
 
-Files. The first bytes say what a file is, not its name:
+Files. The first bytes say what a file is, not its name. Readers that not every image needs are imported when one does:
 
-    PNG, JPEG, WebP, BMP, TIFF of 8 bits a channel or fewer     Pillow   palettes, CMYK, 1-bit, transparency, EXIF; and
-                                                                         OpenCV's libpng prints its warnings
-    PNG of 16 bits; TIFF of 16, 32 or 64 bits, integer or float OpenCV   Pillow cuts 16-bit RGB PNG to 8 bits and has no
-                                                                         16-bit RGB or float64 TIFF
+    PNG, JPEG, WebP, BMP of 8 bits a channel or fewer   Pillow   palettes, CMYK, 1-bit, transparency, EXIF; and OpenCV's
+                                                                 libpng prints its warnings
+    PNG of 16 bits                                      OpenCV   Pillow cuts 16-bit RGB to 8 bits
+    TIFF                        `tectum.io.tiff`                 the first page; both libraries
+    HEIC, AVIF                  `tectum.io.heif`                 Pillow and its plugins
+    .npy                        `tectum.io.npy`                  numpy, no pickles
+    radiometric JPEG            `tectum.io.radiometric`          as an infrared image: temperatures or raw counts
 
-The first page of a TIFF is taken; where white is zero it is inverted; beyond 8 bits its channels must be interleaved
-(1, 3 or 4 of them). The EXIF orientation is applied on both ways. ICC profiles and gamma chunks are ignored: numbers
-in the file are taken as they stand. A file that has lost a part is refused. Writing is atomic. Alpha is dropped in JPEG
-and BMP, which have no dependable place for it.
+The EXIF orientation is applied. Numbers in a file are taken as they stand: ICC profiles and gamma chunks change none.
+EXIF, ICC profile and geo tags (`tectum.io.metadata`) can go into a result. A file that has lost a part is refused.
+Writing is atomic. Alpha is dropped in JPEG and BMP, which have no dependable place for it.
 """
 
 import contextlib
@@ -46,7 +48,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from PIL import BmpImagePlugin, Image, ImageFile, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
+from PIL import BmpImagePlugin, Image, ImageFile, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 from torch import Tensor
 
 from tectum.color import HALF_UP, rgb_to_ycbcr, ycbcr_to_rgb
@@ -54,11 +56,21 @@ from tectum.errors import UserError
 from tectum.io.files import write_whole
 
 Array = np.ndarray[Any, np.dtype[Any]]
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+OUTPUT_EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+EXTENSIONS = (*OUTPUT_EXTENSIONS, ".heic", ".heif", ".avif", ".npy")
+"""Names that image files in a folder end in."""
 MAX_PIXELS = 2**30  # OpenCV's own limit too; 1 gigapixel of float32 is 4 GiB
 _AGAIN = "copy or save it again"
+_PLUGINS: dict[str, Any] = {  # called directly: Image.open compares the size with a limit that is global to the process
+    "PNG": PngImagePlugin.PngImageFile,
+    "JPEG": JpegImagePlugin.JpegImageFile,
+    "WebP": WebPImagePlugin.WebPImageFile,
+    "BMP": BmpImagePlugin.BmpImageFile,
+}
+_METADATA = {"exif", "icc_profile", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}
+"""Entries of a Pillow image's `info` that a result or the orientation needs."""
 # What Pillow raises on damaged files, found by flipping bytes; a NameError of ours must stay one.
-_DAMAGED = (OSError, SyntaxError, ValueError, KeyError, IndexError, TypeError, OverflowError, EOFError, struct.error)
+DAMAGED = (OSError, SyntaxError, ValueError, KeyError, IndexError, TypeError, OverflowError, EOFError, struct.error)
 _warnings_lock = threading.Lock()
 Modality = Literal["visible", "infrared"]
 _NEARLY_GREY = 4 / 255
@@ -185,7 +197,7 @@ def read_image(
     """Read an image file.
 
     Args:
-        path: a PNG, JPEG, WebP, BMP or TIFF file.
+        path: a PNG, JPEG, WebP, BMP, TIFF, HEIC, AVIF or .npy file; as an infrared image also a radiometric JPEG.
         value_range: which raw values become 0 and 1; see the module's description.
         modality: "visible" or "infrared"; decides "auto" and what counts as grey.
         flag: what messages call the option for the range; --visible-range or --infrared-range without it.
@@ -204,7 +216,7 @@ def read_image(
     ((1, 4, 6), 0.2, None, 8)
     """
     parsed = parse_range(value_range)
-    return _make_picture(_read_raw(Path(path)), modality, parsed, str(path), flag)
+    return _make_picture(_read_raw(Path(path), modality), modality, parsed, str(path), flag)
 
 
 def picture_from_array(
@@ -232,7 +244,7 @@ def picture_from_array(
     parsed = parse_range(value_range)
     noun = noun or modality
     if isinstance(x, Image.Image):
-        return _make_picture(RawImage(_from_pillow(x)), modality, parsed, f"the {noun} PIL image", flag)
+        return _make_picture(RawImage(pixels_from_pillow(x)), modality, parsed, f"the {noun} PIL image", flag)
     if isinstance(x, Tensor):
         shape = tuple(x.shape)
         channels = x[0] if x.ndim == 4 and len(x) == 1 else x
@@ -295,15 +307,17 @@ def to_array(y: Tensor, chroma: Tensor | None = None, alpha: Tensor | None = Non
     return out[..., 0] if num_channels == 1 else out
 
 
-def write_image(path: str | Path, array: Array) -> None:
+def write_image(path: str | Path, array: Array, *, metadata: Mapping[str, Any] | None = None) -> None:
     """Write an image so that its final name never holds half a file.
 
     The extension gives the format. PNG and TIFF take 8 and 16 bits, JPEG (quality 95, no colour subsampling), WebP
-    (quality 95) and BMP take 8. Alpha is dropped in JPEG and BMP.
+    (quality 95) and BMP take 8. Alpha is dropped in JPEG and BMP. Metadata of a source goes along where the format has
+    a place for it: EXIF and ICC profile into PNG, JPEG, WebP and TIFF, geo tags into TIFF.
 
     Args:
         path: where to; its folder must exist. An older file is replaced at the very end.
         array: (H, W), (H, W, 3) RGB or (H, W, 4) RGBA of uint8 or uint16.
+        metadata: of the source in whose frame the image lies, as in `RawImage`.
 
     Raises:
         ValueError: for an unknown extension, 16 bits in an 8-bit format, or another shape or type.
@@ -318,7 +332,7 @@ def write_image(path: str | Path, array: Array) -> None:
             f"pixels must be (H,W), (H,W,3) or (H,W,4) of uint8 or uint16, got {array.shape} of {array.dtype}; "
             "make them with to_array"
         )
-    data = _encode(path, array)
+    data = _encode(path, array, metadata or {})
     try:
         write_whole(path, lambda file: file.write_bytes(data))
     except OSError as error:
@@ -334,8 +348,9 @@ def check_output(path: str | Path, *, bits: int = 8) -> None:
     """
     path = Path(path)
     extension = path.suffix.lower()
-    if extension not in EXTENSIONS:
-        raise UserError(f"cannot tell the image format of {path}; end the name in one of {', '.join(EXTENSIONS)}")
+    if extension not in OUTPUT_EXTENSIONS:
+        endings = ", ".join(OUTPUT_EXTENSIONS)
+        raise UserError(f"cannot tell the image format of {path}; end the name in one of {endings}")
     if bits == 16 and extension not in (".png", ".tif", ".tiff"):
         raise UserError(f"{extension} files hold 8 bits only, 16 were asked for {path}; use .png or .tif, or 8 bits")
     if path.is_dir():
@@ -460,11 +475,11 @@ def _codes(y: Tensor, chroma: Tensor | None, alpha: Tensor | None, bits: int) ->
 
 def read_pixels(path: Path) -> Array:
     """Returns the raw pixels of an image file, as in `RawImage`. Raises as `_read_raw`."""
-    return _read_raw(path).pixels
+    return _read_raw(path, "visible").pixels
 
 
-def _read_raw(path: Path) -> RawImage:
-    """Decode an image file.
+def _read_raw(path: Path, modality: Modality) -> RawImage:
+    """Decode an image file; of a radiometric one the temperatures if it is the infrared image, else the preview.
 
     Raises:
         FileNotFoundError, PermissionError, OSError: if the file cannot be opened.
@@ -484,13 +499,13 @@ def _read_raw(path: Path) -> RawImage:
         raise UserError(f"{path} is empty (0 bytes); copy or save the image again")
     try:
         with _whole_files_only:
-            return _decode(data)
+            return _decode(data, modality)
     except Refusal as refusal:
         raise UserError(f"{path} {refusal}") from None
 
 
-def _from_pillow(image: Image.Image) -> Array:
-    """Raw pixels of a Pillow image of any mode, as `read_pixels` gives them; its orientation tag is not looked at."""
+def pixels_from_pillow(image: Image.Image) -> Array:
+    """Returns raw pixels of a Pillow image of any mode, as in `RawImage`; its orientation tag is not looked at."""
     mode = image.mode
     if mode.startswith("I;16"):
         return np.asarray(image).astype(np.uint16)
@@ -508,46 +523,72 @@ class Refusal(Exception):
     """Refusal of the bytes of a file: the rest of a sentence that starts with the file's name."""
 
 
-def _decode(data: bytes) -> RawImage:
-    name, plugin = _identify(data)
+def _decode(data: bytes, modality: Modality) -> RawImage:
+    name = _identify(data)
     try:
-        if name == "PNG":
-            wide, exif = _check_png(data)
-            if wide:
-                return RawImage(_upright(decode_with_opencv(data, name), _orientation(exif)))
         if name == "TIFF":
             from tectum.io import tiff
 
-            tags = tiff.read_tags(data)
-            too_large = tags[256] * tags[257] > (Image.MAX_IMAGE_PIXELS or MAX_PIXELS)  # for Pillow, which tests again
-            if max(tags.get(258, (1,))) > 8 or set(tags.get(339, (1,))) != {1} or too_large:
-                return RawImage(tiff.decode_wide(data, tags))
-        with quiet_pillow():
-            image = plugin(io.BytesIO(data))
-            check_size(*image.size)
-            if name == "TIFF":
-                image.load()  # reads metadata too; it is turned upright here, and its orientation tag removed
-        return RawImage(_upright(_from_pillow(image), _orientation(image)))
+            return tiff.read(data)
+        if name == "HEIC" or name == "AVIF":
+            from tectum.io import heif
+
+            return heif.read(data, name)
+        if name == ".npy":
+            from tectum.io import npy
+
+            return npy.read(data)
+        return _decode_common(data, name, modality)
     except Image.DecompressionBombError:  # Pillow's own limit, where it cannot be got round
         raise Refusal(f"is too large for a {name} file to be read; save it as PNG or strip-wise TIFF") from None
-    except _DAMAGED as error:
+    except DAMAGED as error:
         reason = f" ({error})" if isinstance(error, OSError) else ""
         raise Refusal(f"is a truncated or damaged {name} file{reason}; {_AGAIN}") from error
 
 
-def _identify(data: bytes) -> tuple[str, Any]:
-    # The plugins are called directly: Image.open compares the size with a limit that is global to the process.
+def _decode_common(data: bytes, name: str, modality: Modality) -> RawImage:
+    """Decode a PNG, JPEG, WebP or BMP file."""
+    wide, chunks = _check_png(data) if name == "PNG" else (False, {})
+    if wide:
+        pixels, has_metadata, image = decode_with_opencv(data, name), bool(chunks), None
+    else:
+        with quiet_pillow():
+            image = _PLUGINS[name](io.BytesIO(data))
+            check_size(*image.size)
+        if any(app == "APP3" or body.startswith(b"FLIR\0") for app, body in getattr(image, "applist", ())):
+            from tectum.io import radiometric
+
+            return radiometric.read(image, modality)
+        pixels = pixels_from_pillow(image)
+        has_metadata = bool(_METADATA & image.info.keys())
+    if not has_metadata:
+        return RawImage(pixels)
+    from tectum.io import metadata
+
+    return metadata.attach_png(pixels, chunks) if image is None else metadata.attach_pillow(pixels, image)
+
+
+def _identify(data: bytes) -> str:
+    """The format by the first bytes. A reader of another one gets its line here and its import in `_decode`."""
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "PNG", PngImagePlugin.PngImageFile
+        return "PNG"
     if data.startswith(b"\xff\xd8\xff"):
-        return "JPEG", JpegImagePlugin.JpegImageFile
+        return "JPEG"
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "WebP", WebPImagePlugin.WebPImageFile
+        return "WebP"
     if data.startswith(b"BM"):
-        return "BMP", BmpImagePlugin.BmpImageFile
+        return "BMP"
     if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-        return "TIFF", TiffImagePlugin.TiffImageFile
-    raise Refusal("is not an image tectum can read; give a PNG, JPEG, WebP, BMP or TIFF file")
+        return "TIFF"
+    if data.startswith(b"\x93NUMPY"):
+        return ".npy"
+    if data[4:8] == b"ftyp":  # ISO base media: the brands say what is in it
+        brands = data[8 : int.from_bytes(data[:4], "big")]
+        if b"avif" in brands or b"avis" in brands:
+            return "AVIF"
+        if data[8:12] in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"):
+            return "HEIC"
+    raise Refusal("is not an image tectum can read; give a PNG, JPEG, WebP, BMP, TIFF, HEIC, AVIF or .npy file")
 
 
 def check_size(width: int, height: int) -> None:
@@ -556,9 +597,9 @@ def check_size(width: int, height: int) -> None:
         raise Refusal(f"has {width} x {height} pixels, the limit is {MAX_PIXELS} pixels; cut it or shrink it first")
 
 
-def _check_png(data: bytes) -> tuple[bool, bytes]:
-    """Walk the chunks: all there, the critical ones undamaged. Returns whether it has 16 bits, and the EXIF data."""
-    position, chunk, wide, exif, view = 8, b"", False, b"", memoryview(data)
+def _check_png(data: bytes) -> tuple[bool, dict[bytes, bytes]]:
+    """Walk the chunks: all there, the critical ones undamaged. Returns whether it has 16 bits, and its metadata."""
+    position, chunk, wide, metadata, view = 8, b"", False, {}, memoryview(data)
     while chunk != b"IEND":
         chunk = data[position + 4 : position + 8]
         end = position + 12 + int.from_bytes(view[position : position + 4], "big")
@@ -570,9 +611,10 @@ def _check_png(data: bytes) -> tuple[bool, bytes]:
         if chunk == b"IHDR":
             check_size(*struct.unpack(">II", body[:8]))
             wide = body[8] == 16
-        exif = bytes(body) if chunk == b"eXIf" else exif
+        if chunk in (b"eXIf", b"iCCP"):
+            metadata[chunk] = bytes(body)
         position = end
-    return wide, exif
+    return wide, metadata
 
 
 def decode_with_opencv(data: bytes, name: str) -> Array:
@@ -587,10 +629,14 @@ def decode_with_opencv(data: bytes, name: str) -> Array:
     return pixels if pixels.ndim == 2 else _swap_red_blue(pixels)
 
 
-def _encode(path: Path, array: Array) -> bytes:
+def _encode(path: Path, array: Array, metadata: Mapping[str, Any]) -> bytes:
     import cv2
 
     extension = path.suffix.lower().replace("jpeg", "jpg")
+    if metadata:
+        from tectum.io.metadata import add_to_tiff, fit_metadata
+
+        metadata = fit_metadata(metadata, array, extension)
     if array.ndim == 3:  # OpenCV stores blue first
         keep_alpha = array.shape[2] == 4 and extension not in (".jpg", ".bmp")
         array = _swap_red_blue(array if keep_alpha else array[..., :3])
@@ -600,38 +646,20 @@ def _encode(path: Path, array: Array) -> bytes:
         ".webp": [cv2.IMWRITE_WEBP_QUALITY, 95],
         ".jpg": [cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444],
     }
+    places = {"exif": cv2.IMAGE_METADATA_EXIF, "icc": cv2.IMAGE_METADATA_ICCP} if extension in options else {}
+    types = [place for name, place in places.items() if name in metadata]
+    values = [np.frombuffer(metadata[name], np.uint8) for name in places if name in metadata]
     encoded, data = False, np.empty(0, np.uint8)
     with _silent_opencv, contextlib.suppress(cv2.error):
-        encoded, data = cv2.imencode(extension, array, options.get(extension, []))
+        encoded, data = cv2.imencodeWithMetadata(extension, array, types, values, options.get(extension, []))
     if not encoded:
         height, width = array.shape[:2]
         raise UserError(f"{width} x {height} pixels do not fit into a {extension} file ({path}); use .png or .tif")
-    return bytes(data.tobytes())
+    return add_to_tiff(data.tobytes(), metadata) if metadata and extension.startswith(".tif") else data.tobytes()
 
 
 def _swap_red_blue(pixels: Array) -> Array:
     return np.stack([pixels[..., channel] for channel in (2, 1, 0, 3)[: pixels.shape[2]]], axis=-1)  # fast, contiguous
-
-
-def _orientation(source: Image.Image | bytes) -> int:
-    """EXIF orientation of an image or of raw EXIF data; 1 (upright) where there is none or it cannot be read."""
-    with quiet_pillow(), contextlib.suppress(*_DAMAGED):
-        exif = Image.Exif() if isinstance(source, bytes) else source.getexif()
-        if isinstance(source, bytes):
-            exif.load(source)
-        return int(exif.get(0x0112, 1))
-    return 1
-
-
-def _upright(pixels: Array, orientation: int) -> Array:
-    """Apply an EXIF orientation, 1..8 (others count as 1)."""
-    if orientation in (5, 6, 7, 8):
-        pixels = pixels.swapaxes(0, 1)
-    if orientation in (3, 4, 7, 8):
-        pixels = pixels[::-1]
-    if orientation in (2, 3, 6, 7):
-        pixels = pixels[:, ::-1]
-    return pixels
 
 
 @contextlib.contextmanager

@@ -1,18 +1,54 @@
-"""TIFF files: the tags of the first page, and layouts that Pillow cannot read and OpenCV can."""
+"""TIFF files: the tags of the first page, up to 8 bits by Pillow, and what Pillow cannot read by OpenCV.
+
+Where the tag ExtraSamples says that the colours are multiplied by alpha (associated alpha), they are divided by it, as
+Pillow does for 8 bits:
+
+    colour = stored scale / alpha, clipped to the type's range; 0 where alpha is 0      scale 65535, or 1 for float
+"""
 
 import io
 import struct
 from typing import Any
 
 import numpy as np
-from PIL import TiffImagePlugin
+from PIL import Image, TiffImagePlugin
 
-from tectum.io.image import Array, Refusal, check_size, decode_with_opencv, quiet_pillow
+from tectum.io import metadata
+from tectum.io.image import (
+    MAX_PIXELS,
+    Array,
+    RawImage,
+    Refusal,
+    check_size,
+    decode_with_opencv,
+    pixels_from_pillow,
+    quiet_pillow,
+)
 
 _PIXEL_TAGS = {*range(256, 260), 262, 273, 274, 277, 279, 284, 317, 320, 322, 323, 324, 325, 338, 339}
+_ASSOCIATED_ALPHA = 1
 
 
-def read_tags(data: bytes) -> dict[int, Any]:
+def read(data: bytes) -> RawImage:
+    """Decode the first page of a TIFF, upright, with what of its metadata goes into a result.
+
+    Raises:
+        Refusal: a part of the file is lost, the image is too large, or its layout cannot be read.
+    """
+    tags = _read_tags(data)
+    too_large = tags[256] * tags[257] > (Image.MAX_IMAGE_PIXELS or MAX_PIXELS)  # for Pillow, which tests again
+    if max(tags.get(258, (1,))) > 8 or set(tags.get(339, (1,))) != {1} or too_large:
+        pixels = _decode_wide(data, tags)
+    else:
+        with quiet_pillow():
+            image = TiffImagePlugin.TiffImageFile(io.BytesIO(data))
+            check_size(*image.size)
+            image.load()  # reads metadata too, and turns it upright
+        pixels = pixels_from_pillow(image)
+    return metadata.attach_tiff(pixels, data, tags)
+
+
+def _read_tags(data: bytes) -> dict[int, Any]:
     """Read the tags of the first page, which must lie in the file with all their values, strips and tiles.
 
     Raises:
@@ -37,7 +73,7 @@ def read_tags(data: bytes) -> dict[int, Any]:
     return tags
 
 
-def decode_wide(data: bytes, tags: dict[int, Any]) -> Array:
+def _decode_wide(data: bytes, tags: dict[int, Any]) -> Array:
     """Decode a TIFF of more than 8 bits a channel, upright, in RGB(A) order.
 
     Raises:
@@ -66,4 +102,20 @@ def decode_wide(data: bytes, tags: dict[int, Any]) -> Array:
         raise Refusal("is a truncated or damaged TIFF file; copy or save it again")
     if white_is_zero:
         pixels = np.iinfo(pixels.dtype).max - pixels
-    return pixels[..., :3] if num_channels == 4 and (tags.get(338) or (1,))[0] == 0 else pixels  # 0: not alpha
+    if num_channels < 4:
+        return pixels
+    extra = (tags.get(338) or (2,))[0]
+    if extra == 0:  # no alpha
+        return pixels[..., :3]
+    return _divide_by_alpha(pixels) if extra == _ASSOCIATED_ALPHA and pixels.dtype.kind in "uf" else pixels
+
+
+def _divide_by_alpha(pixels: Array) -> Array:
+    """(H,W,4) RGBA of colours that were multiplied by alpha, as they were before."""
+    integer = pixels.dtype.kind == "u"
+    scale = np.iinfo(pixels.dtype).max if integer else 1
+    colours, alpha = pixels[..., :3].astype(np.float64), pixels[..., 3:].astype(np.float64)
+    divided = np.divide(colours * scale, alpha, out=np.zeros_like(colours), where=alpha > 0)
+    return np.concatenate(
+        ((divided.clip(0, scale) + 0.5 if integer else divided).astype(pixels.dtype), pixels[..., 3:]), 2
+    )
