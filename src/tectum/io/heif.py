@@ -1,4 +1,6 @@
-"""HEIC and AVIF files, the pictures of phones: HEIC by the package pillow-heif, AVIF by Pillow itself (11.3 or newer).
+"""HEIC and AVIF files, the pictures of phones: HEIC by the package pi-heif, AVIF by Pillow itself (11.3 or newer).
+
+pi-heif is pillow-heif without the encoder: its wheels hold LGPL libraries, those of pillow-heif the GPL's x265 too.
 
 Of a file that holds several pictures the main one is taken. HEIC of 10 or 12 bits becomes 16 bits over the whole range,
 v (2^16 - 1) / (2^bits - 1), rounded; AVIF comes with 8 bits, as Pillow gives it. A HEIC says itself how it is turned,
@@ -40,18 +42,18 @@ def _read_avif(data: bytes) -> RawImage:
 
 def _read_heic(data: bytes) -> RawImage:
     try:
-        import pillow_heif
+        import pi_heif
     except ImportError:
         raise _missing("HEIC") from None
     try:
-        image = pillow_heif.open_heif(io.BytesIO(data), convert_hdr_to_8bit=False, hdr_to_16bit=False)
+        image = pi_heif.open_heif(io.BytesIO(data), convert_hdr_to_8bit=False, hdr_to_16bit=False)
         check_size(*image.size)
         bits, stored = image.info.get("bit_depth", 8), np.asarray(image)
     except (*DAMAGED, RuntimeError) as error:
         raise Refusal("is a truncated or damaged HEIC file; copy or save it again") from error
     if bits == 8:
         pixels = pixels_from_pillow(Image.frombuffer(image.mode, image.size, stored.tobytes()))
-    elif image.mode in ("I;16", "RGB;16", "RGBA;16"):
+    elif image.mode in (f"I;{bits}", f"RGB;{bits}", f"RGBA;{bits}"):
         scale = 2**bits - 1
         pixels = ((stored.astype(np.uint32) * 65535 + scale // 2) // scale).astype(np.uint16)
     else:
