@@ -10,6 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from measures import is_one_sentence
@@ -185,6 +186,56 @@ def test_dji_gives_counts_and_says_so(factor: int, tmp_path: Path) -> None:
     np.testing.assert_array_equal(thermogram.counts, COUNTS)
     assert image.pixels.dtype == np.uint16 and image.unit == ""
     assert len(image.warnings) == 1 and "raw counts" in image.warnings[0] and "own making only" in image.warnings[0]
+
+
+def test_extract_writes_what_the_file_holds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    exif = Image.Exif()
+    exif[0x010F], exif[0x0112] = "FLIR", 6
+    flir = write(tmp_path, flir_jpeg(COUNTS, visible=VISIBLE, exif=exif))
+    dji = write(tmp_path, dji_jpeg(COUNTS), "dji.jpg")
+    bare = write(tmp_path, flir_jpeg(COUNTS, visible=bytes(cv2.imencode(".png", PREVIEW)[1])), "png.jpg")
+    out = tmp_path / "new" / "out"
+    assert main(["data", "extract", str(flir), str(dji), str(bare), "-o", str(out)]) == 0
+    names = {"flir-celsius.tif", "flir-visible.jpg", "dji-counts.tif", "png-celsius.tif", "png-visible.png"}
+    assert {file.name for file in out.iterdir()} == names
+    printed = capsys.readouterr().out
+    assert all(str(out / name) in printed for name in names)
+    np.testing.assert_array_equal(read_pixels(out / "flir-celsius.tif"), read_thermogram(flir)[1].pixels)
+    np.testing.assert_array_equal(cv2.imread(str(out / "flir-celsius.tif"), -1), read_thermogram(flir)[1].pixels)
+    np.testing.assert_array_equal(read_pixels(out / "dji-counts.tif"), COUNTS)
+    assert (out / "flir-visible.jpg").read_bytes() == VISIBLE
+    assert b"FLIR\0" in (out / "flir-celsius.tif").read_bytes(), "with the camera's EXIF data"
+    a = read_image(flir, modality="infrared", value_range="20,90")
+    b = read_image(out / "flir-celsius.tif", modality="infrared", value_range="20,90")
+    assert torch.equal(a.y, b.y)
+    assert main(["data", "extract", str(flir), "-o", str(out)]) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert main(["data", "extract", str(flir), "-o", str(out), "--overwrite"]) == 0
+
+
+def test_extract_refuses_plain_images_and_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_image(tmp_path / "a.jpg", PREVIEW)
+    write_image(tmp_path / "a.png", PREVIEW)
+    flir = write(tmp_path, flir_jpeg(COUNTS))
+    out = ["-o", str(tmp_path / "out")]
+    cases = {
+        "a.jpg": "holds no radiometric picture",
+        "a.png": "is no JPEG",
+        "missing.jpg": "does not exist",
+        "": "is a folder",
+    }
+    for name, text in cases.items():
+        assert main(["data", "extract", str(tmp_path / name), *out]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert text in line and ";" in line
+    assert main(["data", "extract", *out]) == 2
+    assert "at least one" in capsys.readouterr().err
+    assert main(["data", "extract", str(flir), str(flir), *out]) == 2
+    assert "flir twice" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert main(["data", "extract", str(tmp_path / "a.jpg"), str(flir), *out]) == 1
+    assert "holds no radiometric picture" in capsys.readouterr().err
+    assert (tmp_path / "out" / "flir-celsius.tif").exists()
 
 
 def test_orientation_turns_temperatures_like_the_preview(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from tyro import _errors as refusals  # private in tyro, therefore the upper bou
 from tectum import __version__
 from tectum.benchmark.command import Bench
 from tectum.console import say, sentence
-from tectum.data.command import CheckData, ListData
+from tectum.data.command import CheckData, ExtractData, ListData
 from tectum.downstream.command import Downstream
 from tectum.errors import UserError, abbreviate, closest, suggest
 from tectum.evaluation.command import Eval
@@ -49,6 +49,7 @@ COMMANDS: dict[str, type[Command]] = {
     "downstream": Downstream,
     "data list": ListData,
     "data check": CheckData,
+    "data extract": ExtractData,
     "weights list": ListWeights,
     "weights convert": ConvertWeights,
 }

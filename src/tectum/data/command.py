@@ -1,12 +1,14 @@
-"""`tectum data`: list the known sets and their layouts, and check a set for problems."""
+"""`tectum data`: list the known sets and their layouts, check a set for problems, take radiometric JPEGs apart."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from tectum.console import Flag, optional, progress_bar
+from tectum.console import Flag, optional, progress_bar, say_failures
+from tectum.errors import UserError
 
 if TYPE_CHECKING:
     from tectum.data.check import ClassCounts, Part
@@ -89,6 +91,39 @@ class CheckData:
             for name in names:
                 yield name
                 bar.update()
+
+
+@dataclass(frozen=True)
+class ExtractData:
+    """Extract temperatures and the visible camera's picture from radiometric JPEGs (FLIR; DJI: raw counts).
+
+    DIR gets NAME-celsius.tif, float32 in degrees Celsius (NAME-counts.tif, 16 bits, where there are no constants to
+    make temperatures of counts), and NAME-visible.jpg or .png where the file holds one. Exit code 1 if some failed.
+    """
+
+    files: Annotated[Positional[tuple[str, ...]], arg(metavar="FILE [FILE ...]", help_behavior_hint="")]
+    """Radiometric JPEGs, as the camera wrote them."""
+
+    out: Annotated[str, arg(aliases=["-o"], metavar="DIR")]
+    """The folder to write to."""
+
+    overwrite: Flag = False
+    """Replace files that are already there."""
+
+    def run(self) -> int:
+        from tectum.data.extraction import check_files, extract
+
+        check_files(self.files)
+        failures = {}
+        for file in self.files:
+            try:
+                print(", ".join(str(x) for x in extract(Path(file), Path(self.out), overwrite=self.overwrite)))
+            except (UserError, OSError) as error:
+                if len(self.files) == 1:
+                    raise
+                failures[file] = str(error)
+        say_failures("not extracted", failures)
+        return 1 if failures else 0
 
 
 def _describe_part(part: "Part", known: "KnownSet") -> str:
