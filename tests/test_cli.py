@@ -1,6 +1,7 @@
 """The command line and the Python call: the same pixels, colour kept, flags that change a picture, light start-up."""
 
 import inspect
+import shutil
 import subprocess
 import sys
 import warnings
@@ -188,7 +189,8 @@ def test_colour_is_kept(folder: Path) -> None:
 def test_grey_sources_give_grey_and_colour_in_the_infrared_place_is_kept_with_a_warning(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(folder, visible="ir.png").shape == (HEIGHT, WIDTH)
+    shutil.copy(folder / "ir.png", folder / "grey.png")
+    assert run(folder, visible="grey.png").shape == (HEIGHT, WIDTH)
     capsys.readouterr()
     straight, swapped = run(folder), run(folder, visible="ir.png", infrared="vi.png", out="swapped.png")
     assert np.array_equal(straight, swapped)
@@ -330,7 +332,7 @@ def test_a_rig_found_by_subprocess_serves_every_frame_without_flicker(
         assert np.abs(moved[row + 10 : -10, 10 : column - 10] - expected).mean() < 0.03
 
     small = [str(beside / "vi" / "0.png"), str(beside / "noise.png"), "-o", str(tmp_path / "x.png"), "--rig", rig]
-    write_image(beside / "noise.png", np.zeros((16, 16), np.uint8))
+    write_image(beside / "noise.png", np.full((16, 16), 7500, np.uint16))
     assert main(["fuse", *small, "--system", "average"]) == 2
     assert "size" in capsys.readouterr().err
 

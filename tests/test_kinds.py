@@ -1,4 +1,4 @@
-"""The four kinds of fusion: who is who, whose colour is kept, how more than two are folded, what is refused."""
+"""The four kinds of fusion: who is who, whose colour is kept, what is refused."""
 
 import warnings
 from collections.abc import Callable

@@ -188,7 +188,7 @@ DATASETS: dict[str, KnownSet] = {
         size="520x520",
         splits={"test": 20},
         tree=("lytro-01-A.jpg", "lytro-01-B.jpg"),
-        steps="Unpack the colour pairs. The series of three are folded by tectum fuse --kind focus.",
+        steps="Unpack the colour pairs. The series of three are fused by tectum fuse --kind focus.",
         kind="focus",
     ),
     **{

@@ -38,9 +38,9 @@ if TYPE_CHECKING:
 class Fuse(FuseOptions):
     """Fuse a visible and an infrared image, or two folders of them, into one picture each; other kinds too.
 
-    --kind exposure: the OVER-exposed and the UNDER-exposed image; three or more in any order, they are folded from the
-    brightest and the darkest inward. --kind focus: two or more foci, folded in the order given. --kind medical: a CT,
-    PET or SPECT scan and an MRI. Infrared and medical pairs keep the colour of the first image, the others mix theirs.
+    --kind exposure: the OVER-exposed and the UNDER-exposed image, or three or more in any order. --kind focus: two or
+    more foci. --kind medical: a CT, PET or SPECT scan and an MRI. Infrared and medical pairs keep the colour of the
+    first image, the others mix theirs.
 
     Files: OUT is a file name (.png .jpg .webp .bmp .tif), or a folder if it exists or ends in a slash.
     Folders, or quoted patterns ('vi/*.png'): images are matched by name without the extension and written to

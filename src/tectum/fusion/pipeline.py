@@ -9,13 +9,7 @@ v is below 1 outside the view of a warped infrared picture (`align`, `rig`) and 
 of its own. `FusePipeline` does this for pictures; the Python call `fuse`, single files and folders all go through it.
 Of another kind of pair (`tectum.kinds`) the first picture is in the visible's place and the second in the infrared's.
 
-More than two exposures or foci are folded, and nothing is rounded in between:
-
-    f_2 = F(p_1, p_2),   f_k = F(f_{k-1}, p_k)          the fuser's luminance and the mixed chroma, in float32
-
-Foci are taken in the order given. Exposures are taken from the outside in, whatever the order given: the brightest, the
-darkest, the second brightest, the second darkest, ...; so the extremes give what only they have, and the middle ones,
-best exposed, come last and weigh most. At each step the brighter of the two by mean luminance is the over-exposed one.
+Three or more exposures or foci are first merged into two pictures, all at once (`tectum.fusion.stack`).
 """
 
 from collections.abc import Callable, Sequence
@@ -172,22 +166,20 @@ class FusePipeline:
         sizes = [picture.y.shape[-2:] for picture in pictures]
         if len(sizes) > 2 and len(set(sizes)) > 1:
             raise _different_sizes(self.kind, sizes)
-        first, second, *others = _order_pictures(pictures, self.kind)
-        fused = self._fuse_pair(first, second)
-        alpha, warnings = fused.alpha, [*self._weights_warnings(), *fused.warnings]
-        for picture in others:
-            so_far = replace(
-                first, y=fused.y, chroma=fused.chroma, alpha=None, valid=None, warnings=()
-            )  # all of the view, whatever is shown
-            swap = self.kind.order == "brightness" and picture.brightness > so_far.brightness
-            fused = self._fuse_pair(picture, so_far) if swap else self._fuse_pair(so_far, picture)
-            warnings += fused.warnings
+        pair = pictures
+        if len(pictures) > 2:
+            from tectum.fusion.stack import merge_to_two
+
+            pair = merge_to_two(pictures, self.kind)
+        fused = self._fuse_pair(*pair)
+        told = [warning for picture in pictures for warning in picture.warnings] if len(pictures) > 2 else []
+        warnings = [*self._weights_warnings(), *told, *fused.warnings]
         y = fused.y
         if self.options.stretch == "minmax":
             low, high = y.aminmax()
             y = (y - low) / (high - low) if high > low else y
-        fused = replace(fused, y=y, alpha=alpha, warnings=tuple(dict.fromkeys(warnings)))
-        return replace(fused, visible=pictures[0], infrared=pictures[1]) if others else fused
+        fused = replace(fused, y=y, warnings=tuple(dict.fromkeys(warnings)))
+        return replace(fused, visible=pictures[0], infrared=pictures[1]) if len(pictures) > 2 else fused
 
     def settings(self) -> dict[str, Any]:
         """Returns what decides the pixels of a result, to tell results of different settings apart. JSON types only."""
@@ -272,10 +264,10 @@ def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
 
 
 def check_number(kind: Kind, num: int) -> None:
-    """Refuse a number of images that the kind does not fuse: it takes two, or more where it folds them."""
+    """Refuse a number of images that the kind does not fuse: it takes two, or more of exposures and foci."""
     if num < 2 or (num > 2 and not kind.takes_more):
         advice = (
-            "give at least two" if kind.takes_more else "give two (more are folded for the kinds exposure and focus)"
+            "give at least two" if kind.takes_more else "give two (more are taken for the kinds exposure and focus)"
         )
         raise UserError(
             f"{kind.name} pairs are made of a {kind.words[0]} and a {kind.words[1]} image, got {num}; {advice}"
@@ -336,14 +328,6 @@ def _pair_warnings(visible: Picture, infrared: Picture, kind: Kind, *, resize: b
         advice = "is --align or --rig meant?" if kind.name == "infrared" else "crop one of them first"
         warnings.append(f"{a} and {b} differ in proportions, so --resize distorts; {advice}")
     return tuple(warnings)
-
-
-def _order_pictures(pictures: Sequence[Picture], kind: Kind) -> list[Picture]:
-    """The pictures in the order in which they are folded; two stay as they are."""
-    if kind.order == "given" or len(pictures) == 2:
-        return list(pictures)
-    left = sorted(pictures, key=lambda picture: picture.brightness, reverse=True)
-    return [left.pop(0 if i % 2 == 0 else -1) for i in range(len(pictures))]
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -1,4 +1,4 @@
-"""The Laplacian pyramid, and two images blended in it.
+"""The Laplacian pyramid, and images blended in it: two, or any number by weights.
 
     g_0 = x,  g_(l+1) = REDUCE g_l,  d_l = g_l - EXPAND g_(l+1)   for l < L;    back: f_l = d_l + EXPAND f_(l+1)
 
@@ -34,6 +34,33 @@ def blend(a: Tensor, b: Tensor, share: Tensor, *, levels: int = 6) -> Tensor:
     for _ in range(levels):
         coarse = _reduce(coarse)
     return collapse_pyramid([*details, coarse_b + coarse * (coarse_a - coarse_b)], a.shape[2:])
+
+
+def merge(images: Sequence[Tensor], weights: Tensor) -> Tensor:
+    """Merge images by weights, scale by scale: sum_k G_l{w_k} L_l{x_k}, the Laplacian pyramid of the result.
+
+    Args:
+        images: n of (B,1,H,W) in [0,1].
+        weights: (n,1,H,W), at each pixel with sum 1; all B images of one x_k have the same.
+
+    Returns:
+        (B,1,H,W) in [0,1].
+
+    >>> a, b = torch.full((2, 1, 5, 7), 0.25), torch.full((2, 1, 5, 7), 0.75)
+    >>> weights = torch.tensor([0.75, 0.25]).view(2, 1, 1, 1).expand(2, 1, 5, 7)
+    >>> round(float(merge([a, b], weights).mean()), 6)
+    0.375
+    """
+    size = images[0].shape[2:]
+    levels = max(1, min(size).bit_length() - 3)
+    merged: list[Tensor] = []
+    for image, weight in zip(images, weights.split(1), strict=True):
+        shares = [_extend(weight, levels)]
+        for _ in range(levels):
+            shares.append(_reduce(shares[-1]))
+        parts = [share * part for share, part in zip(shares, build_pyramid(image, levels), strict=True)]
+        merged = [x + y for x, y in zip(merged, parts, strict=True)] if merged else parts
+    return collapse_pyramid(merged, size)
 
 
 def build_pyramid(x: Tensor, levels: int) -> list[Tensor]:
