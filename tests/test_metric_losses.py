@@ -16,10 +16,13 @@ from tectum.metrics.metric import Metric
 from tectum.metrics.structure import SSIM
 
 Images = Callable[..., tuple[Tensor, ...]]
-COUNTING = {"EN", "MI", "NMI"}
+COUNTING = {"EN", "MI", "NMI", "FMI"}
 VARIANTS: dict[str, Callable[[], Metric]] = {
     **METRICS,
-    "FMI of pixels": partial(METRICS["FMI"], feature="pixel"),
+    **{f"FMI of {feature}": partial(METRICS["FMI"], feature=feature) for feature in ("gradient", "pixel", "dct")},
+    "Nabf in the unit range": partial(METRICS["Nabf"], unit_range=True),
+    "Qw of edges": partial(METRICS["Qw"], edges=True),
+    "SSIM Gaussian": partial(METRICS["SSIM"], window="gaussian"),
     "Qabf periodic": partial(METRICS["Qabf"], periodic=True),
     "Qcv of smaller exponent": partial(METRICS["Qcv"], gamma=0.5),
     "SSIM sum": partial(METRICS["SSIM"], reduction="sum"),
@@ -27,11 +30,11 @@ VARIANTS: dict[str, Callable[[], Metric]] = {
 DIFFERENTIABLE = [name for name in VARIANTS if name not in COUNTING]
 ALONE = {"SD", "SF", "AG"}  # of the fused image only
 SIZE = 176, 180
-JUMPS = {
-    "Nabf",
-    "VIFF",
-    "PSNR",
-}  # a threshold, the choice of a source, the brightest pixel: finite differences see more
+JUMPS = {  # finite differences see more of
+    *("Nabf", "Nabf in the unit range", "VIFF"),  # a threshold, the choice of a source
+    *("PSNR", "Qcb", "Qcv", "Qcv of smaller exponent"),  # the darkest or brightest pixels, of which there are many
+    *("FMI of gradient", "FMI of pixel", "FMI of dct"),  # a flat window that begins to vary
+}
 
 
 @pytest.fixture
@@ -66,6 +69,17 @@ def test_gradients_equal_finite_differences(name: str, i: int, three: tuple[Tens
         assert slope != 0
     else:
         assert slope == pytest.approx(difference, rel=5e-3, abs=1e-7)
+
+
+@pytest.mark.parametrize("name", ["Qcb", "Qcv", "FMI of gradient", "FMI of pixel", "FMI of dct"])
+@pytest.mark.parametrize("i", [0, 1])
+def test_gradients_equal_finite_differences_where_nothing_jumps(name: str, i: int) -> None:
+    """No two pixels alike: one is the darkest, one the brightest, and no window is flat."""
+    generator = torch.Generator().manual_seed(2)
+    three = tuple(0.1 + 0.8 * torch.rand(1, 1, 33, 40, generator=generator, dtype=torch.float64) for _ in range(3))
+    direction = torch.randn(three[0].shape, generator=generator, dtype=torch.float64)
+    slope, difference = directional(VARIANTS[name](), three, i, direction)
+    assert slope == pytest.approx(difference, rel=2e-2)  # p log |p| is steep at 0
 
 
 @pytest.mark.parametrize("name", DIFFERENTIABLE)

@@ -142,15 +142,17 @@ def loop_nabf(f: Array, a: Array, b: Array) -> float:
     above = below = 0.0
     for i in range(f.shape[0]):
         for j in range(f.shape[1]):
-            g, angle = gradient(f, i, j, "edge")
-            sources = [gradient(s, i, j, "edge") for s in (a, b)]
+            g, angle = gradient(f / 8, i, j, "reflect")
+            sources = [gradient(s / 8, i, j, "reflect") for s in (a, b)]
             for gs, angle_s in sources:
                 ratio = min(g, gs) / max(g, gs) if g and gs else 0.0
                 alignment = abs(abs(angle - angle_s) - math.pi / 2) * 2 / math.pi
                 in_strength = 0.9999 / (1 + math.exp(-19 * (ratio - 0.5)))
                 in_direction = 0.9995 / (1 + math.exp(-22 * (alignment - 0.5)))
                 weight = gs**1.5 if gs >= 2 else 0.001
-                above += (1 - math.sqrt(in_strength * in_direction)) * weight * (g > max(gs for gs, _ in sources))
+                above += (
+                    (1 - math.sqrt(in_strength * in_direction)) * weight * (g > max(gs for gs, _ in sources) + 1e-9)
+                )
                 below += weight
     return above / below
 

@@ -14,13 +14,13 @@ from tectum.metrics.metric import Metric
 from tectum.metrics.multiscale import MSSSIM, VIFF
 from tectum.metrics.names import MetricNames
 from tectum.metrics.perception import Qcb, Qcv
-from tectum.metrics.saliency import Qe, Qw
-from tectum.metrics.statistics import AG, CC, MSE, PSNR, SCD, SD, SF
+from tectum.metrics.saliency import Qe, Qs, Qw
+from tectum.metrics.statistics import AG, CC, MSE, PSNR, RMSE, SCD, SD, SF
 from tectum.metrics.structure import SSIM, VIF
 
 _CLASSES: tuple[type[Metric], ...] = (
     *(EN, SD, SF, AG, MI, CC, SCD, PSNR, MSE, SSIM, VIF, Qabf),  # these have outside reference values
-    *(NMI, Nabf, MSSSIM, MEFSSIM, VIFF, FMI, Qcb, Qcv, Qw, Qe),
+    *(NMI, Nabf, MSSSIM, MEFSSIM, VIFF, FMI, Qcb, Qcv, Qs, Qw, Qe, RMSE),
 )
 METRICS: MetricNames[type[Metric]] = MetricNames({metric.symbol: metric for metric in _CLASSES})
 """All metrics; an unknown name raises a `KeyError` (and `ValueError`) that says the closest one."""

@@ -8,7 +8,7 @@ Of Sobel gradients (s_x, s_y) of the fused image F and a source S, on the scale 
 
     Qabf:  Q_S = L(G; 0.9994, 15, 0.5) L(A; 0.9879, 22, 0.8)
            Qabf = sum (Q_A g_A + Q_B g_B) / sum (g_A + g_B)
-    Nabf:  Q_S = sqrt( L(G; 0.9999, 19, 0.5) L(|A|; 0.9995, 22, 0.5) ),   w_S = g_S^1.5, or 0.001 where g_S < 2
+    Nabf:  Q_S = sqrt( L(G; 0.9999, 19, 0.5) L(|A|; 0.9995, 22, 0.5) ),   w_S = (g_S / 8)^1.5, 0.001 where g_S / 8 < 2
            Nabf = sum over g_F > max(g_A, g_B) of ((1 - Q_A) w_A + (1 - Q_B) w_B) / sum (w_A + w_B)
 
 Reference:
@@ -19,17 +19,21 @@ Reference:
     transform. Shreyamsha Kumar, Signal, Image and Video Processing 7, 2013.
 """
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from tectum.metrics.metric import Metric
-from tectum.metrics.windows import reuse, root, split_axis, stripe_height, zeros
+from tectum.metrics.windows import nans, reuse, root, split_axis, stripe_height, to_grey_levels, zeros
 
 _EQUAL = 1e-3
 """Gradients this close are those of equal 8-bit levels: in floating point k / 255 is not quite k levels."""
+
+_ROUNDING = 1e-9
+"""What float64 leaves of equal gradients of whole levels."""
 
 
 class _Edges(NamedTuple):
@@ -69,7 +73,10 @@ class Qabf(Metric):
     def score(self, fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
         preserved, total = zeros(len(fused), like=fused), zeros(len(a), like=fused)
         for rows, _ in split_axis(fused.shape[2], 1, stripe_height(fused, a, b)):
-            f, s = _find_edges(fused, a, b, rows=rows, border="constant")
+            above, below = max(0, rows.start - 1), min(fused.shape[2], rows.stop + 1)
+            x = torch.cat([x[:, 0, above:below] for x in (fused, a, b)]) * 255
+            x = F.pad(x, (1, 1, int(above == rows.start), int(below == rows.stop)))
+            f, s = _find_edges(x, len(fused), margin=_EQUAL)
             ratio, equal = _compare_strengths(f, s)
             ratio += equal.mul_(f.strength - 1)
             alignment = _compare_angles(f, s)
@@ -86,8 +93,19 @@ class Nabf(Metric):
 
     Range [0, 1]; lower is better; 0 where there is none.
     Variant: Shreyamsha Kumar's form of Petrovic's and Xydeas's N, in which preserved, lost and made-up edges add up to
-    1. Gradients are those of the 0..255 scale, the image continued by its border pixels. 0 where both sources are flat
-    and the fused image too.
+    1. Gradients are those of the 0..255 scale, Sobel filters divided by 8, the image mirrored at its border pixels
+    (which stand once). 0 where both sources are flat and the fused image too.
+
+    Equals Kumar's evaluator to 1e-13 on 0..255. Published tables of the DenseFuse line call it with images in [0,1],
+    where no gradient reaches the threshold 2 and every edge has the weight 0.001: `unit_range=True` equals those to
+    1e-13 too. There gradients of equal levels differ by rounding, so that other programs give values up to 0.004 apart;
+    here the sums are taken in the order of that evaluator. A third form in circulation exchanges the images in the
+    call; it is not offered.
+
+    Repaired: up to version 0.1 the threshold was that of gradients not divided by 8, and the border pixels stood twice.
+
+    Args:
+        unit_range: take gradients of images in [0,1]. False takes 0..255, for which the threshold was made.
     """
 
     symbol, title = "Nabf", "fusion artefacts"
@@ -95,45 +113,65 @@ class Nabf(Metric):
     bounds = (0.0, 1.0)
     source = "Shreyamsha Kumar, Signal, Image and Video Processing 7, 2013, after Petrovic and Xydeas, ICCV, 2005"
 
+    def __init__(self, *, unit_range: bool = False) -> None:
+        super().__init__()
+        self.unit_range = unit_range
+
     def score(self, fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
         return self.parts(fused, a, b)[2]
 
     def parts(self, fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        """Shares of edges preserved, lost and made up, (3,B); their sum is 1."""
+        """Shares of edges preserved, lost and made up, (3,B); their sum is 1. NaN for a single row or column."""
+        height, width = fused.shape[2:]
+        if min(height, width) < 2:
+            return nans(3, len(fused), like=fused)
         sums = zeros(4, len(fused), like=fused)
-        for rows, _ in split_axis(fused.shape[2], 1, stripe_height(fused, a, b)):
-            f, s = _find_edges(fused, a, b, rows=rows, border="replicate")
+        range_, margin = (255, 0.0) if self.unit_range else (1, _ROUNDING)
+        for rows, _ in split_axis(height, 1, stripe_height(fused, a, b)):
+            # one more row on each side, mirrored at the first and the last
+            index = torch.arange(rows.start - 1, rows.stop + 1, device=fused.device).abs()
+            index = torch.where(index < height, index, 2 * height - 2 - index)
+            x = torch.cat([to_grey_levels(x[:, 0, index]) for x in (fused, a, b)]) / range_
+            x = torch.cat([x[..., 1:2], x, x[..., -2:-1]], -1)
+            f, s = _find_edges(x / 8, len(fused), margin=margin)
             ratio, _ = _compare_strengths(f, s)
             in_direction = _logistic(_compare_angles(f, s).abs_(), 0.9995, 22, 0.5)
             quality = _logistic(ratio, 0.9999, 19, 0.5).mul_(in_direction).sqrt_()
-            strong = s.strength.ge(2 - _EQUAL).to(s.strength.dtype)
+            strong = s.strength.ge(2 - margin).to(s.strength.dtype)
             weight = s.strength.pow(1.5).mul_(strong).add_(1 - strong, alpha=1e-3)
-            new = f.strength.gt(s.strength.amax(0) + _EQUAL).to(weight.dtype)
+            new = f.strength.gt(s.strength.amax(0) + margin).to(weight.dtype)
             missing = (1 - quality) * weight
             parts = quality * weight, missing * (1 - new), missing * new, weight
-            sums = sums + torch.stack([part.sum((0, 2, 3)).double().expand(len(fused)) for part in parts])
+            sums = sums + torch.stack([part.sum((0, 2, 3)).expand(len(fused)) for part in parts])
         return sums[:3] / sums[3]
 
 
-def _find_edges(
-    fused: Tensor, a: Tensor, b: Tensor, *, rows: slice, border: Literal["constant", "replicate"]
-) -> tuple[_Edges, _Edges]:
-    """Edges of the fused images (M,rows,W) and of the sources (2,N,rows,W) in some rows."""
-    height = fused.shape[2]
-    above, below = max(0, rows.start - 1), min(height, rows.stop + 1)
-    x = torch.cat([x[:, 0, above:below] for x in (fused, a, b)]) * 255
-    x = F.pad(x, (1, 1, int(rows.start == 0), int(rows.stop == height)), mode=border)
-    # Sobel filter: a weighted sum along one axis, a difference along the other
+def _find_edges(x: Tensor, num: int, *, margin: float) -> tuple[_Edges, _Edges]:
+    """Edges of the fused images (M,rows,W) and of the sources (2,N,rows,W).
+
+    Args:
+        x: the `num` fused images, then all a, then all b, with one more pixel on each side (M+2N,rows+2,W+2).
+        num: M.
+        margin: a horizontal difference this small is rounding; 0 takes all as they are.
+    """
+    # Sobel filter: along columns first, then along rows. The order decides which gradients are equal in [0,1]
     down = x[:, :-2].add(x[:, 1:-1], alpha=2).add_(x[:, 2:])
-    across = x[..., :-2].add(x[..., 1:-1], alpha=2).add_(x[..., 2:])
-    s_x, s_y = down[..., 2:] - down[..., :-2], across[:, :-2] - across[:, 2:]
-    strength = root(s_x.square().addcmul_(s_y, s_y), overwrite=True)
+    s_x = down[..., 2:] - down[..., :-2]
+    across = x[:, :-2] - x[:, 2:]
+    s_y = across[..., :-2].add(across[..., 1:-1], alpha=2).add_(across[..., 2:])
+    squared = s_x.square().add_(s_y.square())
+    if margin == 0:  # which of two strengths is larger hangs on the last bit: torch.sqrt is not always rounded right
+        rounded = torch.from_numpy(np.sqrt(squared.detach().cpu().numpy())).to(x.device)
+        strength = root(squared)
+        strength = strength + (rounded - strength).detach()
+    else:
+        strength = root(squared, overwrite=True)
     # atan(s_y / s_x), pi/2 where s_x = 0: by factors of 0 or 1, torch.where is many times slower
-    upright = s_x.detach().abs().le_(_EQUAL)
+    upright = s_x.detach().abs().le_(margin)
     tangent = torch.div(s_y, torch.add(s_x, upright, out=reuse(s_x)), out=reuse(s_y))
     angle = tangent.atan_()
     angle.addcmul_(angle, upright, value=-1).add_(upright, alpha=torch.pi / 2)
-    num, pairs = len(fused), len(a)
+    pairs = (len(x) - num) // 2
     return _Edges(strength[:num], angle[:num]), _Edges(*(y[num:].unflatten(0, (2, pairs)) for y in (strength, angle)))
 
 

@@ -1,10 +1,11 @@
-"""Statistical metrics: SD, SF, AG of the fused image alone; MSE, PSNR, CC, SCD against the sources.
+"""Statistical metrics: SD, SF, AG of the fused image alone; MSE, RMSE, PSNR, CC, SCD against the sources.
 
 On the scale 0..255, F fused, S one of the sources A and B, all sums over pixels:
 
     SD  = sqrt( mean (F - mean F)^2 )                        SF   = sqrt( mean (d_x F)^2 + mean (d_y F)^2 )
     AG  = mean sqrt( (g_x^2 + g_y^2) / 2 )                   MSE  = mean (F - S)^2
     CC  = corr(F, S)                                         PSNR = 10 log10( peak^2 / mean MSE )
+    RMSE = sqrt( mean (F - S)^2 )
     SCD = corr(A, F - B) + corr(B, F - A)
 
 d are differences of neighbours, g central differences. A correlation of a constant image is 0/0, NaN here.
@@ -21,12 +22,16 @@ Reference:
     https://doi.org/10.1016/j.inffus.2018.02.004 (SD, CC, MSE, PSNR as the field uses them)
 """
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
 from tectum.errors import UserError
-from tectum.metrics.metric import Metric, SourceMetric
+from tectum.metrics.metric import Metric, Reduction, SourceMetric
 from tectum.metrics.windows import nans, root, split_axis, stripe_height, sum_pixels, zeros
+
+_Divisor = Literal["pixels", "differences"]
 
 _FLAT = 1e-12
 """A variance so small beside those it is a difference of is rounding: the image is constant."""
@@ -53,13 +58,24 @@ class SD(Metric):
 class SF(Metric):
     """Spatial frequency: root of the mean squared first differences along both axes.
 
-    Range [0, 361] grey levels of 0..255; higher is read as better. Each mean is over its own array, H x (W-1) and
-    (H-1) x W. It says nothing of the sources: noise raises it. NaN for a single row or column.
+    Range [0, 361] grey levels of 0..255; higher is read as better. It says nothing of the sources: noise raises it. NaN
+    for a single row or column.
+
+    Equals the evaluators of the CDDFuse line to the last digit; VIFB's divides by the number of pixels.
+
+    Args:
+        divide_by: "differences" takes each mean over its own array, H x (W-1) and (H-1) x W; "pixels" divides both sums
+            by H W.
     """
 
     symbol, title, unit = "SF", "spatial frequency", "levels"
     bounds = (0.0, 255 * 2**0.5)
     source = "Eskicioglu and Fisher, Image quality measures and their performance, IEEE Trans. Communications, 1995"
+
+    def __init__(self, *, divide_by: _Divisor = "differences") -> None:
+        _check_divisor(divide_by)
+        super().__init__()
+        self.divide_by = divide_by
 
     def score(self, fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
         height, width = fused.shape[2:]
@@ -67,19 +83,30 @@ class SF(Metric):
             return nans(len(fused), like=fused)
         along = sum_pixels(lambda f: (f[..., 1:] - f[..., :-1]).square(), fused)
         down = sum_pixels(lambda f: (f[:, 1:] - f[:, :-1]).square(), fused, size=2)
-        return root(along / (height * (width - 1)) + down / ((height - 1) * width))
+        lost = self.divide_by == "differences"
+        return root(along / (height * (width - lost)) + down / ((height - lost) * width))
 
 
 class AG(Metric):
     """Average gradient: mean of sqrt((g_x^2 + g_y^2) / 2), g central differences, one-sided at the border.
 
-    Range [0, 255] grey levels of 0..255; higher is read as better. It says nothing of the sources: noise raises it. NaN
-    for a single row or column.
+    Range [0, 255] grey levels of 0..255 (with "pixels"); higher is read as better. It says nothing of the sources:
+    noise raises it. NaN for a single row or column.
+
+    Equals the evaluators of the CDDFuse line to 6e-8; with "differences" VIFB's, to 1e-13 on float64 images.
+
+    Args:
+        divide_by: "pixels" takes the mean over H W values; "differences" divides their sum by (H-1) (W-1).
     """
 
     symbol, title, unit = "AG", "average gradient", "levels"
     bounds = (0.0, 255.0)
     source = "Cui, Feng, Xu, Li and Chen, Detail preserved fusion of visible and infrared images, Optics Comm., 2015"
+
+    def __init__(self, *, divide_by: _Divisor = "pixels") -> None:
+        _check_divisor(divide_by)
+        super().__init__()
+        self.divide_by = divide_by
 
     def score(self, fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
         height, width = fused.shape[2:]
@@ -92,7 +119,8 @@ class AG(Metric):
             inner = slice(rows.start - top, rows.stop - top)
             squares = (along[:, inner].square() + down[:, inner].square()).div_(2)
             sums += root(squares, overwrite=True).sum((1, 2)).double()
-        return sums / (height * width)
+        lost = self.divide_by == "differences"
+        return sums / ((height - lost) * (width - lost))
 
 
 class MSE(SourceMetric):
@@ -114,6 +142,31 @@ class MSE(SourceMetric):
         return errors / fused[0].numel()
 
 
+class RMSE(SourceMetric):
+    """Root mean squared error against a source; the mean over both by default.
+
+    Range [0, 255] grey levels of 0..255; lower is better.
+
+    Args:
+        reduction: "mean" or "sum" over the sources.
+        root_of_sum: sqrt(sum (F - S)^2) / (H W), which VIFB's evaluator prints as RMSE: less by sqrt(H W), so that it
+            depends on the size of the image. Equal to that evaluator to 1e-13 on float64 images.
+    """
+
+    symbol, title, unit = "RMSE", "root mean squared error", "levels"
+    higher_is_better = False
+    bounds = (0.0, 255.0)
+    source = MSE.source
+
+    def __init__(self, *, reduction: Reduction = "mean", root_of_sum: bool = False) -> None:
+        super().__init__(reduction=reduction)
+        self.root_of_sum = root_of_sum
+
+    def per_source(self, fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        errors = root(MSE().per_source(fused, a, b))
+        return errors / fused[0].numel() ** 0.5 if self.root_of_sum else errors
+
+
 class PSNR(Metric):
     """Peak signal-to-noise ratio in dB, of the mean of the two MSEs (not the mean of two ratios).
 
@@ -124,20 +177,22 @@ class PSNR(Metric):
     Args:
         peak: None takes the largest level of the fused image, as fusion papers define it and their evaluators do;
             255 is what PSNR means elsewhere, and differs by 20 log10(255 / max F).
+        root_of_sum: put `RMSE(root_of_sum=True)` in the place of the MSE, a slip of VIFB's evaluator, whose values of
+            54 to 65 dB it equals with `peak=255`.
     """
 
     symbol, title, unit = "PSNR", "peak signal-to-noise ratio", "dB"
     bounds = (-float("inf"), float("inf"))
     source = MSE.source
 
-    def __init__(self, *, peak: float | None = None) -> None:
+    def __init__(self, *, peak: float | None = None, root_of_sum: bool = False) -> None:
         if peak is not None and not peak > 0:
             raise UserError(f"peak must be a positive grey level such as 255, or None for the image's own, got {peak}")
         super().__init__()
-        self.peak = peak
+        self.peak, self.root_of_sum = peak, root_of_sum
 
     def score(self, fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        error = MSE().score(fused, a, b)
+        error = (RMSE(root_of_sum=True) if self.root_of_sum else MSE()).score(fused, a, b)
         peak = fused.amax((1, 2, 3)).double() * 255 if self.peak is None else torch.full_like(error, self.peak)
         peak[peak == 0] = float("nan")
         return 10 * (peak.square() / error).log10()
@@ -177,6 +232,11 @@ class SCD(Metric):
             var = var.masked_fill(var <= _FLAT * (c[:, 0, 0] + c[:, j, j]), 0)
             values.append(_correlation(c[:, i, 0] - c[:, i, j], var, c[:, i, i]))
         return values[0] + values[1]
+
+
+def _check_divisor(divide_by: str) -> None:
+    if divide_by not in ("pixels", "differences"):
+        raise UserError(f"divide_by must be 'pixels' or 'differences', got {divide_by!r}")
 
 
 def _correlation(cov: Tensor, var_x: Tensor, var_y: Tensor) -> Tensor:

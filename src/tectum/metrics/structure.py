@@ -13,6 +13,8 @@ Reference:
     https://doi.org/10.1109/TIP.2005.859378
 """
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -32,13 +34,16 @@ class SSIM(SourceMetric):
     """Structural similarity to a source; the mean over both by default.
 
     Range [-1, 1] for the mean, [-2, 2] for the sum; higher is better; 1 for a copy.
-    Variant: 7x7 uniform window, sample covariance (n - 1), only windows inside the image, K1 = 0.01, K2 = 0.03. NaN for
-    an image smaller than the window.
+    Variant: 7x7 uniform window, sample covariance (n - 1), only windows inside the image, K1 = 0.01, K2 = 0.03: that of
+    scikit-image and of the evaluators in Python, equal to 4e-14. The release of the paper, and with it the evaluators
+    in MATLAB (VIFB's, as a sum), has an 11x11 Gaussian window of deviation 1.5 and population covariance:
+    `window="gaussian"`, equal to 1e-13. NaN for an image smaller than the window.
 
     Args:
         reduction: "mean" or "sum" over the sources.
         data_range: R in c1 = (0.01 R)^2 and c2 = (0.03 R)^2. Images are taken on 0..255, so 255 is right. Many
             published tables come from a library's silent default of 2 on such images, and are a tenth to a half lower.
+        window: "uniform" or "gaussian".
         truncate: cut the images to the 8-bit level below first, as evaluators do that cast them to uint8; then it is
             not differentiable.
 
@@ -51,23 +56,34 @@ class SSIM(SourceMetric):
     bounds = (-1.0, 1.0)
     source = "Wang, Bovik, Sheikh and Simoncelli, IEEE Trans. Image Processing 13(4), 2004"
 
-    def __init__(self, *, reduction: Reduction = "mean", data_range: float = 255.0, truncate: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        reduction: Reduction = "mean",
+        data_range: float = 255.0,
+        window: Literal["uniform", "gaussian"] = "uniform",
+        truncate: bool = False,
+    ) -> None:
+        if window not in ("uniform", "gaussian"):
+            raise UserError(f"window must be 'uniform' or 'gaussian', got {window!r}")
         if not data_range > 0:
             raise UserError(f"data_range must be positive, got {data_range}; images are on 0..255, so 255 fits them")
         super().__init__(reduction=reduction)
-        self.data_range, self.truncate = data_range, truncate
+        self.data_range, self.window, self.truncate = data_range, window, truncate
         self.is_differentiable = not truncate
 
     def per_source(self, fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
         height, width = fused.shape[2:]
-        if min(height, width) < UniformWindow.size:
+        uniform = self.window == "uniform"
+        window = UniformWindow() if uniform else GaussianWindow(11, 1.5, device=fused.device)
+        if min(height, width) < window.size:
             return nans(2, len(fused), like=fused)
         c1, c2 = (0.01 * self.data_range) ** 2, (0.03 * self.data_range) ** 2
-        workspace, sample = Workspace(fused, a, b), 49 / 48
+        workspace, sample = Workspace(fused, a, b), 49 / 48 if uniform else 1.0
         if self.truncate:
             fused, a, b = (truncate_to_levels(x) for x in (fused, a, b))
         sums = zeros(2, len(fused), like=fused)
-        for m in iterate_local_statistics(fused[:, 0], a[:, 0], b[:, 0], UniformWindow(), workspace):
+        for m in iterate_local_statistics(fused[:, 0], a[:, 0], b[:, 0], window, workspace):
             shape = m.cov.shape
             # (2 m_F m_S + c1) (2 s_FS + c2)
             similarity = torch.mul(m.mean_sources, m.mean_fused, out=workspace("top", shape)).mul_(2).add_(c1)
@@ -80,7 +96,7 @@ class SSIM(SourceMetric):
             # / (s_F^2 + s_S^2 + c2)
             bottom = torch.add(m.var_sources, m.var_fused, out=reuse(bottom)).mul_(sample).add_(c2)
             sums += similarity.div_(bottom).sum((0, 3))
-        return sums / ((height - 6) * (width - 6))
+        return sums / ((height - window.size + 1) * (width - window.size + 1))
 
 
 def truncate_to_levels(y: Tensor) -> Tensor:

@@ -78,6 +78,21 @@ def sum_pixels(terms: Callable[..., Tensor], *images: Tensor, size: int = 1) -> 
     return sums
 
 
+def to_grey_levels(x: Tensor) -> Tensor:
+    """Values 0..255 in float64 of an image in [0,1]; exactly the whole levels if it is an 8-bit image, float32 or not.
+
+    Evaluators read whole levels. k / 255 * 255 is not quite k, and a decision that two windows are alike, flat or above
+    a threshold would then hang on rounding.
+
+    >>> to_grey_levels(torch.tensor([7 / 255, 49 / 255])).tolist()
+    [7.0, 49.0]
+    """
+    levels = x.double() * 255
+    rounding = levels.detach().round() - levels.detach()
+    on_levels = bool((rounding.abs() < 1e-4).all())
+    return levels + rounding if on_levels else levels
+
+
 def zeros(*shape: int, like: Tensor) -> Tensor:
     """Float64 zeros on the device of `like`, to add stripes to."""
     return torch.zeros(shape, dtype=torch.float64, device=like.device)
@@ -138,12 +153,18 @@ def gaussian_weights(size: int, sigma: float) -> list[float]:
 
 
 def smooth(x: Tensor, kernel: Sequence[float]) -> Tensor:
-    """Weighted sums over the windows inside (...,H,W), by the same kernel along columns and rows."""
+    """Weighted sums over the windows inside (...,H,W), by one symmetric kernel of odd length along columns and rows.
+
+    Sums of shifted images, several times faster than a float64 convolution. Pixels of one weight are added first: less
+    is then left by rounding where a variance is the difference of two large numbers.
+    """
+    middle = len(kernel) // 2
     for axis in (-2, -1):
-        size = x.shape[axis] - len(kernel) + 1
-        total = x.narrow(axis, 0, size) * kernel[0]
-        for offset, weight in enumerate(kernel[1:], 1):  # shifted sums: several times faster than a float64 convolution
-            total.add_(x.narrow(axis, offset, size), alpha=weight)
+        size = x.shape[axis] - 2 * middle
+        total = x.narrow(axis, middle, size) * kernel[middle]
+        for offset, weight in enumerate(kernel[:middle]):
+            pair = x.narrow(axis, offset, size) + x.narrow(axis, 2 * middle - offset, size)
+            total.add_(pair, alpha=weight)
         x = total
     return x
 
@@ -181,7 +202,13 @@ def sum_windows(
 
 
 def halve(image: Tensor) -> Tensor:
-    """Means over 2 x 2 pixels, (B,1,H,W) -> (B,1,H//2,W//2) float64."""
+    """Means over 2 x 2 pixels, (B,1,H,W) -> (B,1,ceil(H/2),ceil(W/2)) float64; an odd last row or column stands twice.
+
+    >>> halve(torch.tensor([[[[1.0, 2.0, 4.0]]]]))
+    tensor([[[[1.5000, 4.0000]]]], dtype=torch.float64)
+    """
+    if image.shape[-2] % 2 or image.shape[-1] % 2:
+        image = F.pad(image, (0, image.shape[-1] % 2, 0, image.shape[-2] % 2), mode="replicate")
     return torch.cat([sum_windows(x, 2)[..., ::2, ::2] / 4 for (x,) in iterate_stripes(image, size=2, step=2)], -2)
 
 
