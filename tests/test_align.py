@@ -152,7 +152,7 @@ class TestRegister:
         [
             (np.zeros((20, 50), np.float32), {}, "at least 32 pixels"),
             (np.zeros((50, 50, 3), np.float32), {}, r"infrared must be \(H,W\)"),
-            (np.full((50, 50), np.nan, np.float32), {}, "infrared must be finite"),
+            (np.full((50, 50), np.nan, np.float32), {}, "infrared must hold finite values"),
             (np.zeros((50, 50), np.float32), {"model": "afine"}, "model must be one of translation"),
             (np.zeros((50, 50), np.float32), {"max_shift": 8}, "max_shift must be"),
         ],

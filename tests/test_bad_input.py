@@ -88,12 +88,12 @@ def test_truncated_image(folder: Path, refused: Refused, extension: str) -> None
     assert f"half.{extension} is a truncated" in refused(visible=f"half.{extension}")
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("value", [np.inf, -np.inf])
 def test_values_that_are_not_finite(folder: Path, refused: Refused, value: float) -> None:
     image = np.full((HEIGHT, WIDTH), 0.5, np.float32)
     image[3, 4] = value
     Image.fromarray(image).save(folder / "float.tif")
-    assert "float.tif has 1 NaN or infinite pixels" in refused(infrared="float.tif")
+    assert "float.tif has 1 infinite pixels" in refused(infrared="float.tif")
 
 
 def test_float_values_outside_the_range_name_the_flag(folder: Path, refused: Refused) -> None:

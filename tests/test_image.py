@@ -158,13 +158,13 @@ def test_wide_integers_are_taken_by_their_values(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("role", ["visible", "infrared"])
-def test_nan_and_infinite_pixels_are_counted_not_repaired(dtype: Any, role: Any, tmp_path: Path) -> None:
+def test_infinite_pixels_are_counted_not_repaired(dtype: Any, role: Any, tmp_path: Path) -> None:
     pixels = RNG.random((6, 8)).astype(dtype)
     pixels[0, 0], pixels[1, 2], pixels[3, 3] = np.nan, np.inf, -np.inf
-    with pytest.raises(ValueError, match=f"the {role} array has 3 NaN or infinite pixels of 48; replace them"):
+    with pytest.raises(ValueError, match=f"the {role} array has 2 infinite pixels of 48; replace them"):
         picture_from_array(pixels, modality=role)
     Image.fromarray(pixels.astype(np.float32)).save(tmp_path / "x.tif")
-    with pytest.raises(ValueError, match=r"x\.tif has 3 NaN or infinite pixels of 48; replace them"):
+    with pytest.raises(ValueError, match=r"x\.tif has 2 infinite pixels of 48; replace them"):
         read_image(tmp_path / "x.tif", modality=role)
 
 
@@ -228,7 +228,7 @@ def test_pil_images_of_any_mode() -> None:
         (torch.zeros(2, 1, 4, 4), r"\(2, 1, 4, 4\)"),
         (torch.zeros(3, 4, 4, dtype=torch.uint8), "of torch.uint8"),
         (torch.full((3, 4, 4), 255.0), "got 255..255"),
-        (torch.full((4, 4), float("nan")), "16 NaN or infinite pixels of 16"),
+        (torch.full((4, 4), float("nan")), "must have pixels with data, got none"),
         ("a.png", "got str"),
         ([[1, 2]], "got list"),
     ],

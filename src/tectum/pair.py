@@ -15,11 +15,7 @@ Boxes = dict[str, Tensor]
 
 
 class Pairs(Protocol):
-    """Anything with a length that gives a `Pair` by its index: a list, a dataset.
-
-    Where reading all pairs takes long, a method `fingerprint(index)` may return a hash of a pair's content: a run that
-    is resumed compares those instead of the pixels.
-    """
+    """Anything with a length that gives a `Pair` by its index: a list, a dataset."""
 
     def __len__(self) -> int: ...
 

@@ -61,6 +61,7 @@ class _Inputs:
     names="FILE",
     visible_range="RANGE",
     infrared_range="RANGE",
+    nodata="VALUE|none",
     both_colour="",
     device="DEVICE",
     workers="N",

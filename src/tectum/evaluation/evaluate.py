@@ -42,13 +42,15 @@ from tectum.evaluation.options import BASELINES, EvaluationOptions
 from tectum.evaluation.score_file import ScoreFile, Values
 from tectum.evaluation.sources import read_names, read_pair, select_pairs
 from tectum.evaluation.statistics import Scores, Summary, summarise
+from tectum.evaluation.valid_region import find_valid_region
 from tectum.io.folders import Matches, PairFiles, match
-from tectum.io.image import Array, parse_range, to_array
+from tectum.io.image import Array, parse_nodata, parse_range, to_array
 from tectum.kinds import KINDS
 from tectum.metrics.conventions import CONVENTIONS, Convention, with_metrics
 from tectum.options import takes_options
 from tectum.protocols import resolve
 
+_LEFT_OUT = "left out"  # beside the metrics of an image: the part of it without data
 _CHUNK_PX = 4_000_000
 """Pixels of fused images that are scored at once; more methods of large images take turns."""
 
@@ -129,6 +131,9 @@ class Evaluator:
             "infrared_range": self.options.infrared_range,
             "both_colour": self.options.both_colour or self.kind.mixes,
         } | ({} if self.kind.name == "infrared" else {"kind": self.kind.name})
+        if self.options.nodata is not None:  # not otherwise, so that scores of older versions are found
+            parse_nodata(self.options.nodata, guess=False)
+            self._reading["nodata"] = self.options.nodata
         names = read_names(self.options.names) if isinstance(self.options.names, str) else self.options.names
         metrics = None if self.options.metrics is None else _split_list(self.options.metrics)
         convention = resolve(CONVENTIONS, self.options.convention, noun="convention")
@@ -270,12 +275,18 @@ class Evaluator:
             return rows
         first, second = read_pair(pair, **self._reading)
         a, b = to_levels(first.y[None]), to_levels(second.y[None])
+        region = find_valid_region(first, second)
+        if region is not None:
+            a, b = region.crop(a), region.crop(b)
         num = max(1, _CHUNK_PX // a.numel())
         for chunk in (remaining[i : i + num] for i in range(0, len(remaining), num)):
             fused = torch.stack([method.luminance(pair.name, first, second) for method in chunk])
+            fused = fused if region is None else region.crop(fused)
             columns = {name: metric(fused, a, b).tolist() for name, metric in self._metrics.items()}
             for i, method in enumerate(chunk):
                 rows[method.name] = {name: column[i] for name, column in columns.items()}
+                if region is not None:
+                    rows[method.name][_LEFT_OUT] = region.left_out
                 score_file.put(pair.name, method.name, keys[method.name], rows[method.name])
         return rows
 
@@ -300,6 +311,15 @@ class Evaluator:
         names = tuple(method.name for method in self.methods)
         values = [[[rows[i][m][k] for k in self._metrics] for m in names] for i in images]
         scores = Scores(images, names, tuple(self._metrics), np.array(values, np.float64))
+        left_out = [image for image in images if any(_LEFT_OUT in values for values in rows[image].values())]
+        if left_out:
+            share = np.mean(
+                [max(values.get(_LEFT_OUT) or 0.0 for values in rows[image].values()) for image in left_out]
+            )
+            self._warnings.append(
+                f"{len(left_out)} images have pixels without data; metrics leave out {share:.1%} of them on average: "
+                f"{abbreviate(left_out)}"
+            )
         higher = {name: metric.higher_is_better for name, metric in self._metrics.items()}
         baselines = [method.name for method in self.methods if method.is_baseline]
         return Evaluation(

@@ -25,6 +25,8 @@ class EvaluationOptions:
         visible_range: Raw values that became black and white in the first source, if it is not 8-bit; as in
             `tectum fuse`.
         infrared_range: Raw values that became black and white in the second source.
+        nodata: Raw value of pixels without data in the second source (A,B: in both), which no metric sees; none ignores
+            what files declare.
         both_colour: The second source may be in colour too: two exposures, two foci. Luminances are compared.
         device: Where systems run; metrics are computed on the CPU.
         workers: Pairs at a time, each on one processor thread; one for each core without it.
@@ -39,6 +41,7 @@ class EvaluationOptions:
     names: str | tuple[str, ...] | None = None
     visible_range: str = "auto"
     infrared_range: str = "auto"
+    nodata: str | None = None
     both_colour: bool = False
     device: str = "auto"
     workers: int | None = None

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tectum.errors import UserError, abbreviate
 from tectum.io.folders import PairFiles
-from tectum.io.image import Modality, Picture, px, read_image
+from tectum.io.image import Modality, Picture, parse_nodata, px, read_image
 from tectum.kinds import KINDS
 
 
@@ -15,6 +15,7 @@ def read_pair(
     visible_range: str = "auto",
     infrared_range: str = "auto",
     both_colour: bool = False,
+    nodata: str | None = None,
     kind: str = "infrared",
 ) -> tuple[Picture, Picture]:
     """Read the sources of a pair, as a metric may see them.
@@ -22,13 +23,13 @@ def read_pair(
     Raises:
         UserError, OSError: they cannot be read or compared.
     """
-    words = KINDS[kind].words
+    words, without_data = KINDS[kind].words, parse_nodata(nodata, guess=False)
     flags = ("--visible-range", "--infrared-range")
     ranges, files = (visible_range, infrared_range), (pair.visible, pair.infrared)
     pictures = []
     for i, thermal in enumerate(KINDS[kind].thermal):
         modality: Modality = "infrared" if thermal else "visible"
-        picture = read_image(files[i], modality=modality, value_range=ranges[i], flag=flags[i])
+        picture = read_image(files[i], modality=modality, value_range=ranges[i], flag=flags[i], nodata=without_data[i])
         pictures.append(picture)
     size, other = (picture.y.shape[1:] for picture in pictures)
     if size != other:

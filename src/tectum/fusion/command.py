@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     rig="FILE",
     visible_range="RANGE",
     infrared_range="RANGE",
+    nodata="VALUE|none",
     kind="KIND",
 )
 @dataclass(frozen=True, kw_only=True)

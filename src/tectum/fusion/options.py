@@ -25,6 +25,8 @@ class FuseOptions:
             pLOW,pHIGH.
         infrared_range: The same for the infrared, or the second image and those after it; auto takes percentiles 0.1
             and 99.9 of each 16-bit or float image that is infrared or medical.
+        nodata: Raw value of pixels without data in the infrared or second image (A,B: in both), which show the other
+            image; none takes constant borders, alpha 0 and GDAL_NODATA tags as data too.
         kind: What the images are: infrared, exposure, focus or medical (or IVF, MEF, MFF, MIF).
     """
 
@@ -40,4 +42,5 @@ class FuseOptions:
     rig: str | Path | None = None
     visible_range: str = "auto"
     infrared_range: str = "auto"
+    nodata: str | None = None
     kind: str = "infrared"

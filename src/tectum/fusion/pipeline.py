@@ -27,7 +27,16 @@ from tectum.color import choose_chroma, ycbcr_to_rgb
 from tectum.errors import UserError
 from tectum.fusion.options import FuseOptions as FuseOptions
 from tectum.io.files import describe_same_file, file_sha256
-from tectum.io.image import NarrowRangeError, Picture, picture_from_array, px, read_image, to_array
+from tectum.io.image import (
+    NarrowRangeError,
+    Picture,
+    mark_invalid,
+    parse_nodata,
+    picture_from_array,
+    px,
+    read_image,
+    to_array,
+)
 from tectum.kinds import KINDS, Kind
 from tectum.nn.modes import evaluation_mode
 from tectum.nn.stages import StagedFuser, check_tile, find_device, fuse_tensors
@@ -132,6 +141,7 @@ class FusePipeline:
         if fault := describe_same_file([Path(source) for source in sources if isinstance(source, str | Path)]):
             raise UserError(fault)
         names = kind.words if len(sources) == 2 else kind.image_names(len(sources))
+        nodata = parse_nodata(self.options.nodata, guess=kind.name == "infrared")
 
         def read(i: int, value_range: str) -> Picture:
             return _read_picture(
@@ -140,6 +150,7 @@ class FusePipeline:
                 modality="infrared" if kind.thermal[min(i, 1)] else "visible",
                 value_range=value_range,
                 flag="--infrared-range" if i else "--visible-range",
+                nodata=nodata[min(i, 1)],
             )
 
         pictures: list[Picture | NarrowRangeError] = []
@@ -186,17 +197,21 @@ class FusePipeline:
         options, selection = self.options, self._selection
         kind = {} if self.kind.name == "infrared" else {"kind": self.kind.name}  # as in folders of older versions
         system = type(self.fuser).__name__ if selection is None else selection.system
-        return kind | {
-            "system": options.system if options.system in cards() else system,
-            "weights": None if selection is None else selection.identity(),
-            "dtype": str(options.dtype).removeprefix("torch."),
-            "stretch": options.stretch,
-            "resize": options.resize,
-            "align": options.align,
-            "rig": None if options.rig is None else file_sha256(options.rig)[:12],
-            "visible_range": options.visible_range,
-            "infrared_range": options.infrared_range,
-        }
+        return (
+            kind
+            | {
+                "system": options.system if options.system in cards() else system,
+                "weights": None if selection is None else selection.identity(),
+                "dtype": str(options.dtype).removeprefix("torch."),
+                "stretch": options.stretch,
+                "resize": options.resize,
+                "align": options.align,
+                "rig": None if options.rig is None else file_sha256(options.rig)[:12],
+                "visible_range": options.visible_range,
+                "infrared_range": options.infrared_range,
+            }
+            | ({} if options.nodata is None else {"nodata": options.nodata})
+        )
 
     def _weights_warnings(self) -> tuple[str, ...]:
         """A warning where packaged weights were trained on another kind of pairs."""
@@ -210,9 +225,11 @@ class FusePipeline:
         warnings = _pair_warnings(visible, infrared, self.kind, resize=self.options.resize)
         infrared, view = self._register(visible, infrared)
         y = self._fuse_luminance(visible.y, infrared.y)
-        if view is not None:
-            y = visible.y + view * (y - visible.y)
         chroma = choose_chroma(visible.chroma, infrared.chroma, mix=self.kind.mixes)
+        if visible.valid is not None:
+            y, chroma = _show_valid(y, chroma, visible, infrared, view)
+        elif view is not None:
+            y = visible.y + view * (y - visible.y)
         warnings = (*visible.warnings, *infrared.warnings, *warnings)
         return Fused(y, chroma, visible.alpha, visible, infrared, warnings)
 
@@ -236,7 +253,7 @@ class FusePipeline:
             if not self.options.resize:
                 raise _different_sizes(self.kind, [size, infrared_size])
             infrared = _map_planes(infrared, lambda x, low: _resize(x, size, low))
-        return infrared, infrared.alpha
+        return infrared, _edge_weight(infrared, size[1]) if infrared.alpha is None else infrared.alpha
 
     def _warp(self, visible: Picture, infrared: Picture) -> tuple[Picture, Tensor | None]:
         from tectum.registration import align
@@ -247,14 +264,15 @@ class FusePipeline:
                 f"the visible image must have the size of the rig, {px(self.rig.visible_size)}, got {px(size)}; fit "
                 "a rig to these cameras with `tectum align`"
             )
-        transform = self.rig or align.register(visible.y[0].numpy(), infrared.y[0].numpy())
+        transform = self.rig or align.register(mark_invalid(visible), mark_invalid(infrared))
 
         def warp(x: Tensor, _: float) -> Tensor:
             return torch.from_numpy(align.warp(transform, x.permute(1, 2, 0).numpy())).permute(2, 0, 1).contiguous()
 
         warped = _map_planes(infrared, warp)
         view = torch.from_numpy(align.valid_mask(transform, feather_px=_FEATHER * size[1]))[None]
-        return warped, view if warped.alpha is None else view * warped.alpha
+        weight = _edge_weight(warped, size[1]) if warped.alpha is None else warped.alpha
+        return warped, view if weight is None else view * weight
 
 
 def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
@@ -346,10 +364,35 @@ def _read_picture(source: Source, noun: str, **options: Any) -> Picture:
 
 
 def _map_planes(picture: Picture, change: Callable[[Tensor, float], Tensor]) -> Picture:
-    """The picture with luminance, chroma and alpha changed; `change` is told the lowest value of each, 0 or -1/2."""
+    """The picture with all its planes changed; `change` is told the lowest value of each, 0 or -1/2."""
     chroma = None if picture.chroma is None else change(picture.chroma, -0.5)
     alpha = None if picture.alpha is None else change(picture.alpha, 0.0)
-    return replace(picture, y=change(picture.y, 0.0), chroma=chroma, alpha=alpha)
+    valid = None if picture.valid is None else change(picture.valid.float(), 0.0) > 0.5
+    return replace(picture, y=change(picture.y, 0.0), chroma=chroma, alpha=alpha, valid=valid)
+
+
+def _edge_weight(picture: Picture, width: int) -> Tensor | None:
+    """Weight of a picture (1, H, W): 0 where it has no data, rising to 1 beside it; None for 1 everywhere."""
+    if picture.valid is None:
+        return None
+    from tectum.io.validity import edge_weight
+
+    return torch.from_numpy(edge_weight(picture.valid[0].numpy(), feather_px=_FEATHER * width))[None]
+
+
+def _show_valid(
+    y: Tensor, chroma: Tensor | None, visible: Picture, infrared: Picture, view: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """Luminance and chroma with each source alone where the other has no data, and 0 where neither has."""
+    weight = _edge_weight(visible, visible.y.shape[2])
+    assert weight is not None
+    seen = torch.ones_like(y) if view is None else view
+    by_visible = visible.y + seen * (y - visible.y)
+    y = weight * by_visible + (1 - weight) * seen * infrared.y
+    if chroma is not None:
+        other = 0.0 if infrared.chroma is None else infrared.chroma
+        chroma = weight * chroma + (1 - weight) * seen * other
+    return y, chroma
 
 
 def _resize(x: Tensor, size: torch.Size, low: float) -> Tensor:

@@ -89,6 +89,7 @@ class RawImage:
     Attributes:
         pixels: (H,W), (H,W,2) grey and alpha, (H,W,3) RGB or (H,W,4) RGBA, upright, of the file's own type.
         valid: (H,W) bool, False where the file says that there is no data; None for valid everywhere.
+        nodata: raw value that the file declares to stand for no data, or None.
         unit: of the values, such as "degrees Celsius"; empty for plain levels.
         metadata: what of the file's metadata goes into a result made of it: "exif" and "icc" as bytes, "geo" as
             a dict of TIFF tags; only those that it has.
@@ -100,6 +101,7 @@ class RawImage:
     unit: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    nodata: float | None = None
 
 
 @dataclass(frozen=True)
@@ -187,12 +189,49 @@ def parse_range(text: str) -> ValueRange:
     return ValueRange("percentile" if percentiles[0] else "raw", low, high)
 
 
+def parse_nodata(text: str | None, *, guess: bool) -> tuple[str, str]:
+    """Returns the arguments `nodata` of `read_image` for the first image and for the second and later ones.
+
+    Args:
+        text: of an option: VALUE of the second, VALUE,VALUE of both, "none", or None if it was left out.
+        guess: guess at a constant border where nothing is said.
+
+    Raises:
+        UserError: it is none of these.
+
+    >>> parse_nodata(None, guess=True), parse_nodata("-9999", guess=False), parse_nodata("0,-9999", guess=True)
+    (('guess', 'guess'), ('declared', '-9999'), ('0', '-9999'))
+    """
+    if text == "none":
+        return "none", "none"
+    unsaid = "guess" if guess else "declared"
+    values = [] if text is None else text.split(",")
+    try:
+        sound = len(values) <= 2 and all(math.isfinite(float(value)) for value in values)
+    except ValueError:
+        sound = False
+    if not sound:
+        raise UserError(
+            f"--nodata must be a raw value of the second image such as 0 or -9999, two values for both, or none, got "
+            f"{text!r}"
+        )
+    first, second = [unsaid] * (2 - len(values)) + [value.strip() for value in values]
+    return first, second
+
+
+def mark_invalid(picture: Picture) -> Array:
+    """Returns the luminance (H,W) float32, NaN where there is no data."""
+    y = picture.y[0]
+    return (y if picture.valid is None else y.masked_fill(~picture.valid[0], math.nan)).numpy()
+
+
 def read_image(
     path: str | Path,
     *,
     value_range: str = "auto",
     modality: Modality = "visible",
     flag: str | None = None,
+    nodata: str = "declared",
 ) -> Picture:
     """Read an image file.
 
@@ -201,11 +240,13 @@ def read_image(
         value_range: which raw values become 0 and 1; see the module's description.
         modality: "visible" or "infrared"; decides "auto" and what counts as grey.
         flag: what messages call the option for the range; --visible-range or --infrared-range without it.
+        nodata: which pixels have no data. "declared": NaN, alpha 0, masks and the file's GDAL_NODATA tag; "guess": also
+            a constant border; "none": NaN and masks only; a number: this raw value, in place of the tag's.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is a folder, empty, no known image, truncated or damaged, too large, or holds NaN or
-            infinite values, or if its values do not fit the range.
+        ValueError: if it is a folder, empty, no known image, truncated or damaged, too large, holds infinite
+            values or no data at all, or if its values do not fit the range.
         PermissionError: if it may not be read.
 
     >>> import tempfile
@@ -216,7 +257,7 @@ def read_image(
     ((1, 4, 6), 0.2, None, 8)
     """
     parsed = parse_range(value_range)
-    return _make_picture(_read_raw(Path(path), modality), modality, parsed, str(path), flag)
+    return _make_picture(_read_raw(Path(path), modality), modality, parsed, str(path), flag, nodata)
 
 
 def picture_from_array(
@@ -226,6 +267,7 @@ def picture_from_array(
     value_range: str = "auto",
     noun: str | None = None,
     flag: str | None = None,
+    nodata: str = "declared",
 ) -> Picture:
     """Make a picture of an image in memory.
 
@@ -233,10 +275,10 @@ def picture_from_array(
         x: numpy (H,W), (H,W,1), (H,W,3) or (H,W,4), RGB(A), of uint8, uint16, float32 or float64, treated as a file of
             that type is; or a torch tensor (H,W), (C,H,W) or (1,C,H,W) with C = 1, 3 or 4, floating in [0,1], which
             "auto" takes as it is; or a PIL image.
-        modality, value_range, noun, flag: as in `read_image`.
+        modality, value_range, noun, flag, nodata: as in `read_image`. The mask of a masked array counts as declared.
 
     Raises:
-        ValueError: for other shapes and types, NaN or infinite values, or values that do not fit the range.
+        ValueError: for other shapes and types, infinite values, or values that do not fit the range.
 
     >>> picture_from_array(torch.rand(3, 5, 7)).chroma.shape
     torch.Size([2, 5, 7])
@@ -244,7 +286,7 @@ def picture_from_array(
     parsed = parse_range(value_range)
     noun = noun or modality
     if isinstance(x, Image.Image):
-        return _make_picture(RawImage(pixels_from_pillow(x)), modality, parsed, f"the {noun} PIL image", flag)
+        return _make_picture(RawImage(pixels_from_pillow(x)), modality, parsed, f"the {noun} PIL image", flag, nodata)
     if isinstance(x, Tensor):
         shape = tuple(x.shape)
         channels = x[0] if x.ndim == 4 and len(x) == 1 else x
@@ -257,7 +299,7 @@ def picture_from_array(
             )
         pixels = channels.detach().cpu().float().permute(1, 2, 0).numpy()
         as_it_is = ValueRange("full") if parsed.unit == "auto" else parsed
-        return _make_picture(RawImage(pixels), modality, as_it_is, f"the {noun} tensor", flag)
+        return _make_picture(RawImage(pixels), modality, as_it_is, f"the {noun} tensor", flag, nodata)
     if not isinstance(x, np.ndarray):
         raise UserError(f"an image must be a numpy array, a torch tensor or a PIL image, got {type(x).__name__}")
     known = x.dtype.newbyteorder("=") in (np.uint8, np.uint16, np.float32, np.float64)
@@ -266,8 +308,12 @@ def picture_from_array(
             f"an array must be (H,W), (H,W,1), (H,W,3) or (H,W,4) of uint8, uint16, float32 or float64, got {x.shape} "
             f"of {x.dtype}; transpose or convert it first"
         )
-    raw = RawImage(x.astype(x.dtype.newbyteorder("="), copy=False))
-    return _make_picture(raw, modality, parsed, f"the {noun} array", flag)
+    valid: Array | None = None
+    if isinstance(x, np.ma.MaskedArray):
+        masked = np.ma.getmaskarray(x)
+        valid, x = np.logical_not(masked if x.ndim == 2 else masked.any(axis=2)), x.data
+    raw = RawImage(x.astype(x.dtype.newbyteorder("="), copy=False), valid)
+    return _make_picture(raw, modality, parsed, f"the {noun} array", flag, nodata)
 
 
 def to_array(y: Tensor, chroma: Tensor | None = None, alpha: Tensor | None = None, *, bits: int = 8) -> Array:
@@ -360,7 +406,7 @@ def check_output(path: str | Path, *, bits: int = 8) -> None:
 
 
 def _make_picture(
-    image: RawImage, modality: Modality, value_range: ValueRange, source: str, flag: str | None
+    image: RawImage, modality: Modality, value_range: ValueRange, source: str, flag: str | None, nodata: str
 ) -> Picture:
     if modality not in ("visible", "infrared"):
         raise UserError(f"modality must be 'visible' or 'infrared', got {modality!r}")
@@ -371,19 +417,56 @@ def _make_picture(
     codes, raw_alpha = (planes[:-1], planes[-1:]) if len(planes) in (2, 4) else (planes, None)
     if len(codes) == 3 and np.array_equal(codes[0], codes[1]) and np.array_equal(codes[1], codes[2]):
         codes = codes[:1]
+    valid, told = _find_valid(image, codes, raw_alpha, nodata, source, modality)
+    if valid is not None:
+        from tectum.io.validity import fill_invalid
+
+        codes = fill_invalid(codes, valid)
     raw = torch.from_numpy(codes.astype(np.float32 if bits < 32 else np.float64))
     flag = flag or f"--{modality}-range"
-    low, high = _limits(raw, bits, modality, value_range, source, flag)
-    clipped = _clipped_warning(raw, low, high, source, flag) if value_range.unit == "raw" else ()
+    data = raw if valid is None else raw[:, torch.from_numpy(valid)][:, None]  # what the range is taken of
+    low, high = _limits(data, bits, modality, value_range, source, flag)
+    clipped: tuple[str, ...] = ()
+    if value_range.unit == "raw":
+        clipped = _clipped_warning(data, low, high, source, flag)
+    elif bits > 8 and modality == "infrared" and value_range.unit != "full":
+        clipped = _stretched_warning(data, low, high)
     fits = bits < 32 and (low, high) == (0, 2**bits - 1)  # nothing to shift or clip: two passes less
     x = raw.div_(high) if fits else raw.sub_(low).div_(high - low).clamp_(0, 1).float()
     y, chroma = (x, None) if len(x) == 1 else rgb_to_ycbcr(x)
     if modality == "infrared" and chroma is not None and _nearly_grey(x):
         chroma = None
     alpha = None if raw_alpha is None else _alpha(raw_alpha, bits, source)
-    valid = None if image.valid is None else torch.from_numpy(np.ascontiguousarray(image.valid))[None]
-    told = (*image.warnings, *clipped)
-    return Picture(y, chroma, alpha, bits, (low, high), valid, image.unit, image.metadata, told)
+    mask = None if valid is None else torch.from_numpy(np.ascontiguousarray(valid))[None]
+    warnings = (*image.warnings, *told, *clipped)
+    return Picture(y, chroma, alpha, bits, (low, high), mask, image.unit, image.metadata, warnings)
+
+
+def _find_valid(
+    image: RawImage, codes: Array, alpha: Array | None, nodata: str, source: str, modality: Modality
+) -> tuple[Array | None, tuple[str, ...]]:
+    """The pixels with data (H,W), or None for all, and sentences on what was guessed; nearly always nothing to do."""
+    declared = image.valid is not None or image.nodata is not None or (alpha is not None and not alpha.all())
+    has_nan = codes.dtype.kind == "f" and bool(np.isnan(codes).any())
+    perhaps = nodata == "guess" and _has_constant_corner(codes)
+    if nodata in ("declared", "guess") and not (declared or has_nan or perhaps):
+        return None, ()
+    from tectum.io.validity import find_valid
+
+    valid, told = find_valid(codes, alpha, image.valid, image.nodata, nodata, modality)
+    if valid is not None and not valid.any():
+        raise UserError(f"{source} must have pixels with data, got none; check the file, or add --nodata none")
+    return valid, told
+
+
+def _has_constant_corner(codes: Array) -> bool:
+    """A cheap test: padding leaves a stretch of equal pixels along the frame at a corner."""
+    for end in (0, -1):
+        for line in (codes[:, end, :], codes[:, end, ::-1], codes[:, :, end], codes[:, ::-1, end]):
+            stretch = line[:, : max(8, line.shape[1] // 16)].astype(np.float64)
+            if float(np.ptp(stretch, axis=1).max()) <= 2:  # JPEG leaves as much
+                return True
+    return False
 
 
 def _limits(
@@ -413,6 +496,21 @@ def _limits(
             f"say what is black and what is white with {flag}={smallest:g},{largest:g} (or =p0.1,p99.9)"
         )
     return 0.0, 1.0
+
+
+def _stretched_warning(raw: Tensor, low: float, high: float) -> tuple[str, ...]:
+    """A warning if one value far from all others widens a range that was taken of an image: dead pixels, padding."""
+    for value in (float(raw.min()), float(raw.max())):
+        rest = raw[raw != value]
+        if not low <= value <= high or not rest.numel():
+            continue
+        smallest, largest = float(rest.min()), float(rest.max())
+        if max(smallest - value, value - largest) > largest - smallest > 0:
+            return (
+                f"some pixels of the infrared image hold {value:g}, far from all other values, and widen its range; "
+                f"--nodata {value:g} leaves them out",
+            )
+    return ()
 
 
 def _clipped_warning(raw: Tensor, low: float, high: float, source: str, flag: str) -> tuple[str, ...]:
@@ -454,11 +552,10 @@ def _nearly_grey(x: Tensor) -> bool:
 
 
 def _check_finite(planes: Array, source: str) -> None:
-    if planes.dtype.kind == "f" and not np.isfinite(planes).all():
-        bad = int((~np.isfinite(planes)).any(0).sum())
+    if planes.dtype.kind == "f" and np.isinf(planes).any():
+        bad = int(np.isinf(planes).any(0).sum())
         raise UserError(
-            f"{source} has {bad} NaN or infinite pixels of {planes[0].size}; replace them first, e.g. by the median of "
-            "their neighbours, since only you know what they stand for"
+            f"{source} has {bad} infinite pixels of {planes[0].size}; replace them first, by NaN where there is no data"
         )
 
 

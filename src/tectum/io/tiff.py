@@ -8,6 +8,7 @@ Pillow does for 8 bits:
 
 import io
 import struct
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from tectum.io.image import (
 
 _PIXEL_TAGS = {*range(256, 260), 262, 273, 274, 277, 279, 284, 317, 320, 322, 323, 324, 325, 338, 339}
 _ASSOCIATED_ALPHA = 1
+_GDAL_NODATA = 42113
 
 
 def read(data: bytes) -> RawImage:
@@ -45,7 +47,18 @@ def read(data: bytes) -> RawImage:
             check_size(*image.size)
             image.load()  # reads metadata too, and turns it upright
         pixels = pixels_from_pillow(image)
-    return metadata.attach_tiff(pixels, data, tags)
+    return replace(metadata.attach_tiff(pixels, data, tags), nodata=_nodata_value(tags, pixels))
+
+
+def _nodata_value(tags: dict[int, Any], pixels: Array) -> float | None:
+    """The value of the GDAL_NODATA tag, as it stands in the decoded pixels; None without one, or where it is NaN."""
+    try:
+        value = float(str(tags[_GDAL_NODATA]).strip("\0 "))
+    except (KeyError, ValueError):
+        return None
+    if tags.get(262) == 0 and pixels.dtype.kind == "u":  # white is zero: the pixels were inverted
+        value = float(np.iinfo(pixels.dtype).max) - value
+    return value if np.isfinite(value) else None
 
 
 def _read_tags(data: bytes) -> dict[int, Any]:

@@ -115,7 +115,7 @@ def register(
     where one camera sees little (night) the corners may be off by several pixels: look at the result.
 
     Args:
-        visible, infrared: luminances (H,W) in [0,1], at least 32 pixels a side.
+        visible, infrared: luminances (H,W) in [0,1], at least 32 pixels a side; NaN where there is no data.
         model: the largest freedom allowed.
         max_shift: largest displacement of a corner against plain resizing, in widths of the visible image.
         prudent: leave a pair alone that plain resizing fits nearly as well; False takes the best transform of `model`
@@ -159,8 +159,8 @@ def _find_transform(
     for name, image in (("visible", visible), ("infrared", infrared)):
         if image.ndim != 2 or min(image.shape) < 32:
             raise UserError(f"{name} must be (H,W) with at least 32 pixels a side to be registered, got {image.shape}")
-        if not np.isfinite(image).all():
-            raise UserError(f"{name} must be finite to be registered, got NaN or infinite pixels; replace them first")
+        if np.isinf(image).any() or np.isnan(image).all():
+            raise UserError(f"{name} must hold finite values to be registered, got infinite ones or only NaN; check it")
     levels = _levels(visible, infrared)
     (a, b, _), work = levels[-1], size_of(levels[-1][2])
     candidates = list(_fit_models(levels, model, max_shift))

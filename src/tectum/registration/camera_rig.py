@@ -125,7 +125,7 @@ def fit_rig(
     view and most of it far away are best.
 
     Args:
-        pairs: (visible, infrared) luminances, (H,W) in [0,1].
+        pairs: (visible, infrared) luminances, (H,W) in [0,1], NaN where there is no data.
         model: the freedom of the transform.
         max_shift: largest displacement of a corner against plain resizing, in widths.
         max_spread: largest distance of a pair's corners from the median ones, in widths.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from tectum.console import Flag, progress_bar, say, sentence
+from tectum.console import Flag, optional, progress_bar, say, sentence
 from tectum.errors import UserError
 from tectum.io.files import check_path_exists
 
@@ -42,6 +42,9 @@ class Align:
 
     infrared_range: Annotated[str, arg(metavar="RANGE")] = "auto"
     """Which raw values of each frame count for the common range, as in `tectum fuse`."""
+
+    nodata: Annotated[str | None, optional("VALUE|none")] = None
+    """Raw value of infrared pixels without data (A,B: in both images), or none to guess at no constant borders."""
 
     overwrite: Flag = False
     """Replace a rig file that is already there."""
@@ -87,17 +90,21 @@ class Align:
         self, pairs: "Sequence[PairFiles]", ranges: list[tuple[float, float]]
     ) -> "Iterator[tuple[Any, Any]]":
         """Luminance pairs (H,W), read one by one; the raw ranges of radiometric infrared frames go into `ranges`."""
-        from tectum.io.image import read_image
+        from tectum.io.image import mark_invalid, parse_nodata, read_image
+
+        nodata = parse_nodata(self.nodata, guess=True)
 
         with progress_bar(len(pairs), "pair", quiet=self.quiet) as bar:
             for pair in pairs:
                 try:
-                    visible = read_image(pair.visible)
-                    infrared = read_image(pair.infrared, modality="infrared", value_range=self.infrared_range)
+                    visible = read_image(pair.visible, nodata=nodata[0])
+                    infrared = read_image(
+                        pair.infrared, modality="infrared", value_range=self.infrared_range, nodata=nodata[1]
+                    )
                 except (ValueError, OSError) as error:
                     say(f"skipped: {sentence(error)}")
                 else:
                     if infrared.bits > 8 or self.infrared_range != "auto":
                         ranges.append(infrared.raw_range)
-                    yield visible.y[0].numpy(), infrared.y[0].numpy()
+                    yield mark_invalid(visible), mark_invalid(infrared)
                 bar.update()

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tectum.io.validity import fill_invalid
+
 Array = NDArray[Any]
 Size = tuple[int, int]
 
@@ -21,6 +23,7 @@ FREEDOMS: dict[str, Array] = {
     "homography": np.eye(8),
 }
 _PRIOR_STD = 0.015  # of rotation (rad), scale and shear, relative to plain resizing
+_REACH = 4  # pixels from one without data that its gradient may touch: two Gaussians and the Sobel filter
 _CORRELATED_PX = 25.0  # pixels of a smoothed field that count as one observation
 
 
@@ -62,8 +65,16 @@ def resize(image: Array, size: Size) -> Array:
 
 
 def gradient_field(image: Array) -> Array:
-    """Returns the normalised gradient with doubled angle, (H,W) -> (H,W,2). A 2 % margin (black borders) is 0."""
+    """Returns the normalised gradient with doubled angle, (H,W) -> (H,W,2).
+
+    It is 0 in a margin of 2 % (black borders), and at and beside pixels without data, which are NaN.
+    """
     import cv2
+
+    invalid = np.isnan(image)
+    has_holes = bool(invalid.any()) and not invalid.all()
+    if has_holes:
+        image = fill_invalid(image[None], ~invalid)[0]
 
     # Gradient of the smoothed image
     smooth = cv2.GaussianBlur(image, (0, 0), 1.0)
@@ -71,8 +82,16 @@ def gradient_field(image: Array) -> Array:
     gy = cv2.Sobel(smooth, cv2.CV_32F, 0, 1, borderType=cv2.BORDER_REPLICATE)
     # z = (gx + i gy)^2 / (|g|^2 + mean |g|^2), smoothed
     energy = gx * gx + gy * gy
-    floor = energy + max(float(energy.mean()), 1e-9)
+    if has_holes:
+        reach = np.ones((2 * _REACH + 1, 2 * _REACH + 1), np.uint8)
+        seen = (cv2.dilate(invalid.astype(np.uint8), reach) == 0)[..., None].astype(np.float32)
+        mean = float((energy * seen[..., 0]).sum()) / max(float(seen.sum()), 1.0)
+    else:
+        mean = float(energy.mean())
+    floor = energy + max(mean, 1e-9)
     field = cv2.GaussianBlur(np.dstack([(gx * gx - gy * gy) / floor, 2 * gx * gy / floor]), (0, 0), 1.0)
+    if has_holes:
+        field = field * seen
     margin = max(2, round(0.02 * image.shape[1]))
     inner = np.zeros_like(field)
     inner[margin:-margin, margin:-margin] = field[margin:-margin, margin:-margin]
