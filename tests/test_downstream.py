@@ -23,9 +23,10 @@ from tectum.downstream import tables
 from tectum.downstream.cell import load_predictions, train
 from tectum.downstream.frames import Frames, class_weights, draw_batch, view_windows
 from tectum.downstream.options import Budget
-from tectum.downstream.run import Cell, Comparison, Input, lock_folder
+from tectum.downstream.run import Cell, Comparison, Input
 from tectum.downstream.statistics import confusion_scorer, detection_scorer, seed_difference
 from tectum.evaluation.methods import FolderMethod, FuserMethod, make_baseline
+from tectum.io.files import lock_folder
 from tectum.io.image import Picture, write_image
 from tectum.metrics.task import DetectionScore, SegmentationScore
 from tectum.pair import Pair
@@ -257,7 +258,7 @@ def test_a_cell_in_work_is_left_to_its_process(tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="locks need fcntl")
 def test_the_lock_of_a_killed_process_is_gone(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from tectum.downstream.run import lock_folder\n"
+        "import sys, time; from pathlib import Path; from tectum.io.files import lock_folder\n"
         "with lock_folder(Path(sys.argv[1])) as mine: print(mine, flush=True); time.sleep(60)"
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)

@@ -361,8 +361,8 @@ def test_a_full_disk_is_one_sentence(pairs: Path, tmp_path: Path, capsys: pytest
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     error = capsys.readouterr().err
-    assert code == 2 and error.count("\n") == 1
-    assert str(tmp_path / "run") in error and "disk" in error
+    assert code == 1 and error.count("\n") == 1 and "None" not in error
+    assert str(tmp_path / "run") in error and "disk" in error and "the same command then goes on" in error
 
 
 # ---- the published recipes -------------------------------------------------------------------------------------------

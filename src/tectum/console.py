@@ -63,6 +63,8 @@ def show_metavars(**metavars: str) -> Callable[[type[C]], type[C]]:
 
 def sentence(error: BaseException) -> str:
     """Returns the message of an exception as one sentence for a user."""
+    if isinstance(error, OSError) and error.strerror and error.filename is None:
+        return f"cannot read or write: {error.strerror}; check the disk"
     if isinstance(error, OSError) and error.strerror:
         return f"cannot read or write {error.filename}: {error.strerror}; check the path, its permissions and the disk"
     return str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)

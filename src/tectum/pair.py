@@ -15,7 +15,11 @@ Boxes = dict[str, Tensor]
 
 
 class Pairs(Protocol):
-    """Anything with a length that gives a `Pair` by its index: a list, a dataset."""
+    """Anything with a length that gives a `Pair` by its index: a list, a dataset.
+
+    Where reading all pairs takes long, a method `fingerprint(index)` may return a hash of a pair's content: a run that
+    is resumed compares those instead of the pixels.
+    """
 
     def __len__(self) -> int: ...
 

@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 from tectum.data.folders import luminance, read_8bit
 from tectum.data.labels import Labels
 from tectum.errors import UserError
+from tectum.io.files import file_sha256, fingerprint
 from tectum.pair import Pair
 
 
@@ -90,6 +91,12 @@ class LabelledPairs(Dataset[Pair]):
             )
         files = {name: self.files[name] for name in names}
         return LabelledPairs(files, self.labels, channels=self.channels, memory_gib=self.memory_gib, words=self.words)
+
+    def fingerprint(self, index: int) -> str:
+        """Returns a hash of the content of a pair's files and of its label; where they lie does not matter."""
+        name = self.names[index]
+        label = "" if self.labels is None else self.labels.fingerprint(name)
+        return fingerprint([file_sha256(path) for path in self.files[name]], label)
 
     def visible_rgb(self, index: int) -> Tensor:
         """Returns the visible image of a pair in colour, (1,3,H,W) in [0,1]; a grey one has three equal channels."""

@@ -19,7 +19,7 @@ from tectum.data.masks import read_indices, read_mask
 from tectum.data.parts import SetImages
 from tectum.data.transforms import IGNORE_INDEX
 from tectum.errors import UserError
-from tectum.io.files import normalise_name, read_lines, read_text
+from tectum.io.files import file_sha256, fingerprint, normalise_name, read_lines, read_text
 from tectum.pair import Boxes
 
 _LABEL_FOLDERS = {
@@ -46,6 +46,12 @@ class Labels:
 
     def __contains__(self, name: object) -> bool:
         return name in self.entries
+
+    def fingerprint(self, name: str) -> str:
+        """Returns a hash of the label of an image: of its file or its boxes in a list, and of the class names."""
+        entry = self.entries[name]
+        content = file_sha256(entry) if isinstance(entry, Path) else [box[:-1] for box in entry]  # without its place
+        return fingerprint(self.label_type, self.classes, self.order, content)
 
     def read(self, name: str, size: tuple[int, int]) -> Tensor | Boxes:
         """Returns the mask (H,W) uint8, or the boxes, of an image of `size` (height, width).

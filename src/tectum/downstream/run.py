@@ -16,8 +16,7 @@ no living process holds.
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -31,7 +30,7 @@ from tectum.downstream.frames import Frames, shrink
 from tectum.downstream.options import Budget
 from tectum.errors import UserError, abbreviate
 from tectum.evaluation.methods import CachedMethod, FolderMethod, FuserMethod, Method
-from tectum.io.files import changed_settings, fingerprint, write_json, write_tensors
+from tectum.io.files import changed_settings, fingerprint, lock_folder, write_json, write_tensors
 from tectum.io.image import Array, Picture, to_array
 from tectum.nn.memory import keep_memory
 from tectum.pair import Pair, Pairs
@@ -290,21 +289,3 @@ class Comparison:
             scores = ", ".join(f"{k} {100 * v:.2f}" for k, v in result["scores"].items() if v is not None)
             seconds = f"{result['seconds']:.0f} s, {result['seconds a step']:.3f} s a step"
             print(f"{label}: {scores} ({seconds})", file=sys.stderr, flush=True)
-
-
-@contextmanager
-def lock_folder(folder: Path) -> Iterator[bool]:
-    """Lock a cell's folder; False if another process holds it. The system frees the lock of a process that ended."""
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        import fcntl
-    except ImportError:  # Windows: one process a run
-        yield True
-        return
-    with (folder / "lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        yield True

@@ -8,7 +8,7 @@ import json
 import os
 import unicodedata
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +40,7 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         temporary.chmod(mode & 0o777)  # some writers make files that only their owner may read
         temporary.replace(path)
     except OSError as error:
-        if error.filename is None:  # a full disk
+        if error.errno is not None and str(error.filename) in ("None", str(temporary)):  # a full disk, a closed folder
             error.filename = str(path)
         raise
     finally:
@@ -249,13 +249,43 @@ def file_sha256(path: str | Path) -> str:
 
 
 def fingerprint(*parts: Any) -> str:
-    """Returns a short hash of tensors, texts, lists and dicts of them."""
+    """Returns a short hash of tensors, texts, numbers, lists and dicts of them; of anything else its type counts."""
     digest = hashlib.sha256()
     for part in parts:
-        for x in part if isinstance(part, list | tuple) else (part,):
-            for y in [x[key] for key in sorted(x)] if isinstance(x, dict) else (x,):
-                if isinstance(y, str | int):
-                    digest.update(repr(y).encode())
-                else:
-                    digest.update(str((y.dtype, tuple(y.shape))).encode() + y.contiguous().numpy().tobytes())
+        _add_to_digest(digest, part)
     return digest.hexdigest()[:16]
+
+
+def _add_to_digest(digest: Any, part: Any) -> None:
+    if isinstance(part, list | tuple):
+        for x in part:
+            _add_to_digest(digest, x)
+    elif isinstance(part, Mapping):
+        for key in sorted(part):
+            _add_to_digest(digest, part[key])
+    elif hasattr(part, "contiguous"):
+        x = part.detach().cpu().contiguous()
+        digest.update(str((x.dtype, tuple(x.shape))).encode() + x.numpy().tobytes())
+    else:
+        digest.update((repr(part) if isinstance(part, str | int | float | None) else type(part).__name__).encode())
+
+
+@contextlib.contextmanager
+def lock_folder(folder: Path) -> Iterator[bool]:
+    """Lock a folder for this process; False if another process holds it. The system frees what an ended process held.
+
+    The folder is made if it is missing. Where nothing can be locked (Windows, some network disks, a folder that may
+    only be read) the answer is True.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        try:
+            import fcntl
+
+            fcntl.flock(stack.enter_context((folder / "lock").open("a")), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        except (ImportError, OSError):
+            pass
+        yield True

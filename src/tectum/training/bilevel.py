@@ -174,14 +174,14 @@ def hypergradient(
     def image(parameters: Tensors, pair: Pair, dropout_seed: int) -> Tensor:
         with temporary_seed(dropout_seed):
             buffers = {name: x.clone() for name, x in fuser.named_buffers()}
-            fused: Tensor = functional_call(fuser, (parameters, buffers), (pair.a, pair.b))
+            fused: Tensor = _call_with(fuser, parameters | buffers, (pair.a, pair.b))
         return fused
 
     def objective_terms(fused: Tensor, *, learn: bool) -> Tensors:
         # Without `learn` the graph to phi, which is as large as the fuser's, is not kept
         state: Tensors = dict(objective.named_parameters()) if learn else _detached_state(objective)
         with temporary_seed(seed + 1):
-            terms: Tensors = functional_call(objective, state, (fused, train.a, train.b))
+            terms: Tensors = _call_with(objective, state, (fused, train.a, train.b))
         return terms
 
     def outer_loss_of(parameters: Tensors) -> Tensor:
@@ -248,6 +248,21 @@ def _check_arguments(objective: nn.Module, learned: Tensors, test: Pair, method:
         raise UserError("the outer loss needs labels, but the test pair has no target; give labelled pairs")
     if method not in get_args(Method):
         raise UserError(f"method must be one of {', '.join(get_args(Method))}, got {method!r}")
+
+
+def _call_with(module: nn.Module, state: Tensors, inputs: tuple[Tensor, ...]) -> Any:
+    """Result of a module with other parameters and buffers; tied ones are given under all their names.
+
+    torch's own `tie_weights` would leave the given tensors in a module that has two names (torch 2.13).
+    """
+    first: dict[int, str] = {}
+    whole: Tensors = {}
+    for prefix, part in module.named_modules():
+        own = [*part.named_parameters(prefix, recurse=False), *part.named_buffers(prefix, recurse=False)]
+        for name, x in own:
+            if (given := state.get(first.setdefault(id(x), name))) is not None:
+                whole[name] = given
+    return functional_call(module, whole, inputs, tie_weights=False)
 
 
 def _detached_state(module: nn.Module) -> Tensors:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from tyro.conf import Positional, arg
 
-from tectum.console import Flag, optional, progress_bar, say, use_threads
+from tectum.console import Flag, optional, progress_bar, say, sentence, use_threads
 from tectum.errors import UserError
 from tectum.options import option_values
 from tectum.training import recipes
@@ -105,7 +105,7 @@ class Train(_Changes, _Arguments):  # type: ignore[misc]
     """
 
     def run(self) -> int:
-        """Train, print the best validation, and return the exit code: 1 for a loss that has not been learned."""
+        """Train, print the best validation, and return the exit code: 1 for a full disk, or a loss not learned."""
         recipe = self.make_recipe()
         from tectum.nn.stages import find_device
         from tectum.training.distributed import World
@@ -120,18 +120,25 @@ class Train(_Changes, _Arguments):  # type: ignore[misc]
             print("rendering synthetic scenes", file=sys.stderr)
         built = build(recipe, None if self.data is None else Path(self.data))
         run = Path(self.out)
-        run.mkdir(parents=True, exist_ok=True)
-        if (run / "last.pt").exists():
-            _check_same_recipe(recipe, run)
-        elif world.is_main:
-            recipes.save(recipe, run / "recipe.json")
-        options: dict[str, Any] = {"schedule": recipe.schedule, "device": device, "world": world}
+
+        def begin() -> None:
+            if (run / "last.pt").exists():
+                _check_same_recipe(recipe, run)
+            else:
+                recipes.save(recipe, run / "recipe.json")
+
+        options: dict[str, Any] = {"schedule": recipe.schedule, "device": device, "world": world, "begin": begin}
         with _Report(run, recipe.schedule, quiet=self.quiet or not world.is_main, writes=world.is_main) as report:
             try:
                 best = fit(**vars(built), run=run, report=report, **options)
             except KeyboardInterrupt:
                 say(f"interrupted; the same command continues the run in {run}")
                 return 130
+            except OSError as error:
+                if not report.started:
+                    raise
+                say(f"{sentence(error)}; the same command then goes on from what was saved last")
+                return 1
         if not world.is_main:
             return 0
         print(f"{run / 'best.safetensors'}: {_validation_text(best)} at step {best['step']}")
@@ -222,12 +229,9 @@ class _Report:
     def __init__(self, run: Path, schedule: Schedule, *, quiet: bool, writes: bool) -> None:
         total = schedule.task_first + schedule.steps + schedule.meta_due(schedule.steps - 1)
         self._bar = progress_bar(total, "step", quiet=quiet)
-        self._started = False
+        self.started = False
+        self._folder = run / "tensorboard" if writes else None
         self._writer: Any = None
-        with contextlib.suppress(ImportError):
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._writer = SummaryWriter(str(run / "tensorboard")) if writes else None
 
     def __enter__(self) -> "_Report":
         return self
@@ -241,14 +245,23 @@ class _Report:
         if "valid_loss" in line:
             if not self._bar.disable:
                 self._bar.write(f"step {line['step']}: {_validation_text(line)}", file=sys.stderr)
-            if self._writer is not None:
-                for name, value in line.items():
-                    self._writer.add_scalar(name, value, line["step"])
+            self._write(line)
             return
         done = line["first"] + line["step"] + line["meta"]
-        if not self._started:  # the speed of an earlier process says nothing about the time that is left
-            self._bar.initial, self._bar.n, self._started = done - 1, done - 1, True
+        if not self.started:  # the speed of an earlier process says nothing about the time that is left
+            self._bar.initial, self._bar.n, self.started = done - 1, done - 1, True
         self._bar.update(done - self._bar.n)
         phase = "meta" if "outer_loss" in line else "fit" if line["step"] else "task"
         self._bar.set_description(phase, refresh=False)
         self._bar.set_postfix(loss=f"{line['loss']:.4f}", refresh=False)
+
+    def _write(self, line: dict[str, Any]) -> None:
+        """Write a log line for TensorBoard."""
+        if self._writer is None and self._folder is not None:
+            with contextlib.suppress(ImportError):
+                from torch.utils.tensorboard import SummaryWriter
+
+                self._writer = SummaryWriter(str(self._folder))
+        if self._writer is not None:
+            for name, value in line.items():
+                self._writer.add_scalar(name, value, line["step"])

@@ -4,16 +4,17 @@
     World(devices=2)                        this command starts a second process (or `torchrun` has started them)
 
 Losses are means over a batch, so the mean of the processes' gradients is the gradient of the whole batch: the same
-command gives the same result on one device and on many, up to rounding. Exceptions: networks with batch normalisation,
-whose statistics are those of each process's part, and dropout, whose draws differ.
+command gives the same result on one device and on many, up to rounding; crops and mixtures are drawn by step and image.
+Exceptions: networks with batch normalisation, whose statistics are those of each process's part, and dropout,
+whose draws differ.
 Gradients are averaged by hand, because `torch.autograd.grad` and forward mode bypass a wrapper's synchronisation.
 """
 
 import atexit
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 
 from tectum.errors import UserError
 
+T = TypeVar("T")
 _PRECISIONS = ("32-true", "bf16-mixed")
 
 
@@ -43,7 +45,7 @@ class World:
             raise UserError(f"devices must be 1 or more, got {devices}; leave it out for one")
         if accelerator == "cuda" and devices > torch.cuda.device_count():
             raise UserError(f"there are {torch.cuda.device_count()} GPUs here, got --devices {devices}; ask for fewer")
-        self.size, self.rank, self._fabric = 1, 0, None
+        self.size, self.rank, self.precision, self._fabric = 1, 0, precision, None
         nodes, started = 1, int(os.environ.get("WORLD_SIZE", "1"))  # by torchrun
         if started > 1:
             devices = int(os.environ.get("LOCAL_WORLD_SIZE", started))
@@ -125,6 +127,22 @@ class World:
         """Wait until all processes are here."""
         if self._fabric is not None:
             self._fabric.barrier()
+
+    def on_main(self, function: Callable[[], T]) -> T:
+        """Call a function in the main process alone; all return what it returns, or raise what it raises."""
+        if self.size == 1 or self._fabric is None:
+            return function()
+        outcome: Any = None
+        if self.is_main:
+            try:
+                outcome = function(), None
+            except Exception as error:
+                outcome = None, error
+        value, failure = self._fabric.broadcast(outcome, src=0)
+        if failure is not None:
+            raise failure
+        returned: T = value
+        return returned
 
     def autocast(self) -> AbstractContextManager[Any]:
         """A context with the precision of forward passes."""

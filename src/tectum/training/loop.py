@@ -15,19 +15,20 @@ epoch) and `samples/`. With `schedule.ema` the fuser that is validated and saved
 
 import json
 import math
+import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from tectum.data.transforms import flip
 from tectum.errors import UserError
-from tectum.io.files import write_tensors, write_text
+from tectum.io.files import file_sha256, lock_folder, read_tensors, write_tensors, write_text
 from tectum.nn.memory import keep_memory
 from tectum.nn.stages import find_device
 from tectum.pair import Pair, Pairs
@@ -36,7 +37,7 @@ from tectum.training.batches import batch_indices, crop_batch, draw_mix, meta_in
 from tectum.training.checkpoint import FILES, Checkpoint
 from tectum.training.distributed import World
 from tectum.training.held_out import epoch_means, held_out_losses, split_held_out, weights_to_log
-from tectum.training.old_names import use_new_names
+from tectum.training.inputs import check_inputs
 from tectum.training.schedule import Schedule as Schedule
 from tectum.training.trainer import Trainer, largest_entry
 from tectum.training.validation import validate
@@ -58,6 +59,7 @@ def fit(
     device: str | torch.device = "auto",
     world: World | None = None,
     report: Callable[[dict[str, Any]], None] | None = None,
+    begin: Callable[[], None] | None = None,
 ) -> dict[str, Any]:
     """Train `fuser` in place and leave its best weights in it.
 
@@ -75,32 +77,37 @@ def fit(
         device: where to train: "auto" (CUDA, then MPS, then the CPU), "cpu", "cuda", "cuda:1", "mps".
         world: the processes of a run on several devices; None is this one alone.
         report: called after every step with {"step", "steps", "loss", ..}, and with a whole log line after an epoch.
+        begin: called in the main process when the folder is locked for this run and nothing is written yet.
 
     Returns:
         The log line of the best validation.
 
     Raises:
-        UserError: the run folder belongs to another run, a number is not finite (the batch is saved), or the objective
-            cannot be learned in this way.
+        UserError: the run folder belongs to another run or process, a number is not finite (the batch is saved), or the
+            objective cannot be learned in this way.
+        OSError: a file cannot be written; all that was saved before stays.
     """
     folder, world = Path(run), world or World()
+    sets = {"training": pairs, "validation": validation}
     device = world.device or find_device(device)
     pairs, held_out = split_held_out(pairs, 0 if balance is None else balance.held_out, schedule.seed)
-    _check_inputs(fuser, objective, task, pairs, validation, schedule, balance)
-    (folder / "samples").mkdir(parents=True, exist_ok=True)
+    check_inputs(fuser, objective, task, pairs, validation, schedule, balance)
     keep_memory()
     for module in (fuser, objective, task):
         if module is not None:
             module.to(device)
     trainer = Trainer(fuser, objective, task, schedule, world=world, balance=balance)
-    world.barrier()
-    loop = _Loop(trainer, pairs, validation, held_out, folder, device)
-    for module in trainer.modules.values():
-        world.broadcast(module)
-    best = loop.run(report or (lambda line: None))
-    if world.is_main:
-        fuser.load_state_dict(load_file(folder / FILES["fuser"], device=device))
-    world.broadcast(fuser)
+    with ExitStack() as stack:
+        if not world.on_main(lambda: stack.enter_context(lock_folder(folder))):
+            raise UserError(f"another process trains in {folder}; wait for its end, or choose a new folder")
+        world.on_main(begin or (lambda: None))
+        loop = _Loop(trainer, pairs, validation, held_out, folder, device, Checkpoint(folder, trainer, pairs, sets))
+        for module in trainer.modules.values():
+            world.broadcast(module)
+        best = loop.run(report or (lambda line: None))
+        if world.is_main:
+            fuser.load_state_dict(read_tensors(folder / FILES["fuser"]))
+        world.broadcast(fuser)
     return best
 
 
@@ -120,15 +127,17 @@ class _Loop:
     held_out: Pairs
     folder: Path
     device: str
+    checkpoint: Checkpoint
 
     def __post_init__(self) -> None:
         self.schedule, self.world = self.trainer.schedule, self.trainer.world
-        self.checkpoint = Checkpoint(self.folder, self.trainer, self.pairs)
         self.progress = self.checkpoint.load()
         self.saved_at = time.monotonic()
 
     def run(self, report: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
         progress, schedule, world = self.progress, self.schedule, self.world
+        if progress.step < schedule.steps:
+            world.on_main(self.prepare_folder)
         while progress.step < schedule.steps:
             numbers = world.average_numbers(self.take_step())
             for name, value in numbers.items():
@@ -147,6 +156,15 @@ class _Loop:
             if epoch_ended:
                 world.barrier()
         return progress.best or {}
+
+    def prepare_folder(self) -> None:
+        try:
+            tempfile.TemporaryFile(dir=self.folder).close()
+        except OSError as error:
+            raise UserError(
+                f"{self.folder} must be writable, its run is not finished ({error.strerror}); copy it to another place"
+            ) from error
+        (self.folder / "samples").mkdir(exist_ok=True)
 
     def take_step(self) -> dict[str, float]:
         """Take the next step, of the task alone, of the objective or of the fuser; returns its numbers by name."""
@@ -261,56 +279,9 @@ class _Loop:
             for name, module in self.trainer.modules.items():
                 if module.state_dict():
                     write_tensors(self.folder / FILES[name], module.state_dict())
+                    self.progress.saved[FILES[name]] = file_sha256(self.folder / FILES[name])
 
     def write_log(self, line: dict[str, Any]) -> None:
-        """Add a line to the log, in place of those of the steps that are repeated after a stop."""
-        log = self.folder / "log.jsonl"
-        texts = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
-        lines = [use_new_names(json.loads(text)) for text in texts]
-        lines = [*(before for before in lines if before["step"] < line["step"]), line]
-        write_text(log, "".join(json.dumps(x) + "\n" for x in lines))
-
-
-def _check_inputs(
-    fuser: nn.Module,
-    objective: nn.Module,
-    task: Any,
-    pairs: Pairs,
-    validation: Pairs,
-    schedule: Schedule,
-    balance: Balance | None,
-) -> None:
-    """Refuse what cannot be trained, before anything is written."""
-    meta_steps, name, num, batch = schedule.meta_steps, type(objective).__name__, len(pairs), schedule.batch
-    if not (num and len(validation)):
-        raise UserError(f"training needs pairs and validation pairs, got {num} and {len(validation)}; complete the set")
-    for noun, network in (("fuser", fuser), ("objective", objective)):
-        if not isinstance(network, nn.Module):
-            raise UserError(f"{noun} must be a torch.nn.Module, got {network!r}; load it or make it first")
-    if not list(fuser.parameters()):
-        raise UserError(f"{type(fuser).__name__} has no parameters to train; choose another system")
-    if not any(p.requires_grad for p in fuser.parameters()):
-        raise UserError(f"{type(fuser).__name__} is frozen; load it with trainable=True, or call requires_grad_(True)")
-    if not meta_steps and any(p.requires_grad for p in objective.parameters()):
-        raise UserError(
-            f"{name} has trainable parameters, but there are no meta steps to train them; give a task and meta_steps "
-            "(--meta-steps), or freeze the objective with requires_grad_(False)"
-        )
-    if meta_steps and not list(objective.parameters()):
-        raise UserError(f"{name} has no parameters to learn; give it a generator, or set meta_steps to 0")
-    if task is None and (meta_steps or schedule.task_weight):
-        raise UserError("a loss can only be learned from a task; give one (task=...), or leave out meta steps")
-    if task is None and balance is not None:
-        raise UserError("a balance weighs the task's loss, but there is no task; give one, or leave out --balance")
-    if schedule.task_weight and balance is not None:
-        raise UserError(f"a balance sets the task's weight, got task_weight {schedule.task_weight} too; leave one out")
-    for noun, part in (("training", pairs), ("validation", validation)):
-        if task is not None and part[0].target is None:
-            raise UserError(f"a task needs labels, the {noun} pairs have none; give labelled pairs")
-    if meta_steps and num < 2:
-        raise UserError("a meta step needs two pairs, one for each of its losses, got 1; give more pairs")
-    if meta_steps and schedule.interleaved and num <= batch:
-        raise UserError(
-            "an interleaved meta step needs pairs outside its batch for the outer loss, got "
-            f"{num} pairs for a batch of {batch}; give more pairs, or lower --batch"
-        )
+        """Write the log with one more line."""
+        self.progress.log.append(line)
+        write_text(self.folder / "log.jsonl", "".join(json.dumps(x) + "\n" for x in self.progress.log))
