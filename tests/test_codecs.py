@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image, ImageFile
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from measures import is_one_sentence
 from tectum.io import image as images
@@ -436,6 +437,22 @@ def test_red_stays_red_in_every_format(tmp_path: Path) -> None:
         )
         assert image.mode == ("RGB" if extension in (".jpg", ".jpeg", ".bmp") else "RGBA")  # alpha: the stated rule
         assert np.abs(np.asarray(image)[8, 8, :3].astype(int) - (220, 30, 10)).max() <= 4
+
+
+@pytest.mark.parametrize("pixels", [RGBA8, RGBA16])
+def test_a_tiff_says_that_its_fourth_channel_is_alpha(pixels: Any, tmp_path: Path) -> None:
+    write_image(tmp_path / "a.tif", pixels)
+    assert tiff_tags((tmp_path / "a.tif").read_bytes())[338] == (2,)
+    write_image(tmp_path / "b.tif", pixels[..., :3])
+    assert 338 not in tiff_tags((tmp_path / "b.tif").read_bytes())
+
+
+def tiff_tags(data: bytes) -> dict[int, Any]:
+    directory = ImageFileDirectory_v2(data[:8])
+    stream = io.BytesIO(data)
+    stream.seek(directory.next)
+    directory.load(stream)
+    return dict(directory)
 
 
 def test_jpeg_keeps_fine_colour(tmp_path: Path) -> None:

@@ -188,6 +188,15 @@ def test_dji_gives_counts_and_says_so(factor: int, tmp_path: Path) -> None:
     assert len(image.warnings) == 1 and "raw counts" in image.warnings[0] and "own making only" in image.warnings[0]
 
 
+def test_dji_of_another_size_is_refused_and_short_notes_are_no_picture(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="does not fit its 80 x 60 preview") as caught:
+        read_image(write(tmp_path, dji_jpeg(COUNTS[:50], preview=PREVIEW)), modality="infrared")
+    assert is_one_sentence(caught.value)
+    notes = write(tmp_path, dji_jpeg(COUNTS[:2], preview=PREVIEW))
+    for modality in ("visible", "infrared"):
+        assert read_image(notes, modality=modality).warnings == ()  # type: ignore[arg-type]
+
+
 def test_extract_writes_what_the_file_holds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     exif = Image.Exif()
     exif[0x010F], exif[0x0112] = "FLIR", 6

@@ -731,7 +731,7 @@ def _encode(path: Path, array: Array, metadata: Mapping[str, Any]) -> bytes:
 
     extension = path.suffix.lower().replace("jpeg", "jpg")
     if metadata:
-        from tectum.io.metadata import add_to_tiff, fit_metadata
+        from tectum.io.metadata import fit_metadata
 
         metadata = fit_metadata(metadata, array, extension)
     if array.ndim == 3:  # OpenCV stores blue first
@@ -752,7 +752,11 @@ def _encode(path: Path, array: Array, metadata: Mapping[str, Any]) -> bytes:
     if not encoded:
         height, width = array.shape[:2]
         raise UserError(f"{width} x {height} pixels do not fit into a {extension} file ({path}); use .png or .tif")
-    return add_to_tiff(data.tobytes(), metadata) if metadata and extension.startswith(".tif") else data.tobytes()
+    if extension.startswith(".tif") and (metadata or (array.ndim == 3 and array.shape[2] == 4)):
+        from tectum.io.metadata import add_to_tiff
+
+        return add_to_tiff(data.tobytes(), metadata)
+    return data.tobytes()
 
 
 def _swap_red_blue(pixels: Array) -> Array:

@@ -33,6 +33,7 @@ _DESCRIPTIVE = {271, 272, 282, 283, 296, 305, 306, 315, 33432}
 _DESCRIPTION = 270
 """ImageDescription: in a TIFF often a program's own note on the file's layout, therefore not taken from one."""
 _GEO = {33550, 33922, 34264, 34735, 34736, 34737}
+_UNASSOCIATED_ALPHA = b"\2\0"
 _MAX_ICC_BYTES = 2**24
 _SEGMENT_BYTES = 65535 - 2 - len("Exif\0\0")
 _MAKER_NOTE, _INTEROPERABILITY = 37500, 40965
@@ -183,7 +184,10 @@ def fit_metadata(metadata: Mapping[str, Any], pixels: Array, extension: str) -> 
 
 
 def add_to_tiff(encoded: bytes, metadata: Mapping[str, Any]) -> bytes:
-    """Returns a TIFF with metadata, as `fit_metadata` gives it, in a directory at its end in place of the first one."""
+    """Returns a TIFF with metadata, as `fit_metadata` gives it, in a directory at its end in place of the first one.
+
+    Of four channels that directory says that the last is alpha.
+    """
     order, big, start = _read_header(encoded)
     assert not big
     directory: dict[int, Any] = {}
@@ -194,6 +198,8 @@ def add_to_tiff(encoded: bytes, metadata: Mapping[str, Any]) -> bytes:
         directory[_ICC] = 7, metadata["icc"]
     directory |= metadata.get("geo", {})
     directory |= _read_directory(encoded, start, order)  # the pixels' own tags come last and win
+    if directory[277][1][:1] == b"\4":  # OpenCV does not say what the fourth channel is
+        directory[338] = 3, _UNASSOCIATED_ALPHA
     encoded += b"\0" * (len(encoded) % 2)
     packed = _pack_directory(directory, len(encoded), order)
     return encoded[:4] + struct.pack(order + "I", len(encoded)) + encoded[8:] + packed

@@ -315,13 +315,19 @@ _NO_CAMERA = Camera(**dict.fromkeys((*_FLOATS, "o"), 0.0))
 
 
 def _find_dji(image: Any) -> Thermogram | None:
-    """Counts of the size that the preview has, or of a whole fraction of it, as the joined APP3 segments hold them."""
+    """Counts of the size that the preview has, or of a whole fraction of it, as the joined APP3 segments hold them.
+
+    None where the segments are too short for a picture: DJI's other cameras keep notes of their own there.
+    """
     maker = metadata.find_maker(image)
     raw = b"".join(body for app, body in image.applist if app == "APP3")
-    if not raw or not maker.upper().startswith("DJI"):
+    if not maker.upper().startswith("DJI") or 16 * len(raw) < 2 * image.width * image.height:
         return None
-    for factor in range(1, 5):
+    for factor in (1, 2, 3, 4):
         width, height = image.width // factor, image.height // factor
         if 2 * width * height == len(raw) and image.size == (width * factor, height * factor):
             return Thermogram("DJI", np.frombuffer(raw, "<u2").reshape(height, width).astype(np.uint16))
-    raise _damaged()
+    raise Refusal(
+        f"is a DJI JPEG whose raw picture of {len(raw)} bytes does not fit its {image.width} x {image.height} preview; "
+        "copy it from the camera again"
+    )
