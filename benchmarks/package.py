@@ -70,7 +70,8 @@ def main() -> None:
     start += "" if recipe.loss is None else f", on the loss of {recipe.loss}"
     cards = weights.cards()
     kind = {} if recipe.kind == "infrared" else {"kind": recipe.kind}
-    taught = None if recipe.loss is None else cards[recipe.loss]["objective"]
+    of_loss = recipe.loss if recipe.loss in cards else arguments.name  # a run's own: packaged under this name before
+    taught = None if recipe.loss is None else cards[of_loss]["objective"]
     cards[arguments.name] = kind | {
         "system": recipe.system,
         "file": file,

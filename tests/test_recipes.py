@@ -175,6 +175,29 @@ def test_a_packaged_loss_is_taken_as_it_is(pairs: Path) -> None:
     assert not list(control.parameters()) and control(a, a, b)["gradient"] == terms["gradient"]
 
 
+@pytest.mark.usefixtures("tiny")
+def test_the_second_stage_takes_the_loss_of_the_first(
+    pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """--loss RUN: the very weights and options that RUN has learned, and the same pixels in the loss."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    taught = ["train", "test_recipes:own", "--data", str(pairs), "-o", str(first), "--quiet", "--alpha", "0.5"]
+    assert main(taught) == 0
+    refit = ["train", "tdfusion-fixed", "--data", str(pairs), "--loss", str(first), *TINY]
+    assert main([*refit, "--start", str(first / "best.safetensors"), "-o", str(second)]) == 0
+    learned, taken = (load_file(run / "objective.safetensors") for run in (first, second))
+    assert learned.keys() == taken.keys() and all(torch.equal(taken[name], x) for name, x in learned.items())
+    recipe = recipes.read(second / "recipe.json")
+    built = build(recipe, pairs)
+    assert built.objective.alpha == 0.5 and not any(p.requires_grad for p in built.objective.parameters())
+    assert build(replace(recipe, options={"alpha": 0.25}), pairs).objective.alpha == 0.25
+    begun = load_file(first / "best.safetensors")
+    assert all(torch.equal(x, begun[name]) for name, x in built.fuser.state_dict().items())
+    capsys.readouterr()
+    assert main(["train", "tdfusion-fixed", "--data", str(pairs), "--loss", str(second), "-o", str(first / "x")]) == 2
+    assert "has a fixed loss; give --loss the folder of one whose loss was learned" in capsys.readouterr().err
+
+
 def test_a_task_begins_with_weights_of_another_run() -> None:
     chosen = Train("tdfusion-street", "run", task_weights="task.safetensors", alpha=0.1).make_recipe()
     assert chosen.task_options["weights"] == "task.safetensors" and chosen.options["alpha"] == 0.1

@@ -50,7 +50,7 @@ def _flags(options: type, *names: str) -> list[Any]:
     return flags
 
 
-_CHANGES = [*_flags(Recipe, "kind", "task", "objective", "loss", "balance"), *_flags(Schedule)]
+_CHANGES = [*_flags(Recipe, "kind", "task", "objective", "loss", "start", "balance"), *_flags(Schedule)]
 _Changes: Any = make_dataclass("_Changes", _CHANGES, frozen=True, kw_only=True)
 
 

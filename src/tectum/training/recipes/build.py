@@ -14,12 +14,13 @@ from tectum.data.datasets import open_set
 from tectum.data.parts import exclude_names, read_split
 from tectum.data.synthetic import CLASSES, Scene, render
 from tectum.errors import UserError
+from tectum.io.files import load_state
 from tectum.kinds import KINDS
 from tectum.pair import Pair, Pairs
 from tectum.pretrained import loading as weights
 from tectum.protocols import Balance, System, resolve
 from tectum.tasks import TASKS
-from tectum.training.recipes.recipe import BALANCES, Recipe, Target
+from tectum.training.recipes.recipe import BALANCES, Recipe, Target, read
 
 _NUM_SCENES, _SCENE_PX = 36, (240, 320)
 
@@ -81,9 +82,9 @@ def scene_pair(scene: Scene, name: str, target: Target | None = None) -> Pair:
 
 
 def _objective_class(recipe: Recipe, system: System) -> Callable[..., nn.Module]:
-    """The constructor of the objective: a packaged loss, the learned one, the recipe's, the kind's, the system's."""
+    """The constructor of the objective: one from another run, the learned one, the recipe's, kind's or system's."""
     if recipe.loss is not None:
-        return _packaged_loss(recipe)
+        return _taught_loss(recipe)
     make = system.learned if recipe.learned else system.objective
     if make is None:
         needed = "a loss that can be learned" if recipe.learned else "an objective"
@@ -107,15 +108,30 @@ def _objective_class(recipe: Recipe, system: System) -> Callable[..., nn.Module]
     return lambda **options: make(**({"kind": recipe.kind} if "kind" in parameters else {}) | options)
 
 
-def _packaged_loss(recipe: Recipe) -> Callable[..., nn.Module]:
+def _taught_loss(recipe: Recipe) -> Callable[..., nn.Module]:
+    """The loss that was learned in another run, from the package or from the folder of that run."""
     name = str(recipe.loss)
-    kind = weights.cards().get(name, {}).get("kind", "infrared")
+    teacher = None if name in weights.cards() or not Path(name).exists() else read(Path(name) / "recipe.json")
+    kind = teacher.kind if teacher is not None else weights.cards().get(name, {}).get("kind", "infrared")
     if kind != recipe.kind:
         raise UserError(
             f"the loss of '{name}' was taught on {kind} pairs, got --kind {recipe.kind}; leave out --loss, or take a "
             "recipe on a fixed objective"
         )
-    return lambda **options: weights.load_objective(name, **options)
+    if teacher is None:
+        return lambda **options: weights.load_objective(name, **options)
+    learned = getattr(weights.select_system(teacher.system)[1], "learned", None)
+    if not teacher.learned or learned is None:
+        raise UserError(f"the run in {name} has a fixed loss; give --loss the folder of one whose loss was learned")
+    file = Path(name) / "objective.safetensors"
+    state = weights.read_weights(file)
+
+    def load(**options: Any) -> nn.Module:
+        objective: nn.Module = learned(**teacher.options | options)
+        load_state(objective, state, file, advice="give the folder of a whole run")
+        return objective.eval().requires_grad_(False)
+
+    return load
 
 
 def _balance(recipe: Recipe, system: System) -> Balance | None:

@@ -39,15 +39,15 @@ class Recipe:
     learned: bool = False
     """Whether the objective is learned."""
     loss: str | None = None
-    """Packaged weights whose learned loss is taken as it is, e.g. tdfusion-msrs; needs no labels. None: the system's
-    own objective."""
+    """Loss that another run has learned, taken as it is, without labels: the folder of that run, or packaged weights
+    such as tdfusion-msrs. None: the system's own objective."""
     options: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of the objective, e.g. alpha."""
     balance: str = "none"
     """Weights of the loss from epoch to epoch, for systems that have a balance: moving, frozen (as at the start) or
     none."""
     start: str | None = None
-    """Packaged weights the fuser starts from; None: random weights."""
+    """Weights the fuser starts from: packaged ones, or a file such as RUN/best.safetensors. None: random weights."""
     schedule: Schedule = field(default_factory=Schedule)
     """Steps, rates, batches, seed."""
     kind: str = "infrared"
