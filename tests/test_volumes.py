@@ -11,6 +11,7 @@ from tectum.errors import UserError
 from tectum.fusion.options import FuseOptions
 from tectum.fusion.pipeline import FusePipeline
 from tectum.fusion.volumes import fuse_volume_files, fuse_volumes
+from tectum.io.image import read_image
 from tectum.io.volumes import read_volume
 
 pydicom = pytest.importorskip("pydicom", reason="needs the extra `medical`")
@@ -208,6 +209,18 @@ def test_volumes_that_do_not_belong_together_are_refused_or_told(tmp_path: Path)
         fuse_volume_files(pipeline, one.name, one.name, str(tmp_path / "out.nii"))
     warnings = " ".join(fuse_volumes(pipeline, one, read_volume(other)).warnings)
     assert "different patients, P1 and P2" in warnings and "different frames of reference" in warnings
+
+
+def test_a_volume_is_no_picture(tmp_path: Path) -> None:
+    scan = next(write_dicom(tmp_path / "d", plane(FINE)[:1], FINE[:1]).iterdir())
+    for file in (
+        scan,
+        write_nifti(tmp_path / "a.nii", plane(FINE), FINE),
+        write_nifti(tmp_path / "a.nii.gz", plane(FINE), FINE),
+    ):
+        with pytest.raises(UserError, match="--kind medical") as refusal:
+            read_image(file)
+        assert is_one_sentence(str(refusal.value))
 
 
 def test_a_multi_frame_file_keeps_its_geometry(tmp_path: Path) -> None:

@@ -667,6 +667,8 @@ def _decode_common(data: bytes, name: str, modality: Modality) -> RawImage:
 
 def _identify(data: bytes) -> str:
     """The format by the first bytes. A reader of another one gets its line here and its import in `_decode`."""
+    if data[128:132] == b"DICM" or data[344:347] in (b"n+1", b"ni1") or data[:2] == b"\x1f\x8b":
+        raise Refusal("looks like a medical volume (DICOM, NIfTI); fuse it with another one by --kind medical")
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
         return "PNG"
     if data.startswith(b"\xff\xd8\xff"):
