@@ -168,15 +168,24 @@ def geo_tiff(path: Path, pixels: Any, **tags: Any) -> Path:
 def test_geo_tags_go_into_tiff(pixels: Any, tmp_path: Path) -> None:
     source = geo_tiff(tmp_path / "v.tif", pixels)
     for bits in ("8", "16"):
-        image = opened(fuse(source, tmp_path / "f.tif", "--bits", bits, "--visible-range", "full"))
+        image = opened(fuse(source, tmp_path / "f.tif", "--bits", bits, "--visible-range", "full", "--nodata", "none"))
         tags = image.tag_v2
         assert {tag: tags[tag] for tag in GEO if tag != 42113} == {tag: x for tag, x in GEO.items() if tag != 42113}
         assert 42113 not in tags, "a result has no missing pixels"
         assert tags[258] == (int(bits),) * (1 if pixels.ndim == 2 else 3), "the pixels' own tags are the result's"
     written = read_pixels(tmp_path / "f.tif")
-    plain = fuse(save(tmp_path / "w.png", pixels), tmp_path / "g.tif", "--bits", "16", "--visible-range", "full")
+    plain = fuse(
+        save(tmp_path / "w.png", pixels),
+        tmp_path / "g.tif",
+        "--bits",
+        "16",
+        "--visible-range",
+        "full",
+        "--nodata",
+        "none",
+    )
     np.testing.assert_array_equal(written, read_pixels(plain))
-    assert not opened(fuse(source, tmp_path / "f.png", "--visible-range", "full")).getexif()
+    assert not opened(fuse(source, tmp_path / "f.png", "--visible-range", "full", "--nodata", "none")).getexif()
 
 
 def test_exiftool_reads_the_geo_tags(tmp_path: Path) -> None:
