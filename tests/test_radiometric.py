@@ -70,6 +70,16 @@ def test_raw_picture_is_read_from_every_layout(encoding: str, order: str, header
     assert thermogram.camera.r2 == pytest.approx(CAMERA["R2"]) and thermogram.camera.x == pytest.approx(CAMERA["X"])
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_a_flat_scene_is_read_in_the_usual_byte_order(seed: int, tmp_path: Path) -> None:
+    """Only the low byte varies, so that both orders are equally rough."""
+    generator = np.random.default_rng(seed)
+    counts = generator.integers(12032, 12032 + generator.integers(1, 200), (60, 80)).astype(np.uint16)
+    for encoding in ("png", "raw"):
+        thermogram, _ = read_thermogram(write(tmp_path, flir_jpeg(counts, encoding=encoding)))
+        np.testing.assert_array_equal(thermogram.counts, counts)
+
+
 @pytest.mark.parametrize("encoding, order", [layout for layout in LAYOUTS if layout[0] != "png in order"])
 def test_raw_picture_and_constants_are_those_of_exiftool(encoding: str, order: str, tmp_path: Path) -> None:
     if shutil.which("exiftool") is None:
@@ -131,6 +141,15 @@ def test_temperatures_are_those_of_the_printed_formula(change: dict[str, float],
     for row, column in ((0, 0), (30, 40), (59, 79)):
         expected = printed_temperature(float(COUNTS[row, column]), {**camera, **share, **window})
         assert image.pixels[row, column] == pytest.approx(expected, abs=0.1)
+
+
+def test_a_count_without_a_temperature_is_no_data(tmp_path: Path) -> None:
+    counts = COUNTS.copy()
+    counts[20:23, 30:34] = 0  # far below what any temperature gives
+    path = write(tmp_path, flir_jpeg(counts))
+    assert np.isnan(read_thermogram(path)[1].pixels[20:23, 30:34]).all()
+    valid = read_image(path, modality="infrared").valid
+    assert valid is not None and int((~valid).sum()) == 12 and not valid[0, 20:23, 30:34].any()
 
 
 def test_a_range_in_degrees_fuses_the_temperatures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
