@@ -18,9 +18,10 @@ from torch import Tensor, nn
 
 from small_training import PX, SHORT, Generator, Segmenter, Small, Stopped, labelled_pairs, read_log, stop_after
 from tectum.cli import main
+from tectum.console import sentence
 from tectum.data.synthetic import render, save
 from tectum.io import files
-from tectum.io.files import fingerprint, lock_folder, write_tensors
+from tectum.io.files import append_text, fingerprint, lock_folder, write_tensors
 from tectum.models.tdfusion import PublishedTDFusionLoss, TDFusionLoss
 from tectum.pair import Pair
 from tectum.protocols import System
@@ -346,9 +347,11 @@ def test_other_best_weights_are_noticed(
 
     with pytest.raises(Stopped):
         run(report=stop_after(8))
+    (tmp_path / "run" / "samples" / ".tectum-0.tmp").write_text("of a process that was killed")
     spoil(tmp_path / "run" / FILES["task"])
     best = run()
     assert "task.safetensors is not of the last checkpoint; the best weights are chosen anew" in capsys.readouterr().err
+    assert not list((tmp_path / "run").rglob(".tectum-*"))
     assert best["step"] == 6 and all(load_file(tmp_path / "run" / name) for name in FILES.values())
     spoil(tmp_path / "run" / FILES["fuser"])
     with pytest.raises(ValueError, match=r"best.safetensors is not the file that the run has saved \(SHA-256"):
@@ -372,6 +375,14 @@ def test_a_task_that_breaks_in_its_first_step_is_a_sentence(run: Run, tmp_path: 
         run(task=Segmenter(scale=float("nan")), task_first=2)
     saved = load_file(tmp_path / "run" / "not-finite.safetensors")
     assert torch.equal(saved["a"], saved["b"]) and saved["a"].shape[2:] == (PX, PX)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a disk that is always full")
+def test_a_line_that_finds_no_room_names_its_file() -> None:
+    with pytest.raises(OSError, match="No space left") as error:
+        append_text(Path("/dev/full"), "line")
+    assert "cannot read or write /dev/full: No space left on device" in sentence(error.value)
+    assert sentence(OSError(errno.ENOSPC, "No space left on device")).startswith("cannot read or write: No space left")
 
 
 def test_networks_with_tied_weights_are_saved(run: Run, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ w <- AdamW(w, grad task.loss(images, target)), the gradient's norm at most `clip
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from tectum.downstream.frames import Frames, draw_batch
 from tectum.downstream.options import Budget
 from tectum.errors import UserError
-from tectum.io.files import read_json, write_json
+from tectum.io.files import read_json, write_json, write_whole
 from tectum.pair import move_target
 from tectum.protocols import Task
 
@@ -134,7 +135,8 @@ def save_predictions(folder: Path, names: Sequence[str], predictions: Sequence[A
     folder.mkdir(parents=True, exist_ok=True)
     if isinstance(predictions[0], Tensor):
         for name, mask in zip(names, predictions, strict=True):
-            Image.fromarray(mask.numpy()).save(folder / f"{name}.png")
+            image = Image.fromarray(mask.numpy())
+            write_whole(folder / f"{name}.png", partial(image.save, format="PNG"))
         return
     lists = {n: {key: x.tolist() for key, x in boxes.items()} for n, boxes in zip(names, predictions, strict=True)}
     write_json(folder / "boxes.json", lists)

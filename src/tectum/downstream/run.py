@@ -30,7 +30,7 @@ from tectum.downstream.frames import Frames, shrink
 from tectum.downstream.options import Budget
 from tectum.errors import UserError, abbreviate
 from tectum.evaluation.methods import CachedMethod, FolderMethod, FuserMethod, Method
-from tectum.io.files import changed_settings, fingerprint, lock_folder, write_json, write_tensors
+from tectum.io.files import append_text, changed_settings, fingerprint, lock_folder, write_json, write_tensors
 from tectum.io.image import Array, Picture, to_array
 from tectum.nn.memory import keep_memory
 from tectum.pair import Pair, Pairs
@@ -265,8 +265,7 @@ class Comparison:
                 bar.set_postfix(loss=f"{line['loss']:.4f}", refresh=False)
                 bar.update()
                 if line["step"] % _LOG_EVERY == 0:
-                    with (cell.folder / "log.jsonl").open("a", encoding="utf-8") as file:
-                        file.write(json.dumps(line) + "\n")
+                    append_text(cell.folder / "log.jsonl", json.dumps(line) + "\n")
 
             losses = train(task, frames["train"], self.budget, cell.seed, device=self.device, report=report)
         trained = time.monotonic()

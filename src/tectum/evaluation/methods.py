@@ -25,7 +25,7 @@ from tectum.color import choose_chroma, to_levels
 from tectum.errors import UserError
 from tectum.evaluation.options import BASELINES
 from tectum.fusion.pipeline import FuseOptions, FusePipeline
-from tectum.io.files import fingerprint
+from tectum.io.files import append_text, fingerprint
 from tectum.io.folders import ResultFolder, find_images, group_by_name, group_by_star
 from tectum.io.image import Array, Picture, picture_from_array, px, read_image, read_pixels, to_array, write_image
 from tectum.kinds import KINDS, Kind
@@ -219,9 +219,9 @@ class CachedMethod(Method):
             return read_image(file, value_range="full").y
         y = self._method.luminance(name, a, b)
         write_image(file, to_array(y))
-        with self._lock, self._list.open("a", encoding="utf-8") as lines:
+        with self._lock:
             self._marks[name] = mark
-            lines.write(json.dumps({name: mark}) + "\n")
+            append_text(self._list, json.dumps({name: mark}) + "\n")
         return y
 
     def picture(self, name: str, a: Picture, b: Picture) -> Array:

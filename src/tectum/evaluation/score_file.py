@@ -5,6 +5,8 @@ import math
 import threading
 from pathlib import Path
 
+from tectum.io.files import append_text
+
 Values = dict[str, float]
 """{metric: value}."""
 
@@ -42,8 +44,7 @@ class ScoreFile:
         with self._lock:
             self._scores[image, method] = key, values
             if self._path is not None:
-                with self._path.open("a", encoding="ascii") as file:
-                    file.write("\n" * self._ends_within_a_line + text)
+                append_text(self._path, "\n" * self._ends_within_a_line + text)
                 self._ends_within_a_line = False
 
     def clear(self) -> None:

@@ -53,6 +53,20 @@ def write_text(path: Path, text: str) -> None:
     write_whole(path, lambda file: file.write_text(text, encoding="utf-8"))
 
 
+def append_text(path: Path, text: str) -> None:
+    """Add text to the end of a file in UTF-8; a full disk or a process that is killed may leave a part of it.
+
+    Raises:
+        OSError: it cannot be written; the error names the file.
+    """
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        error.filename = str(path)
+        raise
+
+
 def write_json(path: Path, content: Any, *, indent: int | None = None) -> None:
     """Write a JSON file, whole or not at all."""
     write_text(path, json.dumps(content, indent=indent) + "\n")

@@ -165,6 +165,8 @@ class _Loop:
                 f"{self.folder} must be writable, its run is not finished ({error.strerror}); copy it to another place"
             ) from error
         (self.folder / "samples").mkdir(exist_ok=True)
+        for unfinished in self.folder.rglob(".tectum-*.tmp"):  # of a process that was killed
+            unfinished.unlink(missing_ok=True)
 
     def take_step(self) -> dict[str, float]:
         """Take the next step, of the task alone, of the objective or of the fuser; returns its numbers by name."""
