@@ -16,6 +16,7 @@ from tectum.data.synthetic import render
 from tectum.fusion.fuse import fuse
 from tectum.fusion.pipeline import FuseOptions, FusePipeline
 from tectum.fusion.stack import merge_to_two
+from tectum.io.folders import find_stacks
 from tectum.io.image import Picture, picture_from_array, write_image
 from tectum.kinds import KINDS
 from test_kinds import HEIGHT, WIDTH, photo, pixels
@@ -174,6 +175,77 @@ def test_three_folders_are_grouped_by_name(tmp_path: Path, capsys: pytest.Captur
     assert main(argv) == 0 and "2 were there already" in capsys.readouterr().out
     assert main([*argv[:-4], "--kind", "exposure", *argv[-2:]]) == 2  # another kind is another setting
     assert "kind: focus there, exposure here" in capsys.readouterr().err
+
+
+def write_stacks(folder: Path) -> dict[str, list[Path]]:
+    """Folders of 2, 4 and 1 exposures, darkest first; names whose natural order is not that of letters."""
+    stacks = {"s9": [2, 10], "s10": [1, 2, 9, 10], "lone": [5]}
+    for name, numbers in stacks.items():
+        (folder / name).mkdir(parents=True)
+        for i, number in enumerate(numbers):
+            write_image(folder / name / f"x{number}.png", photo(40 + 45 * i, number))
+    (folder / "notes").mkdir()
+    return {name: [folder / name / f"x{i}.png" for i in numbers] for name, numbers in stacks.items()}
+
+
+def test_stacks_are_folders_in_natural_order(tmp_path: Path) -> None:
+    stacks = write_stacks(tmp_path)
+    found = find_stacks(str(tmp_path), results=tmp_path / "out")
+    assert [pair.name for pair in found.pairs] == ["s9", "s10"]
+    assert all(list(pair.files) == stacks[pair.name] for pair in found.pairs)
+    assert "two images or more, got" in found.ambiguous["lone"]
+    (alone,) = find_stacks(str(tmp_path / "s10"), results=tmp_path).pairs
+    assert alone.name == "s10" and list(alone.files) == stacks["s10"]
+    assert [pair.name for pair in find_stacks(f"{tmp_path}/s*", results=tmp_path).pairs] == ["s9", "s10"]
+    write_image(tmp_path / "beside.png", photo(40, 1))
+    with pytest.raises(ValueError, match="holds images and folders of images"):
+        find_stacks(str(tmp_path), results=tmp_path / "out")
+    with pytest.raises(FileNotFoundError, match="no images in"):
+        find_stacks(str(tmp_path / "notes"), results=tmp_path)
+
+
+def test_stacks_from_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stacks, out = write_stacks(tmp_path / "in"), tmp_path / "in" / "out"
+    argv = ["fuse", "--stack", str(tmp_path / "in"), "-o", str(out), "--kind", "exposure", "--system", "laplacian"]
+    assert main(argv) == 1
+    said = capsys.readouterr()
+    assert "2 of 3 stacks fused" in said.out and "lone: a stack must have two" in said.err and "swapped" not in said.err
+    for name, files in stacks.items():
+        if len(files) > 1:  # of two exposures the brighter one comes first, whatever its name
+            expected = fuse(files[::-1], kind="exposure", system="laplacian")
+            assert np.array_equal(pixels(out / f"{name}.png"), np.asarray(expected))
+    assert main(argv) == 1 and "2 were there already" in capsys.readouterr().out, "results are no stack"
+    assert main([*argv[:-4], "--kind", "focus", *argv[-2:]]) == 2
+    assert "kind: exposure there, focus here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--stack", "x"], "--stack is for --kind exposure or focus, got infrared"),
+        (["--stack", "x", "x", "--kind", "MEF"], "takes one folder of stacks"),
+        (["--stack", "x", "--kind", "MFF", "--report"], "leave out --report"),
+        (["--stack", "y", "--kind", "MFF"], "does not exist"),
+        (["x", "--kind", "MEF"], "got one; add the other, or --stack for a folder"),
+        (["x"], "(visible and infrared), got one; add the other"),
+    ],
+)
+def test_stacks_that_cannot_be(
+    arguments: list[str], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "x").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert main(["fuse", *arguments, "-o", "out"]) == 2
+    assert says in (told := capsys.readouterr().err) and told.count("\n") == 1
+
+
+def test_a_stack_has_one_range(tmp_path: Path) -> None:
+    for i, top in enumerate((1000, 2500, 4000)):
+        write_image(tmp_path / f"{i}.png", np.linspace(0, top, HEIGHT * WIDTH).reshape(HEIGHT, WIDTH).astype(np.uint16))
+    argv = ["fuse", "--stack", str(tmp_path), "-o", str(tmp_path / "out"), "--kind", "MEF", "--system", "average"]
+    assert main(argv) == 1, "12 bits in 16"
+    assert main([*argv, "--visible-range", "0,4095", "--overwrite"]) == 0
+    assert pixels(tmp_path / "out" / f"{tmp_path.name}.png").max() > 150
 
 
 def test_alpha_and_grey() -> None:

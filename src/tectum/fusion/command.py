@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -46,6 +46,7 @@ class Fuse(FuseOptions):
     Files: OUT is a file name (.png .jpg .webp .bmp .tif), or a folder if it exists or ends in a slash.
     Folders, or quoted patterns ('vi/*.png'): images are matched by name without the extension and written to
     OUT/NAME.png; finished results are skipped, so the same command resumes a run that was stopped.
+    Stacks: with --stack one folder of exposures or foci, or of such folders; each is written to OUT/NAME-OF-FOLDER.png.
 
     Exit code: 0 all pairs done, 1 some failed (the others are kept), 2 a mistake found before the start, 130 Ctrl-C.
     """
@@ -53,11 +54,14 @@ class Fuse(FuseOptions):
     visible: Annotated[Positional[str], arg(metavar="VISIBLE")]
     """Visible image, folder or quoted pattern; of another kind the first: over-exposed, first focus, or scan."""
 
-    infrared: Annotated[Positional[str], arg(metavar="INFRARED")]
+    infrared: Annotated[Positional[str], arg(metavar="[INFRARED]", help_behavior_hint="")] = ""
     """Infrared image, folder or quoted pattern; of another kind the second: under-exposed, second focus, or MRI."""
 
     more: Annotated[Positional[tuple[str, ...]], arg(metavar="[MORE ...]", help_behavior_hint="")] = ()
     """More exposures or foci of the same scene: images, folders or quoted patterns."""
+
+    stack: Flag = False
+    """Fuse all exposures or foci of a folder, or of each of its folders, to one picture."""
 
     out: Annotated[str, arg(aliases=["-o"], metavar="OUT")]
     """Where the result goes."""
@@ -83,6 +87,11 @@ class Fuse(FuseOptions):
 
     def run(self) -> int:
         kind = KINDS[self.kind]
+        if self.stack:
+            return self._fuse_stacks()
+        if not self.infrared:
+            stacks = ", or --stack for a folder of exposures or foci" if kind.takes_more else ""
+            raise UserError(f"fuse takes two images ({' and '.join(kind.words)}), got one; add the other{stacks}")
         sources = (self.visible, self.infrared, *self.more)
         if self.more and not kind.takes_more:
             a, b = (role.upper() for role in kind.roles)
@@ -134,6 +143,11 @@ class Fuse(FuseOptions):
             quiet=self.quiet,
         )
 
+    def _options(self) -> FuseOptions:
+        """The options as given; the images of a stack have one range."""
+        one_range = self.stack and self.infrared_range == "auto"
+        return replace(self, infrared_range=self.visible_range) if one_range else self
+
     @property
     def _outputs(self) -> tuple[str, ...]:
         return ("colour", "grey") if self.output == "both" else (self.output,)
@@ -181,30 +195,52 @@ class Fuse(FuseOptions):
         return files
 
     def _fuse_folders(self, *sources: str) -> int:
+        from tectum.io.folders import match
+
+        return self._fuse_matches(match(*sources, roles=KINDS[self.kind].image_names(len(sources))))
+
+    def _fuse_stacks(self) -> int:
+        from tectum.io.folders import find_stacks
+
+        if not KINDS[self.kind].takes_more:
+            raise UserError(f"--stack is for --kind exposure or focus, got {self.kind}; name the kind of the images")
+        if self.infrared or self.report:
+            raise UserError(
+                "--stack draws no report; leave out --report"
+                if self.report
+                else f"--stack takes one folder of stacks, got {self.visible} and {self.infrared}; quote a pattern"
+            )
+        check_path_exists("stack", self.visible)
+        if self.threads is not None:
+            use_threads(self.threads)
+        return self._fuse_matches(find_stacks(self.visible, results=Path(self.out)))
+
+    def _fuse_matches(self, matches: "Matches") -> int:
         from tectum.fusion.pipeline import FusePipeline
         from tectum.fusion.stream import fuse_folder
-        from tectum.io.folders import ResultFolder, match
+        from tectum.io.folders import ResultFolder
 
-        matches = match(*sources, roles=KINDS[self.kind].image_names(len(sources)))
         outcome = fuse_folder(
-            FusePipeline(self),
+            FusePipeline(self._options()),
             matches,
             ResultFolder(Path(self.out), self._outputs, self.report),
             bits=self.bits,
             draw=partial(draw_report, labels=self._labels),
             overwrite=self.overwrite,
             quiet=self.quiet,
+            sort=self.stack,
         )
         return self._say_outcome(outcome, matches)
 
     def _say_outcome(self, outcome: "Outcome", matches: "Matches") -> int:
         """Print the summary on stdout and problems on stderr. Returns the exit code."""
+        noun = "stacks" if self.stack else "pairs"
         again = "the same command without --overwrite" if self.overwrite else "the same command"
         if not self.quiet:
             earlier = f" ({outcome.num_skipped} were there already)" if outcome.num_skipped else ""
             speed = len(outcome.done) / max(outcome.seconds, 1e-9)
             rate = f" in {outcome.seconds:.1f} s, {speed:.2f} images/s" if outcome.done else ""
-            print(f"{len(outcome.done)} of {outcome.num_pairs} pairs fused into {self.out}{earlier}{rate}")
+            print(f"{len(outcome.done)} of {outcome.num_pairs} {noun} fused into {self.out}{earlier}{rate}")
         for warning, names in outcome.warnings.items():
             say(f"warning: {abbreviate(names)}: {warning}")
         for role, lone_names in matches.unmatched.items():
@@ -214,7 +250,7 @@ class Fuse(FuseOptions):
         if unread := matches.unread_warning():
             say(unread)
         say_failures("not fused", outcome.failures)
-        state = f"{outcome.num_finished} of {outcome.num_pairs} pairs are done and kept, {again} continues"
+        state = f"{outcome.num_finished} of {outcome.num_pairs} {noun} are done and kept, {again} continues"
         if outcome.interrupted:
             say(f"interrupted; {state}")
             return 130

@@ -143,6 +143,7 @@ def fuse_folder(
     draw: Callable[[Fused], Array] | None = None,
     overwrite: bool = False,
     quiet: bool = False,
+    sort: bool = False,
 ) -> Outcome:
     """Fuse all pairs of `matches` into `results`, passing over those that are finished.
 
@@ -154,6 +155,7 @@ def fuse_folder(
         draw: draws the report picture, when `results.report`.
         overwrite: make finished results again.
         quiet: no progress bar (there is none either where stderr is not a terminal).
+        sort: the images of a scene come in any order, of two exposures too.
 
     Raises:
         ValueError, OSError: before anything is fused: other settings in the folder, or it cannot be written. Later
@@ -177,6 +179,8 @@ def fuse_folder(
 
     def work(loaded: tuple[PairFiles, tuple[Picture, ...]]) -> Fused:
         pair, pictures = loaded
+        if sort and pipeline.kind.order == "brightness":
+            pictures = tuple(sorted(pictures, key=lambda picture: -picture.brightness))
         fused = pipeline(*pictures)
         for warning in fused.warnings:
             outcome.warnings.setdefault(warning, []).append(pair.name)

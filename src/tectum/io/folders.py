@@ -115,6 +115,59 @@ def match(*paths: str, roles: Sequence[str] = ("visible", "infrared")) -> Matche
     )
 
 
+def find_stacks(where: str, *, results: Path) -> Matches:
+    """Find the exposure or focus stacks of a folder: one in each sub-folder, or the folder's own images.
+
+    Args:
+        where: the folder, or a pattern of folders.
+        results: a folder that is none of them.
+
+    Returns:
+        The files of each stack by the name of its folder, in natural order: 2 before 10. Folders of fewer than two
+        images are in `ambiguous`.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or no image in it.
+        UserError: there are images beside folders of images.
+    """
+    images = {path: _list_stack(path) for path in [Path(where), *_list_files(where)] if path.is_dir()}
+    images = {path: files for path, files in images.items() if files and path.resolve() != results.resolve()}
+    if Path(where) in images and len(images) > 1:
+        raise UserError(f"a stack must be a folder of its own, {where} holds images and folders of images; give one")
+    if not images:
+        raise FileNotFoundError(f"no images in {where} or its folders (looked for {', '.join(sorted(EXTENSIONS))})")
+    stacks = {path.resolve().name: files for path, files in images.items()}
+    names = sorted(stacks, key=_natural_key)
+    return Matches(
+        pairs=tuple(_pair_files(name, stacks[name]) for name in names if len(stacks[name]) > 1),
+        unmatched={},
+        ambiguous={
+            name: f"a stack must have two images or more, got {stacks[name][0]} alone; add the others"
+            for name in names
+            if len(stacks[name]) == 1
+        },
+        folders={"stacks": _folder_of(where)},
+    )
+
+
+def _list_stack(folder: Path) -> list[Path]:
+    """The images of a folder in natural order, none if it has none."""
+    return sorted(
+        (path for path in _list_files(str(folder)) if path.suffix.lower() in EXTENSIONS and path.is_file()),
+        key=lambda path: _natural_key(path.name),
+    )
+
+
+def _natural_key(name: str) -> list[tuple[int, str]]:
+    """Key that sorts names by the numbers in them.
+
+    >>> sorted(["10.png", "9.png", "9b.png"], key=_natural_key)
+    ['9.png', '9b.png', '10.png']
+    """
+    parts = re.split(r"(\d+)", normalise_name(name).lower())
+    return [(int(part), "") if i % 2 else (-1, part) for i, part in enumerate(parts)]
+
+
 def _give_to_narrowest(sides: Mapping[str, str], files: Mapping[str, list[Path]]) -> dict[str, list[Path]]:
     """The files of each side, without those that a pattern shares with a narrower side, all of whose files it has."""
     keys = {role: {path: file_key(path) for path in side} for role, side in files.items()}
