@@ -22,13 +22,13 @@ from torch import Tensor
 
 from tectum.errors import UserError
 from tectum.metrics.metric import Reduction, SourceMetric
-from tectum.metrics.windows import divide, nans, root, split_axis, to_grey_levels, zeros
+from tectum.metrics.windows import Workspace, divide, nans, root, split_axis, to_grey_levels, zeros
 
 Feature = Literal["edge", "gradient", "pixel", "dct"]
 
 _SIDE = 3
 _PLACES = _SIDE**2
-_CHUNK = 1 << 10
+_CHUNK = 1 << 11
 """Windows at a time: their joint distributions, 81 numbers each, should stay in the cache."""
 
 
@@ -147,10 +147,10 @@ def _cut_windows(x: Tensor) -> Tensor:
 
 def _average_of_windows(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """The means of 2 I / (H + H) over the windows of feature maps (H,W), against a and against b, (2,)."""
-    total, num = zeros(2, like=fused), 0
+    total, num, workspace = zeros(2, like=fused), 0, Workspace(fused, a, b)
     for _, rows in split_axis(len(fused), _SIDE, max(1, 8 * _CHUNK // fused.shape[1])):
         f, *sources = (_describe(_cut_windows(x[rows])) for x in (fused, a, b))
-        total = total + torch.stack([_share(f, x, second=k == 1).sum() for k, x in enumerate(sources)])
+        total = total + torch.stack([_share(f, x, workspace, second=k == 1).sum() for k, x in enumerate(sources)])
         num += f.y.shape[1]
     return total / num
 
@@ -158,13 +158,13 @@ def _average_of_windows(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
 def _average_of_patterns(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """The same for maps of edges: there are 512 windows, and each pair of them that occurs is taken once."""
     f, *sources = (_number_windows(x) for x in (fused, a, b))
-    averages = []
+    averages, workspace = [], Workspace(fused)
     for k, x in enumerate(sources):
         counts = torch.bincount((f << _PLACES).add_(x).flatten())
         pairs = counts.nonzero().squeeze(1)
         bits = (2 ** torch.arange(_PLACES, device=f.device))[:, None]
-        windows = (_describe((number & bits > 0).double()) for number in (pairs >> _PLACES, pairs))
-        values, weights = _share(*windows, second=k == 1), counts[pairs].double()
+        of_f, of_x = (_describe((number & bits > 0).double()) for number in (pairs >> _PLACES, pairs))
+        values, weights = _share(of_f, of_x, workspace, second=k == 1), counts[pairs].double()
         averages.append((values * weights).sum() / weights.sum())
     return torch.stack(averages)
 
@@ -225,37 +225,46 @@ def _describe(y: Tensor) -> _Windows:
     )
 
 
-def _share(f: _Windows, x: _Windows, *, second: bool) -> Tensor:
+def _share(f: _Windows, x: _Windows, workspace: Workspace, *, second: bool) -> Tensor:
     """2 I / (H + H) of each pair of windows of the fused image and of a source, (N,) float64."""
-    parts = [slice(start, start + _CHUNK) for start in range(0, f.y.shape[1], _CHUNK)]
-    joint = torch.cat([_joint_entropy(*(_Windows(*(v[..., part] for v in w)) for w in (f, x))) for part in parts])
     entropies = f.entropy + x.entropy
     certain = entropies <= 1e-12
-    share = 2 * (entropies - joint) / entropies.masked_fill(certain, 1.0)
+    share = 2 * (entropies - _joint_entropies(f, x, workspace)) / entropies.masked_fill(certain, 1.0)
     if bool(certain.any()):  # single places: 0/0
         equal = ((f.p if second else f.y) == x.y).all(0)
         share = torch.where(certain, equal.to(share.dtype), share)
     return torch.where(f.flat & x.flat, 1.0, share)
 
 
-def _joint_entropy(f: _Windows, x: _Windows) -> Tensor:
+def _joint_entropies(f: _Windows, x: _Windows, workspace: Workspace) -> Tensor:
     """Entropy of the joint distribution of each pair of windows in nats, (N,) float64."""
     rho = _sum_rows(f.centred * x.centred)
     # under a negative correlation p^ is that of the places of x counted from the end
     opposite = rho < 0
     p_x = torch.where(opposite, x.p.flip(0), x.p)
-    mean_x = torch.where(opposite, _PLACES - 1 - x.mean, x.mean)
-    f_cdf, x_cdf = f.cumulative, torch.where(opposite, p_x.cumsum(0), x.cumulative)
-    # p^: overlap of the steps of both cumulative distributions
-    before_f, before_x = (F.pad(cdf[:-1], (0, 0, 1, 0)) for cdf in (f_cdf, x_cdf))
-    bound = torch.minimum(f_cdf[:, None], x_cdf)
-    bound = bound.sub_(torch.maximum(before_f[:, None], before_x)).clamp_min_(0)
-    # phi = rho / rho^
+    x_cdf = torch.where(opposite, p_x.cumsum(0), x.cumulative)
+    means = f.mean * torch.where(opposite, _PLACES - 1 - x.mean, x.mean)
+    covariance = rho.abs() * f.deviation * x.deviation
+    before_f, before_x = (F.pad(cdf[:-1], (0, 0, 1, 0)) for cdf in (f.cumulative, x_cdf))
     places = torch.arange(_PLACES, dtype=rho.dtype, device=rho.device)
-    product = torch.outer(places, places).flatten() @ bound.flatten(0, 1)
-    phi = divide(rho.abs() * f.deviation * x.deviation, product - f.mean * mean_x)
-    joint = torch.addcmul(f.p[:, None] * (p_x * (1 - phi)), bound, phi).flatten(0, 1)
-    return -_sum_rows(joint.abs().clamp_min_(1e-300).log_().mul_(joint))
+    places = torch.outer(places, places).flatten()
+    ones = torch.ones_like(places)
+    entropies = []
+    for arrays in zip(
+        *(y.split(_CHUNK, -1) for y in (f.p, p_x, f.cumulative, x_cdf, before_f, before_x, means, covariance)),
+        strict=True,
+    ):
+        p_f, p_x, f_cdf, x_cdf, before_f, before_x, means, covariance = arrays
+        shape = (_PLACES, *p_x.shape)
+        # p^: overlap of the steps of both cumulative distributions
+        bound = torch.minimum(f_cdf[:, None], x_cdf, out=workspace("bound", shape))
+        bound = bound.sub_(torch.maximum(before_f[:, None], before_x, out=workspace("joint", shape))).clamp_min_(0)
+        # phi = rho / rho^
+        phi = divide(covariance, places @ bound.flatten(0, 1) - means)
+        joint = torch.mul(p_f[:, None], p_x * (1 - phi), out=workspace("joint", shape)).addcmul_(bound, phi)
+        terms = torch.abs(joint, out=workspace("bound", shape)).clamp_min_(1e-300).log_().mul_(joint)
+        entropies.append(ones @ terms.flatten(0, 1))
+    return -torch.cat(entropies)
 
 
 def _sum_rows(x: Tensor) -> Tensor:
