@@ -46,6 +46,20 @@ def blocks(page: Path) -> Iterator[Block]:
     assert language is None, f"{page.name}: the block that starts in line {start} never ends"
 
 
+def indented_commands(page: Path) -> Iterator[list[str]]:
+    """The words of each `tectum ...` line of an indented block, without what two spaces part from it."""
+    for line in re.findall(r"^    tectum (\S.*)$", outside_blocks(page).replace("\\\n", " "), re.MULTILINE):
+        words = shlex.split(re.split(r"  +", line)[0], comments=True)
+        if "..." not in " ".join(words):
+            yield words
+
+
+def named_commands(text: str) -> Iterator[str]:
+    """The commands that a text names as `tectum ...`, in one line each."""
+    text = re.sub(r'"\s*\n\s*f?"', "", text)  # a message over several lines of source
+    yield from (" ".join(span.split()) for span in re.findall(r"`tectum ([^`{]+)`", text))
+
+
 def commands(block: Block) -> Iterator[list[str]]:
     """The words of each `tectum ...` line of a shell block, without tectum, variables before it and comments."""
     for line in block.text.replace("\\\n", " ").splitlines():
@@ -96,6 +110,36 @@ def test_commands_parse(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
                 cli.parse(words)
             except ValueError as error:
                 pytest.fail(f"{where}: {error}")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_indented_commands_parse(page: Path) -> None:
+    for words in indented_commands(page):
+        try:
+            cli.parse(words)
+        except ValueError as error:
+            pytest.fail(f"{page.name}: tectum {shlex.join(words)}: {error}")
+
+
+def test_commands_named_in_sentences_and_messages_exist(capsys: pytest.CaptureFixture[str]) -> None:
+    """Their verb and their options are there, in the pages and in the source."""
+    files = [*PAGES, *(ROOT / "src").rglob("*.py")]
+    named = {(command, file.name) for file in files for command in named_commands(file.read_text(encoding="utf-8"))}
+    assert len(named) > 60
+    helps: dict[str, str] = {}
+    for command, where in sorted(named):
+        if command.startswith(("-", "...")):
+            continue
+        words = command.split()
+        verb = " ".join(words[:2]) if " ".join(words[:2]) in cli.COMMANDS else words[0]
+        assert verb in cli.COMMANDS or any(name.startswith(f"{verb} ") for name in cli.COMMANDS), (command, where)
+        if verb not in cli.COMMANDS:
+            continue
+        if verb not in helps:
+            assert cli.main([*verb.split(), "--help"]) == 0
+            helps[verb] = capsys.readouterr().out
+        for option in re.findall(r"(?<!\S)--[a-z][\w-]*", command):
+            assert option == "--help" or option in helps[verb], (command, where)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_id)

@@ -11,6 +11,7 @@ also takes the short names of publications (IVF or VIF, MEF, MFF, MIF).
 """
 
 from dataclasses import dataclass
+from itertools import product
 from typing import Literal
 
 from tectum.errors import UserError, suggest
@@ -24,7 +25,7 @@ class Kind:
         name: a key of KINDS.
         roles: short names of a and b, for tables and files.
         words: what a and b are called in a sentence: "the over-exposed image".
-        sides: folder names that a and b go by, the usual ones first.
+        sides: folder names that a and b go by, in any letter case, the usual ones first.
         tags: what publications call the kind, and its folder in a tree of several kinds.
         mixes: the two are of one camera, so that both colours are true and are mixed.
         takes_more: more than two images may be given; they are fused pairwise.
@@ -70,6 +71,8 @@ class _Kinds(dict[str, Kind]):
         raise UserError(f"unknown kind '{name}';{suggest(name.lower(), self)} available: {available}")
 
 
+_VISIBLE = ("vi", "vis", "visible", "rgb", "color", "colour", "eo")
+_INFRARED = ("ir", "infrared", "thermal", "lwir", "tir", "t")
 _OBJECTIVE = "tectum.models.adasffuse:AdaSFFuseLoss"
 
 KINDS = _Kinds(
@@ -77,7 +80,7 @@ KINDS = _Kinds(
         "infrared",
         roles=("visible", "infrared"),
         words=("visible", "infrared"),
-        sides=(("vi", "ir"), ("vis", "ir"), ("visible", "infrared")),
+        sides=tuple(product(_VISIBLE, _INFRARED)),
         tags=("IVF", "VIF"),
         thermal=(False, True),
         system="tdfusion",

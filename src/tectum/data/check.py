@@ -1,5 +1,6 @@
 """Check of a data set: read every file, count its contents, list its problems."""
 
+import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,7 +16,7 @@ from tectum.data.labelled import read_pair_pixels
 from tectum.data.labels import Labels, find_labels, open_labels
 from tectum.data.parts import SPLITS, SetImages, choose_names, find_duplicates
 from tectum.data.transforms import IGNORE_INDEX
-from tectum.errors import UserError
+from tectum.errors import UserError, abbreviate
 from tectum.kinds import KINDS
 
 _LABEL_TYPES = ("masks", "boxes")
@@ -102,6 +103,10 @@ def check(
             ]
         for stem in each(split, part.names):
             _check_pair(stem, images, labels, part)
+        if not part.names and not part.problems:
+            part.problems.append(f"there is not one pair in {images.home}; add images, or name another folder")
+        for label_type, counts in part.class_counts.items():
+            part.problems += _find_class_problems(label_type, counts)
     return parts
 
 
@@ -157,30 +162,20 @@ def _find_parts(root: Path, name: str, known: KnownSet, splits: Sequence[str]) -
     first_error: FileNotFoundError | None = None
     for split in SPLITS:
         try:
-            parts.append(find_part(name, known, root, split))
+            images = find_part(name, known, root, split)
         except FileNotFoundError as error:
             first_error = error
             continue
-        if not parts[-1].divided:
-            return _list_parts(parts[-1])
+        with contextlib.suppress(ValueError):  # a list that cannot be read: told when the part is
+            try:
+                choose_names(images)
+            except FileNotFoundError:  # neither folders nor lists say that there is such a part
+                continue
+        parts.append(images)
     if not parts and first_error is not None:
         raise first_error
-    return parts
-
-
-def _list_parts(images: SetImages) -> list[SetImages]:
-    """Returns the parts that lists or a rule make of a set whose folders make none."""
-    parts = []
-    for split in SPLITS:
-        part = replace(images, split=split)
-        try:
-            choose_names(part)
-        except FileNotFoundError:
-            continue
-        except ValueError:
-            pass  # a list that cannot be read: told when the part is
-        parts.append(part)
-    return [replace(images, split="all")] if len(parts) == 1 else parts
+    undivided = len(parts) == 1 and not parts[0].divided
+    return [replace(parts[0], split="all")] if undivided else parts
 
 
 def _open_label_files(images: SetImages, targets: Sequence[str], part: Part) -> dict[str, Labels]:
@@ -219,6 +214,30 @@ def _find_orphan_labels(images: SetImages, label_type: str) -> list[str]:
         return []  # one folder for all parts
     orphans = [path for stem, path in files.items() if stem not in images.visible and stem not in images.infrared]
     return [f"{path} belongs to no image; add the pair, or remove it" for path in orphans]
+
+
+def _find_class_problems(label_type: str, counts: ClassCounts) -> list[str]:
+    """Returns a problem for what makes the labels of a part useless: a class taken for ignored, or nothing but one."""
+    total = sum(counts.amount) + counts.ignored
+    if label_type == "boxes":
+        nothing = not total and counts.num_empty > 1
+        return [f"not one of {counts.num_empty} images has a box; check the label files"] * nothing
+    if not total:
+        return []
+    present = [name for name, amount in zip(counts.classes, counts.amount, strict=True) if amount]
+    absent = [name for name in counts.classes if name not in present]
+    ignored = counts.ignored / total
+    problems = []
+    if counts.ignored and absent:
+        problems.append(
+            f"{ignored:.3%} of the mask pixels are {IGNORE_INDEX}, which means ignored, and {abbreviate(absent)} has "
+            f"none; if {IGNORE_INDEX} stands for a class, write its number (0, 1, ...) instead"
+        )
+    elif ignored > 0.5:
+        problems.append(f"{ignored:.0%} of the mask pixels are {IGNORE_INDEX}, which means ignored; label more of them")
+    elif len(present) == 1 < len(counts.classes) and max(counts.images) > 1:
+        problems.append(f"all masks hold nothing but {present[0]}; check that they are masks of class numbers")
+    return problems
 
 
 def _check_pair(stem: str, images: SetImages, labels: dict[str, Labels], part: Part) -> None:

@@ -6,20 +6,23 @@ Letter case does not matter. Which pairs a part has is said by its folder; else 
 M3FD_train.txt (whose boxes count too, where it has any); else by a packaged list, or by a draw with a seed.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from tectum.data.folders import brighter_first, check_folder, find_folder, find_side
+from tectum.data.folders import brighter_first, check_folder, find_folder, find_side, holds_images, list_subfolders
 from tectum.data.known import DATASETS, FOLDER, VOC, KnownSet
 from tectum.data.labelled import LabelledPairs
 from tectum.data.labels import open_labels
 from tectum.data.parts import SPLITS, SetImages, choose_names
 from tectum.errors import UserError, unknown
+from tectum.io.image import EXTENSIONS
 from tectum.kinds import KINDS
 
 _Side = TypeVar("_Side")
+_Subfolders = Callable[[Path], list[Path]]
 
 __all__ = ["DATASETS", "FOLDER", "VOC", "KnownSet", "find_pairs", "find_set", "open_set"]
 
@@ -108,7 +111,7 @@ def find_pairs(
     return images, pair_names
 
 
-def find_set(name: str, root: str | Path, split: str = "test") -> tuple[Path, Path]:
+def find_set(name: str, root: str | Path, split: str = "test", kind: str | None = None) -> tuple[Path, Path]:
     """Returns the two image folders of a set: (visible, infrared), or a and b of its kind.
 
     Sets that keep both images of a pair in one folder are found by `find_pairs` only.
@@ -117,13 +120,19 @@ def find_set(name: str, root: str | Path, split: str = "test") -> tuple[Path, Pa
         name: as of `open_set`.
         root: the folder that holds the set's folder, or is it.
         split: the part.
+        kind: of the pairs of "folder".
 
     Raises:
         ValueError: the set is unknown, or keeps both images of a pair in one file.
         FileNotFoundError: it is not there; the message says what was looked for.
     """
     home, _, visible, infrared = _find_layout(
-        name, get_known_set(name), Path(root), split, lambda home, side: find_folder(home, side.split("/"))
+        name,
+        get_known_set(name, kind),
+        Path(root),
+        split,
+        lambda home, side, subfolders: find_folder(home, side.split("/"), subfolders),
+        holds_images,
     )
     if visible == infrared:
         raise UserError(
@@ -135,47 +144,78 @@ def find_set(name: str, root: str | Path, split: str = "test") -> tuple[Path, Pa
 
 def find_part(name: str, known: KnownSet, root: Path, split: str) -> SetImages:
     """Returns the image files of a part, or of the whole set where its folders do not divide it."""
-    home, layout, a, b = _find_layout(name, known, root, split, find_side)
+    home, layout, a, b = _find_layout(name, known, root, split, find_side, bool)
     if known.brighter and "*" in layout:
         a, b = brighter_first(a, b)
     return SetImages(name, known, split, home, a, b, divided="{split}" in layout or "{part}" in layout)
 
 
 def _find_layout(
-    name: str, known: KnownSet, root: Path, split: str, find: Callable[[Path, str], _Side | None]
+    name: str,
+    known: KnownSet,
+    root: Path,
+    split: str,
+    find: Callable[[Path, str, _Subfolders], _Side | None],
+    has_images: Callable[[_Side], bool],
 ) -> tuple[Path, str, _Side, _Side]:
     """Returns the set's folder, the layout of a, and what `find` returns for a and b, in the first layout that exists.
+
+    Folders that do not name a part and hold no images themselves do not count: their parts may be inside.
 
     Raises:
         FileNotFoundError: there is none; the message says what was looked for.
     """
     root = root.resolve()
     check_folder(root)
-    inside = [home for folder in known.folders if (home := find_folder(root, (folder,))) is not None]
-    deeper = [home for x in inside for folder in known.folders if (home := find_folder(x, (folder,))) is not None]
-    homes = [*inside, *deeper, root]
+    subfolders = functools.cache(list_subfolders)  # many paths are tried, and a folder may hold many files
+    homes = _find_homes(root, known)
     layouts = (*known.layouts, *_layouts_of(known))
+    empty: dict[Path, None] = {}
     for part in (split, *SPLITS):
         for home in homes:
             for layout in layouts:
                 if "{part}" in layout[0] and part not in known.parts:
                     continue
-                a, b = (find(home, x.format(split=part, part=known.parts.get(part))) for x in layout)
+                sides = [x.format(split=part, part=known.parts.get(part)) for x in layout]
+                a, b = (find(home, side, subfolders) for side in sides)
                 if a is None or b is None:
+                    continue
+                if "{" not in layout[0] and not has_images(a) and not has_images(b):
+                    empty |= dict.fromkeys(home / side for side in sides)
                     continue
                 if part != split:
                     raise FileNotFoundError(
                         f"{name} in {home} has no part called {split}, but one called {part}; take that"
                     )
                 return home, layout[0], a, b
-    examples = (layouts[0], known.pair_kind.sides[-1 if known.kind == "infrared" else 0])
+    raise FileNotFoundError(_describe_missing(name, known, root, split, homes, list(empty)))
+
+
+def _find_homes(root: Path, known: KnownSet) -> list[Path]:
+    """Returns the folders that may be the set's own: those of its names in `root`, and `root` itself."""
+    inside = [home for folder in known.folders if (home := find_folder(root, (folder,))) is not None]
+    deeper = [home for x in inside for folder in known.folders if (home := find_folder(x, (folder,))) is not None]
+    return [*inside, *deeper, root]
+
+
+def _describe_missing(
+    name: str, known: KnownSet, root: Path, split: str, homes: Sequence[Path], empty: Sequence[Path]
+) -> str:
+    """Returns the message that a set was not found: what was looked for, and what is there in its place."""
+    if empty:
+        return (
+            f"{name} was not found in {root}: {empty[0]} and {empty[1]} hold no images ({', '.join(EXTENSIONS)}); "
+            "put them there, or into folders of its parts (train, val, test)"
+        )
+    layouts = (*known.layouts, *_layouts_of(known))
+    examples = (layouts[0], ("visible", "infrared") if known.kind == "infrared" else known.pair_kind.sides[0])
     (a_folder, b_folder), (first, second) = (
         [side.format(split=split, part=known.parts.get(split, "")) for side in layout] for layout in examples
     )
     contents = "a visible and an infrared folder" if known.kind == "infrared" else f"the folders of {known.kind} pairs"
     where = f"; get it from {known.url}" if known.url else ""
     hint = _suggest_kind([home / part for home in homes for part in ("", *SPLITS)]) if known == FOLDER else ""
-    raise FileNotFoundError(
+    return (
         f"{name} was not found in {root}: expected {contents} there, such as {a_folder} and {b_folder} or {first} and "
         f"{second}{where}; see tectum data list{hint}"
     )

@@ -11,7 +11,7 @@ Letter case does not matter, except in what a name becomes.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -36,28 +36,41 @@ def check_folder(path: Path) -> None:
         raise FileNotFoundError(f"the folder {path} does not exist; check the path")
 
 
-def find_folder(folder: Path, parts: Sequence[str]) -> Path | None:
-    """Returns the folder at the path `parts` below another, in any letter case, or None."""
+def list_subfolders(folder: Path) -> list[Path]:
+    """Returns the folders in a folder."""
+    return [path for path in folder.iterdir() if path.is_dir()]
+
+
+def find_folder(
+    folder: Path, parts: Sequence[str], subfolders: Callable[[Path], list[Path]] = list_subfolders
+) -> Path | None:
+    """Returns the folder at the path `parts` below another, in any letter case, or None.
+
+    Args:
+        folder: where to begin.
+        parts: names of folders, each in the one before.
+        subfolders: says what a folder holds; a cached one is faster where many paths are tried.
+    """
     for part in parts:
-        matches = [path for path in folder.iterdir() if path.name.lower() == part.lower() and path.is_dir()]
+        matches = [path for path in subfolders(folder) if path.name.lower() == part.lower()]
         if not matches:
             return None
         folder = min(matches, key=lambda path: (path.name != part, path.name))
     return folder
 
 
-def find_side(home: Path, side: str) -> Files | None:
-    """Returns the image files of a side by name, or None without such a folder.
+def find_side(home: Path, side: str, subfolders: Callable[[Path], list[Path]] = list_subfolders) -> Files | None:
+    """Returns the image files of a side by name, or None without such a folder; `subfolders` as of `find_folder`.
 
     Raises:
         ValueError: two files have one name.
     """
     *folders, last = side.split("/")
     if "*" not in side:
-        folder = find_folder(home, (*folders, last))
+        folder = find_folder(home, (*folders, last), subfolders)
         return None if folder is None else image_files(folder)
     in_scenes = "*" in folders
-    top = find_folder(home, folders[: folders.index("*")] if in_scenes else folders)
+    top = find_folder(home, folders[: folders.index("*")] if in_scenes else folders, subfolders)
     if top is None:
         return None
     files: Files = {}
@@ -71,6 +84,11 @@ def find_side(home: Path, side: str) -> Files | None:
                 )
             files[name] = path
     return files or None
+
+
+def holds_images(folder: Path) -> bool:
+    """Returns True for a folder with an image file directly in it."""
+    return any(_is_image(path) for path in folder.iterdir())
 
 
 def image_files(folder: Path) -> Files:
@@ -91,7 +109,11 @@ def image_files(folder: Path) -> Files:
 
 
 def _list_images(folder: Path) -> list[Path]:
-    return [x for x in sorted(folder.iterdir()) if x.suffix.lower() in EXTENSIONS and not x.name.startswith(".")]
+    return [x for x in sorted(folder.iterdir()) if _is_image(x)]
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in EXTENSIONS and not path.name.startswith(".")
 
 
 def _list_scene_folders(top: Path) -> list[Path]:
