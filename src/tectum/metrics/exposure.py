@@ -86,22 +86,23 @@ class MEFSSIM(Metric):
     def score(self, fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
         if min(fused.shape[-2:]) < _WINDOW << self.scales - 1:
             return nans(len(fused), like=fused)
-        fused, a, b = (to_grey_levels(image) for image in (fused, a, b))
         if self.scales == 1:
-            return _mean_similarity(fused, a, b).clamp_min(0)
+            return _mean_similarity(fused, a, b, levels=True).clamp_min(0)
         values = zeros(len(fused), like=fused) + 1
         for scale, exponent in enumerate(_EXPONENTS):
-            if scale:
-                fused, a, b = (halve(image) for image in (fused, a, b))
-            values = values * power(_mean_similarity(fused, a, b), exponent / sum(_EXPONENTS))
+            if scale:  # the finest scale is in [0,1], the others are on 0..255
+                fused, a, b = (halve(image, levels=scale == 1) for image in (fused, a, b))
+            similarity = _mean_similarity(fused, a, b, levels=scale == 0)
+            values = values * power(similarity, exponent / sum(_EXPONENTS))
         return values
 
 
-def _mean_similarity(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
+def _mean_similarity(fused: Tensor, a: Tensor, b: Tensor, *, levels: bool) -> Tensor:
     """The mean of S over all windows, (B,)."""
     kernel = gaussian_weights(_WINDOW, _SIGMA)
     total = zeros(len(fused), like=fused)
-    for f, x, y in iterate_stripes(fused, a, b, size=_WINDOW):
+    for stripe in iterate_stripes(fused, a, b, size=_WINDOW):
+        f, x, y = (to_grey_levels(k) if levels else k for k in stripe)
         weight_x, weight_y = _weigh_sources(x, y)
         mean_f, mean_x, mean_y = (smooth(k, kernel) for k in (f, x, y))
         var_f = smooth(f.square(), kernel) - mean_f.square()

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from tectum.errors import UserError
 from tectum.metrics.metric import Reduction, SourceMetric
-from tectum.metrics.windows import Workspace, divide, nans, root, split_axis, to_grey_levels, zeros
+from tectum.metrics.windows import Workspace, divide, nans, root, split_axis, stripe_height, to_grey_levels, zeros
 
 Feature = Literal["edge", "gradient", "pixel", "dct"]
 
@@ -125,15 +125,29 @@ def _cosine_transform(x: Tensor) -> Tensor:
 
 def _find_edges(x: Tensor) -> Tensor:
     """Thinned edges: maxima, along the stronger direction, of Sobel gradients above twice their root mean square."""
+    height = len(x)
     x = F.pad(x[None, None], (1, 1, 1, 1), mode="replicate")[0, 0]
+    stripes = [rows for _, rows in split_axis(height, 1, stripe_height(x[None]))]
+    total = sum(_sobel_gradient(x[rows.start : rows.stop + 2])[2].sum() for rows in stripes)
+    threshold = 4 * total / (height * (x.shape[1] - 2))
+    edges = []
+    for rows in stripes:
+        top, bottom = max(0, rows.start - 1), min(height, rows.stop + 1)
+        along, down, squares = _sobel_gradient(x[top : bottom + 2])
+        around = F.pad(squares, (1, 1, int(top == rows.start), int(bottom == rows.stop)))
+        along, down, squares = (y[rows.start - top :][: rows.stop - rows.start] for y in (along, down, squares))
+        over, under, left, right = around[:-2, 1:-1], around[2:, 1:-1], around[1:-1, :-2], around[1:-1, 2:]
+        upright = (along.abs() >= down.abs()) & (left <= squares) & (squares > right)
+        level = (down.abs() >= along.abs()) & (over <= squares) & (squares > under)
+        edges.append((squares > threshold) & (upright | level))
+    return torch.cat(edges)
+
+
+def _sobel_gradient(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Along rows, down columns, and the squared length, at the inner pixels of (H,W)."""
     columns, rows = x[:-2] + 2 * x[1:-1] + x[2:], x[:, :-2] + 2 * x[:, 1:-1] + x[:, 2:]
     along, down = (columns[:, 2:] - columns[:, :-2]) / 8, (rows[2:] - rows[:-2]) / 8
-    squares = along.square() + down.square()
-    around = F.pad(squares, (1, 1, 1, 1))
-    over, under, left, right = around[:-2, 1:-1], around[2:, 1:-1], around[1:-1, :-2], around[1:-1, 2:]
-    upright = (along.abs() >= down.abs()) & (left <= squares) & (squares > right)
-    level = (down.abs() >= along.abs()) & (over <= squares) & (squares > under)
-    return (squares > 4 * squares.mean()) & (upright | level)
+    return along, down, along.square() + down.square()
 
 
 # ---- windows ---------------------------------------------------------------------------------------------------------
@@ -160,7 +174,9 @@ def _average_of_patterns(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     f, *sources = (_number_windows(x) for x in (fused, a, b))
     averages, workspace = [], Workspace(fused)
     for k, x in enumerate(sources):
-        counts = torch.bincount((f << _PLACES).add_(x).flatten())
+        counts = torch.zeros(1 << 2 * _PLACES, dtype=torch.int64, device=f.device)
+        for _, rows in split_axis(len(f), 1, stripe_height(f[None])):
+            counts += torch.bincount((f[rows] << _PLACES).add_(x[rows]).flatten(), minlength=len(counts))
         pairs = counts.nonzero().squeeze(1)
         bits = (2 ** torch.arange(_PLACES, device=f.device))[:, None]
         of_f, of_x = (_describe((number & bits > 0).double()) for number in (pairs >> _PLACES, pairs))

@@ -73,21 +73,22 @@ class MSSSIM(SourceMetric):
     def per_source(self, fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
         if min(fused.shape[-2:]) < self.window << len(self.exponents) - 1:
             return nans(2, len(fused), like=fused)
-        fused, a, b = (to_grey_levels(image) for image in (fused, a, b))
         values = zeros(2, len(fused), like=fused) + 1
         for scale, exponent in enumerate(self.exponents, 1):
-            similarity = self._similarity(fused, a, b, luminance=scale == len(self.exponents))
+            finest = scale == 1  # in [0,1]; the others are on 0..255
+            similarity = self._similarity(fused, a, b, levels=finest, luminance=scale == len(self.exponents))
             values = values * power(similarity, exponent)
             if scale < len(self.exponents):
-                fused, a, b = (halve(image) for image in (fused, a, b))
+                fused, a, b = (halve(image, levels=finest) for image in (fused, a, b))
         return values
 
-    def _similarity(self, fused: Tensor, a: Tensor, b: Tensor, *, luminance: bool) -> Tensor:
+    def _similarity(self, fused: Tensor, a: Tensor, b: Tensor, *, levels: bool, luminance: bool) -> Tensor:
         """The mean over all windows of cs, or of l cs, against both sources: (2,B)."""
         kernel = gaussian_weights(self.window, self.sigma)
         c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
         total = zeros(2, len(fused), like=fused)
-        for f, *sources in iterate_stripes(fused, a, b, size=self.window):
+        for stripe in iterate_stripes(fused, a, b, size=self.window):
+            f, *sources = (to_grey_levels(x) if levels else x for x in stripe)
             mean_f = smooth(f, kernel)
             variance_f = smooth(f.square(), kernel) - mean_f.square()
             for i, x in enumerate(sources):
@@ -156,22 +157,23 @@ class VIFF(Metric):
     def score(self, fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
         if min(fused.shape[-2:]) < 41:
             return nans(len(fused), like=fused)
-        fused, a, b = (to_grey_levels(image) for image in (fused, a, b))
         values = zeros(len(fused), like=fused)
         for size, weight in zip(self.sizes, self.weights, strict=True):
             kernel = gaussian_weights(size, size / 5)
             if size != self.sizes[0]:
-                fused, a, b = (_smooth_and_halve(image, kernel) for image in (fused, a, b))
+                levels = size == self.sizes[1]  # the finest scale is in [0,1], the others are on 0..255
+                fused, a, b = (_smooth_and_halve(image, kernel, levels=levels) for image in (fused, a, b))
             if weight:
-                fvid, fvind = self._information(fused, a, b, kernel)
+                fvid, fvind = self._information(fused, a, b, kernel, levels=size == self.sizes[0])
                 ratio = (fvid + _SMALL) / (fvind + _SMALL)
                 values = values + weight * ratio.masked_fill(fvind == 0, float("nan"))
         return values
 
-    def _information(self, fused: Tensor, a: Tensor, b: Tensor, kernel: Sequence[float]) -> Tensor:
+    def _information(self, fused: Tensor, a: Tensor, b: Tensor, kernel: Sequence[float], *, levels: bool) -> Tensor:
         """The means over all blocks of FVID and of FVIND, (2,B)."""
         total = zeros(2, len(fused), like=fused)
-        for f, *sources in iterate_stripes(fused, a, b, size=len(kernel)):
+        for stripe in iterate_stripes(fused, a, b, size=len(kernel)):
+            f, *sources = (to_grey_levels(x) if levels else x for x in stripe)
             mean_f = smooth(f, kernel)
             variance_f = smooth(f.square(), kernel) - mean_f.square()
             variance_f = torch.where(variance_f > _FLAT, variance_f, 0)
@@ -194,8 +196,7 @@ class VIFF(Metric):
         return total / (height * width)
 
 
-def _smooth_and_halve(image: Tensor, kernel: Sequence[float]) -> Tensor:
-    """Every second of the weighted means over windows inside the image, float64."""
-    return torch.cat(
-        [smooth(x, kernel)[..., ::2, ::2] for (x,) in iterate_stripes(image, size=len(kernel), step=2)], -2
-    )
+def _smooth_and_halve(image: Tensor, kernel: Sequence[float], *, levels: bool) -> Tensor:
+    """Every second of the weighted means over windows inside the image, float64, 0..255."""
+    stripes = (to_grey_levels(x) if levels else x for (x,) in iterate_stripes(image, size=len(kernel), step=2))
+    return torch.cat([smooth(x, kernel)[..., ::2, ::2] for x in stripes], -2)

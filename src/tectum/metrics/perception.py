@@ -29,6 +29,8 @@ from tectum.metrics.windows import (
     power,
     smooth,
     sobel_magnitude,
+    split_axis,
+    stripe_height,
     to_grey_levels,
     zeros,
 )
@@ -82,12 +84,18 @@ class Qcv(Metric):
             sums = zeros(2, like=fused)
             for source in (a, b):
                 x = _stretch(source[i % len(source), 0])
-                edges = power(sobel_magnitude(F.pad(x, (1,) * 4)), self.gamma)
-                saliency = _sum_regions(edges)
+                saliency = self._sum_edges(x)
                 distance = _sum_regions(_filter(x - f, sensitivity).square()) / _SIDE**2
                 sums = sums + torch.stack([(saliency * distance).sum(), saliency.sum()])
             values.append(sums[0] / sums[1])
         return torch.stack(values).masked_fill(_are_constant(a, b).expand(len(fused)), float("nan"))
+
+    def _sum_edges(self, x: Tensor) -> Tensor:
+        """lambda of each region of an image (H,W)."""
+        height, x = len(x), F.pad(x, (1,) * 4)
+        stripe = -(-stripe_height(x[None]) // _SIDE) * _SIDE  # whole regions
+        stripes = (sobel_magnitude(x[rows.start : rows.stop + 2]) for _, rows in split_axis(height, 1, stripe))
+        return torch.cat([_sum_regions(power(edges, self.gamma)) for edges in stripes])
 
 
 class Qcb(Metric):

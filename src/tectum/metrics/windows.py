@@ -201,15 +201,20 @@ def sum_windows(
     return x
 
 
-def halve(image: Tensor) -> Tensor:
+def halve(image: Tensor, *, levels: bool = False) -> Tensor:
     """Means over 2 x 2 pixels, (B,1,H,W) -> (B,1,ceil(H/2),ceil(W/2)) float64; an odd last row or column stands twice.
+
+    Args:
+        image: any range.
+        levels: take an image in [0,1] to 0..255 first, as `to_grey_levels`.
 
     >>> halve(torch.tensor([[[[1.0, 2.0, 4.0]]]]))
     tensor([[[[1.5000, 4.0000]]]], dtype=torch.float64)
     """
     if image.shape[-2] % 2 or image.shape[-1] % 2:
         image = F.pad(image, (0, image.shape[-1] % 2, 0, image.shape[-2] % 2), mode="replicate")
-    return torch.cat([sum_windows(x, 2)[..., ::2, ::2] / 4 for (x,) in iterate_stripes(image, size=2, step=2)], -2)
+    stripes = (to_grey_levels(x) if levels else x for (x,) in iterate_stripes(image, size=2, step=2))
+    return torch.cat([sum_windows(x, 2)[..., ::2, ::2] / 4 for x in stripes], -2)
 
 
 def sobel_magnitude(x: Tensor) -> Tensor:
