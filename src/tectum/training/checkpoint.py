@@ -122,7 +122,8 @@ class Checkpoint:
             if "log" not in state:
                 progress.log = self._read_log(progress.ended)
             self._check_best(progress)
-            self._compare_machine(state)
+            if progress.step < trainer.schedule.steps:
+                self._compare_machine(state)
         return progress
 
     def _check_data(self, saved: dict[str, Any] | None) -> None:
@@ -142,7 +143,7 @@ class Checkpoint:
         if progress.step == self._trainer.schedule.steps == progress.ended:
             raise UserError(
                 f"{self._folder / changed[0]} is not the file that the run has saved (SHA-256 differs); put that file "
-                f"back, take the weights of its last step from {self._path}, or train again in a new folder"
+                "back, or train again in a new folder"
             )
         say(f"{self._folder / changed[0]} is not of the last checkpoint; the best weights are chosen anew from here")
         progress.best, progress.saved = None, {}
