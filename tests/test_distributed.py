@@ -129,6 +129,10 @@ def test_the_command_starts_the_second_process_itself(tmp_path: Path) -> None:
     one, two = (load_file(tmp_path / name / "best.safetensors") for name in ("one", "two"))
     for key, x in one.items():
         torch.testing.assert_close(two[key], x, rtol=1e-3, atol=1e-5)
+    (tmp_path / "pairs" / "ir" / "scene-3.png").write_bytes((tmp_path / "pairs" / "ir" / "scene-4.png").read_bytes())
+    done = start("-m", "tectum", *command, "-o", str(tmp_path / "two"), "--devices", "2", codes=(2,))
+    assert done.stderr.count("tectum: ") == done.stderr.count("other pixels or labels now (scene-3)") == 1
+    assert "Traceback" not in done.stderr
 
 
 def test_parts_of_a_batch() -> None:
@@ -143,7 +147,7 @@ def test_parts_of_a_batch() -> None:
 def test_one_process_changes_nothing() -> None:
     world, found = World(), {"x": torch.tensor([1.0, 2.0])}
     assert world.average(found) == found and world.average({}) == {}
-    world.barrier()
+    assert world.on_main(lambda: 3) == 3
 
 
 def test_reverse_is_for_one_process() -> None:

@@ -123,26 +123,22 @@ class World:
                 for x in module.state_dict().values():
                     x.copy_(self._fabric.broadcast(x, src=0))
 
-    def barrier(self) -> None:
-        """Wait until all processes are here."""
-        if self._fabric is not None:
-            self._fabric.barrier()
-
     def on_main(self, function: Callable[[], T]) -> T:
-        """Call a function in the main process alone; all return what it returns, or raise what it raises."""
+        """Call a function in the main process alone, while the others wait; all return what it returns.
+
+        What it raises is raised in the main process; the others end in silence, with exit code 2.
+        """
         if self.size == 1 or self._fabric is None:
             return function()
-        outcome: Any = None
-        if self.is_main:
-            try:
-                outcome = function(), None
-            except Exception as error:
-                outcome = None, error
-        value, failure = self._fabric.broadcast(outcome, src=0)
-        if failure is not None:
-            raise failure
-        returned: T = value
-        return returned
+        try:
+            outcome: tuple[T] | None = (function(),) if self.is_main else None
+        except Exception:
+            self._fabric.broadcast(None, src=0)
+            raise
+        outcome = self._fabric.broadcast(outcome, src=0)
+        if outcome is None:
+            raise SystemExit(2)
+        return outcome[0]
 
     def autocast(self) -> AbstractContextManager[Any]:
         """A context with the precision of forward passes."""

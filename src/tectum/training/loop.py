@@ -149,13 +149,15 @@ class _Loop:
             epoch_ended = progress.step > progress.ended and at_end
             if epoch_ended:
                 self.end_epoch(report)
-            now = time.monotonic()
-            if world.is_main and (epoch_ended or now - self.saved_at > SAVE_EVERY_S):
-                progress.seconds, self.saved_at = progress.seconds + now - self.saved_at, now
-                self.checkpoint.save(progress)
-            if epoch_ended:
-                world.barrier()
+                world.on_main(self.save)
+            elif world.is_main and time.monotonic() - self.saved_at > SAVE_EVERY_S:
+                self.save()
         return progress.best or {}
+
+    def save(self) -> None:
+        now = time.monotonic()
+        self.progress.seconds, self.saved_at = self.progress.seconds + now - self.saved_at, now
+        self.checkpoint.save(self.progress)
 
     def prepare_folder(self) -> None:
         try:
@@ -250,13 +252,16 @@ class _Loop:
         trainer, progress = self.trainer, self.progress
         means = epoch_means(trainer, progress.sums)
         losses = held_out_losses(trainer, self.held_out, self.device)
-        if self.world.is_main:
-            logged = {f"held_out_{name}": value for name, value in losses.items()}
+        logged = weights_to_log(trainer, means) | {f"held_out_{name}": value for name, value in losses.items()}
+
+        def end() -> None:
             with trainer.ema.applied():
-                line = self.validate(weights_to_log(trainer, means) | logged)
+                line = self.validate(logged)
                 self.save_best(line)
             self.write_log(line)
             report(line)
+
+        self.world.on_main(end)
         trainer.balance.update(means, losses)
         progress.sums, progress.ended = {}, progress.step
 
