@@ -219,7 +219,7 @@ def test_flags_that_make_no_sense(refused: Refused, flags: list[str], words: str
     ("argv", "words"),
     [
         (["fuze", "a", "b"], "did you mean 'fuse'?"),
-        (["fuse"], "needs VISIBLE INFRARED -o OUT"),
+        (["fuse"], "needs VISIBLE -o OUT"),
         (["fuse", "a.png", "b.png"], "needs -o OUT"),
         (["fuse", ".", ".", ".", ".", "-o", "x"], "quote patterns"),
         (["fuse", "a.png", "b.png", "-o"], "needs a value"),

@@ -134,7 +134,7 @@ def test_faint_colour_of_a_grey_medical_image_does_not_tint() -> None:
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--kind", "exposure", "--align"], "--align brings an infrared camera's view"),
+        (["--kind", "medical", "--align"], "--align brings an infrared camera's view"),
         (["--kind", "medical", "--rig", "rig.json"], "--rig brings an infrared camera's view"),
         (["--kind", "focus", "--resize"], "leave out --resize"),
         (["--kind", "medical", "MORE"], "one SCAN and one MRI, got 1 more"),

@@ -19,7 +19,8 @@ class FuseOptions:
         tile: Fuse in tiles of N x N pixels: for images that do not fit in memory; slower, same result.
         stretch: minmax spreads each result over the whole brightness range (a sequence then flickers).
         resize: Bring the infrared to the visible's size: one view in two resolutions.
-        align: Register the infrared to the visible, each pair by itself; refused where that went badly.
+        align: Register the infrared to the visible, each pair by itself; or hand-held exposures and foci to one of
+            them. Refused where that went badly.
         rig: Register with a file of `tectum align`: one transform, one infrared range, no flicker.
         visible_range: Raw values that become black and white in the first image: auto, full, LOW,HIGH or percentiles
             pLOW,pHIGH.

@@ -177,6 +177,8 @@ class FusePipeline:
         sizes = [picture.y.shape[-2:] for picture in pictures]
         if len(sizes) > 2 and len(set(sizes)) > 1:
             raise _different_sizes(self.kind, sizes)
+        if self.options.align and self.kind.mixes:
+            pictures = self._align_stack(pictures)
         pair = pictures
         if len(pictures) > 2:
             from tectum.fusion.stack import merge_to_two
@@ -246,7 +248,7 @@ class FusePipeline:
 
     def _register(self, visible: Picture, infrared: Picture) -> tuple[Picture, Tensor | None]:
         """The infrared in the visible's frame, and how much it has to show: (1, H, W) in [0,1], None for everything."""
-        if self.rig is not None or self.options.align:
+        if self.rig is not None or (self.options.align and not self.kind.mixes):
             return self._warp(visible, infrared)
         size, infrared_size = visible.y.shape[-2:], infrared.y.shape[-2:]
         if size != infrared_size:
@@ -254,6 +256,15 @@ class FusePipeline:
                 raise _different_sizes(self.kind, [size, infrared_size])
             infrared = _map_planes(infrared, lambda x, low: _resize(x, size, low))
         return infrared, _edge_weight(infrared, size[1]) if infrared.alpha is None else infrared.alpha
+
+    def _align_stack(self, pictures: Sequence[Picture]) -> tuple[Picture, ...]:
+        """Exposures or foci of a camera that moved, in the frame of one of them."""
+        from tectum.registration.stack import align_stack
+
+        sizes = [picture.y.shape[-2:] for picture in pictures]
+        if len(set(sizes)) > 1:
+            raise _different_sizes(self.kind, sizes)
+        return tuple(align_stack(pictures, by_brightness=self.kind.order == "brightness"))
 
     def _warp(self, visible: Picture, infrared: Picture) -> tuple[Picture, Tensor | None]:
         from tectum.registration import align
@@ -298,15 +309,16 @@ def _check_options(options: FuseOptions, kind: Kind) -> None:
     check_tile(options.tile)
     if options.resize + options.align + (options.rig is not None) > 1:
         raise UserError("resize, align and rig each bring the infrared to the visible's size; give one of them")
-    if (options.align or options.rig is not None) and kind.name != "infrared":
+    if kind.name != "infrared" and (options.rig is not None or (options.align and not kind.mixes)):
         raise UserError(
             f"{'--align' if options.align else '--rig'} brings an infrared camera's view to a visible one's, got "
-            f"{kind.name} pairs; leave it out, and register the images first if they do not lie on one another"
+            f"{kind.name} pairs; "
+            + ("--align registers them" if kind.mixes else "leave it out, and register the images first")
         )
     if options.resize and kind.mixes:
         raise UserError(
-            f"{kind.name} pairs come from one camera and must share one size; leave out --resize, and register "
-            "the images first if the camera moved"
+            f"{kind.name} pairs come from one camera and must share one size; leave out --resize (--align "
+            "registers images of a camera that moved)"
         )
 
 
