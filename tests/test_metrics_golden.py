@@ -1,4 +1,4 @@
-"""Golden values of all metrics on crops of rendered scenes, of packages on PyPI and of slow loops; needs no other data.
+"""Golden values of all metrics on crops of rendered scenes: of packages on PyPI, and of literal restatements.
 
 The pictures in golden/ are crops of `tectum.data.synthetic.render(3, (240, 320))` and `render(8, (120, 160),
 hour="dusk")`: luminance of the visible image, and infrared, 8 bits.
