@@ -57,7 +57,7 @@ def make(variant: str):  # type: ignore[no-untyped-def]
     """Networks with the same numbers in both variants, and their optimisers."""
     import torch
 
-    from tectum.models.tdfusion import LossGenerator, PublishedTDFusionLoss, TDFusion
+    from tectum.models.tdfusion import LossGenerator, PublishedTDFusion, PublishedTDFusionLoss
     from tectum.nn.memory import keep_memory
     from tectum.pretrained.conversion import TDFUSION_KEYS
     from tectum.tasks import TASKS
@@ -66,7 +66,7 @@ def make(variant: str):  # type: ignore[no-untyped-def]
 
     torch.manual_seed(0)
     task = TASKS["segformer-b0"](tuple("abcdefghi"))
-    fuser, generator = TDFusion(), LossGenerator()
+    fuser, generator = PublishedTDFusion(), LossGenerator()
     schedule = RECIPES["tdfusion-msrs"].schedule
     if variant == "literal":
         sys.path.insert(0, str(Path(__file__).parent))

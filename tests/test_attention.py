@@ -86,10 +86,12 @@ def test_queries_come_from_the_other_stream(perturb: Perturb) -> None:
         mixed = attend_by_hand(query[:8], own[8:16], own[16:], stream.temperature.flatten().tolist())
         attended.append(x + torch.tensor([conv1x1_by_hand(mixed, stream.project_mid.weight)], dtype=torch.float64))
     both = torch.cat(attended, dim=1)
-    gates = fusion.gates_dwconv(fusion.gates(both)).chunk(2, dim=1)
+    gates = fusion.gates_dwconv(F.pad(fusion.gates(both), (1, 1, 1, 1))).chunk(2, dim=1)
     expected = both
     for (stream, _), gate, y in zip(streams, gates, attended, strict=True):
-        expected = expected + stream.project_out(F.gelu(gate) * stream.expand_dwconv(stream.expand(y)))
+        expected = expected + stream.project_out(
+            F.gelu(gate) * stream.expand_dwconv(F.pad(stream.expand(y), (1, 1, 1, 1)))
+        )
     fused = fusion.apply_attention(x1, x2, *fusion.accumulate(x1, x2))
     torch.testing.assert_close(fused, expected, rtol=0, atol=1e-11)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tectum.models import SYSTEMS
 from tectum.models.adasffuse_published import PublishedAdaSFFuse
-from tectum.models.tdfusion import LossGenerator, PublishedTDFusionLoss, TDFusion, TDFusionLoss
+from tectum.models.tdfusion import LossGenerator, PublishedTDFusion, PublishedTDFusionLoss, TDFusion, TDFusionLoss
 from tectum.pair import Pair
 from tectum.pretrained.conversion import TDFUSION_KEYS
 from tectum.tasks import TASKS
@@ -129,7 +129,7 @@ def test_the_networks_as_published_have_the_same_hypergradient(
 ) -> None:
     """Fuser and generator written literally, differentiated twice, against ours: the first and last layers of G."""
     torch.manual_seed(0)
-    ours = [TDFusion().double(), LossGenerator().double()]
+    ours = [PublishedTDFusion().double(), LossGenerator().double()]
     theirs = [literal.LiteralTDFusion().double(), literal.LiteralLossGenerator().double()]
     assert sum(p.numel() for p in theirs[1].parameters()) == 44_529
     names = {new: old for old, new in TDFUSION_KEYS.items()}

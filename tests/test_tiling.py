@@ -199,12 +199,12 @@ def test_training_sees_the_same_bits_with_and_without_gradients(images: Images) 
 
 @pytest.mark.parametrize("tile", [None, 32])
 def test_bfloat16_is_close(perturb: Perturb, images: Images, tile: int | None) -> None:
-    """Rounded to 8 bits of mantissa at every layer: within 0.01 of float32 on average, within 0.15 anywhere."""
+    """Rounded to 8 bits of mantissa at every layer: within 0.015 of float32 on average, within 0.15 anywhere."""
     a, b = images(48, 40)
     exact = fuse_tensors(perturb(TDFusion()), a, b)
     short = fuse_tensors(perturb(TDFusion()).bfloat16(), a, b, tile=tile)
     assert short.dtype == torch.float32
-    assert 0 < float((short - exact).abs().mean()) < 0.01
+    assert 0 < float((short - exact).abs().mean()) < 0.015  # repeated borders carry rounding; zeros had none: 0.0097
     assert float((short - exact).abs().max()) < 0.15
 
 

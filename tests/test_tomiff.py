@@ -15,7 +15,7 @@ from tectum.models import SYSTEMS
 from tectum.models.tdfusion import TDFusionLoss
 from tectum.models.tomiff import TOMIFF, FourScalars, TOMIFFLoss, low_passes, stronger
 from tectum.models.tomiff_published import PublishedTOMIFF, PublishedTOMIFFLoss, one_sided, published_weight
-from tectum.nn.filters import box_mean, variation_gradient
+from tectum.nn.filters import box_mean, extend, variation_gradient
 from tectum.nn.gabor import GaborBank, windows
 from tectum.nn.stages import Stage, fuse_tensors
 from tectum.pair import Pair
@@ -304,9 +304,9 @@ def plain(fuser: Any, a: Tensor, b: Tensor) -> Tensor:
     )
     first = part.out(F.relu(part.hidden(F.relu(merged))))
     part = fuser.output
-    x = part.embed(torch.cat([b, a, first], dim=1))
+    x = part.embed(extend(torch.cat([b, a, first], dim=1), "replicate"))
     mean = x.unflatten(1, (3, 16)).mean(2)
-    attention = torch.sigmoid(part.attention(F.relu(part.look(mean))))
+    attention = torch.sigmoid(part.attention(F.relu(part.look(extend(mean, "replicate")))))
     x = part.out(F.relu(part.hidden2(F.relu(part.hidden1(x * attention.repeat_interleave(16, 1))))))
     return torch.sigmoid(x + torch.logit(0.01 + 0.98 * (a + b) / 2))
 

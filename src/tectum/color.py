@@ -27,10 +27,15 @@ shows is false. Two sources of one kind (exposures, foci; `mix=True`) mix theirs
 
     C = (c_a |c_a| + c_b |c_b|) / (|c_a| + |c_b|)          per pixel and channel, 0 where both are 0
 
+Every computation of tectum imports this file, so it also sees to it that a process forked from one that has computed
+uses one thread: `multiprocessing` forks by default on Linux before Python 3.14.
+
 Reference:
     Information technology - Digital compression and coding of continuous-tone still images: JPEG File Interchange
     Format (JFIF). ITU-T T.871, 2011. https://www.itu.int/rec/T-REC-T.871
 """
+
+import os
 
 import torch
 from torch import Tensor
@@ -41,6 +46,9 @@ RED, BLUE = 0.299, 0.114  # BT.601 weights; green has the rest
 _GREEN = 1.0 - RED - BLUE
 _GREY_CHROMA = 0.5 / 255  # chroma this small rounds to none in 8 bits
 _TINY = 1e-12
+
+if hasattr(os, "register_at_fork"):  # OpenMP's threads do not live on in a forked child, which would wait for them
+    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
 def check_luminances(a: Tensor, b: Tensor) -> None:

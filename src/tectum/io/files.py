@@ -137,8 +137,8 @@ def read_json(path: Path, *, problem: str, advice: str) -> dict[str, Any]:
         raise UserError(f"{path} {problem} ({error}); {advice}") from error
 
 
-def write_tensors(path: Path, tensors: Mapping[str, "Tensor"]) -> None:
-    """Write a safetensors file, whole or not at all.
+def write_tensors(path: Path, tensors: Mapping[str, "Tensor"], *, metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file, whole or not at all, with texts in its header if any are given.
 
     Raises:
         OSError: it cannot be written.
@@ -154,7 +154,7 @@ def write_tensors(path: Path, tensors: Mapping[str, "Tensor"]) -> None:
         whole[name] = x.clone() if storage in storages else x  # of tied weights: safetensors refuses shared memory
         storages.add(storage)
     try:
-        write_whole(path, lambda file: save_file(whole, file))
+        write_whole(path, lambda file: save_file(whole, file, metadata))
     except SafetensorError as error:  # what it makes of a full disk
         raise OSError(f"{path} cannot be written ({error}); make room, or choose another place") from error
 
@@ -175,6 +175,14 @@ def read_tensors(path: Path) -> dict[str, "Tensor"]:
         return load_file(path)
     except (SafetensorError, ValueError, OSError) as error:
         raise UserError(f"{path} is not a readable safetensors file ({error}); train or download it again") from error
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """Read the texts in the header of a safetensors file that can be read."""
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        return file.metadata() or {}
 
 
 def load_state(network: "nn.Module", state: Mapping[str, "Tensor"], source: str | Path, *, advice: str) -> None:

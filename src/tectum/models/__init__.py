@@ -10,6 +10,7 @@ from tectum.models.baselines import Average, LaplacianPyramid, Maximum
 from tectum.models.sfofusion import SFOFusion, SFOFusionLoss
 from tectum.models.sfofusion_published import PublishedSFOFusion, PublishedSFOFusionLoss
 from tectum.models.tdfusion import (
+    PublishedTDFusion,
     PublishedTDFusionLoss,
     TDFusion,
     TDFusionLoss,
@@ -67,7 +68,7 @@ SYSTEMS: dict[str, System] = {
         description="Restormer blocks, small and fast; a loss that a second network learns from a task",
     ),
     "tdfusion-published": System(
-        fuser=TDFusion,
+        fuser=PublishedTDFusion,
         objective=PublishedTDFusionLoss,
         learned=published_learned_loss,
         weights="tdfusion-fixed-msrs",

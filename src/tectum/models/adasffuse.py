@@ -42,7 +42,7 @@ from torch import Tensor, nn
 from tectum.errors import UserError
 from tectum.kinds import KINDS
 from tectum.losses import gradient_loss, ssim_map
-from tectum.nn.filters import box_mean, sobel
+from tectum.nn.filters import box_mean, extend, sobel
 from tectum.nn.pyramid import blend
 from tectum.nn.scan import scan
 from tectum.nn.stages import Stage, StagedFuser, State, Window, channels_last, without_gradients
@@ -113,7 +113,7 @@ class _Encoder(nn.Module):
 
     def _analyse(self, k: Tensor, index: int) -> _Analysis:
         assert self.embed.bias is not None
-        x = F.conv2d(channels_last(k), self.embed.weight, self.embed.bias + self.role[index], padding=1)
+        x = F.conv2d(extend(channels_last(k), "replicate"), self.embed.weight, self.embed.bias + self.role[index])
         x = F.leaky_relu(x, 0.2)
         rows, columns = self.tilts(_halve(x)).chunk(2, dim=1)
         return x, rotate(x, rows, columns), (rows, columns)
@@ -151,7 +151,7 @@ class _Block(nn.Module):
         self.norm1, self.norm2, self.norm_scan = (nn.LayerNorm(width) for _ in range(3))
         self.sizes = [width, width, 4 * heads, 4 * states, BANDS]
         self.project_in, self.project_out = nn.Linear(width, sum(self.sizes)), nn.Linear(width, width)
-        self.local = nn.Conv2d(width, width, 3, padding=1, groups=width)
+        self.local = nn.Conv2d(width, width, 3, padding=1, padding_mode="replicate", groups=width)
         self.gains = nn.Parameter(0.1 * torch.randn(BANDS, width))
         pace = torch.exp(torch.empty(4, heads).uniform_(-4.6, -0.7))  # a token counts 0.01 to 0.5
         self.dt_bias = nn.Parameter(pace + torch.log(-torch.expm1(-pace)))
@@ -237,8 +237,8 @@ class _Output(nn.Module):
     def __init__(self, channels: int = 16) -> None:
         super().__init__()
         self.gates = nn.Conv2d(8 * channels, 4 * channels, 1)
-        self.hidden1 = nn.Conv2d(3 * channels, channels, 3, padding=1)
-        self.hidden2 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.hidden1 = nn.Conv2d(3 * channels, channels, 3, padding=1, padding_mode="replicate")
+        self.hidden2 = nn.Conv2d(channels, channels, 3, padding=1, padding_mode="replicate")
         self.out = nn.Conv2d(channels, 2, 1)
         _near_average(self.out)
 

@@ -36,6 +36,7 @@ Differs from the release (`sfofusion-published`, its defects listed in `sfofusio
       their range by softplus and sigmoid; GroupNorm; the weights not squared; what the task wants made free of scale
 """
 
+import functools
 from collections.abc import Iterator
 
 import torch
@@ -43,7 +44,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tectum.models.tdfusion import TDFusionLoss
-from tectum.nn.filters import inverse_softplus, variation_gradient
+from tectum.nn.filters import Padding, inverse_softplus, variation_gradient
 from tectum.nn.spectrum import (
     SpectralConv,
     amplitude,
@@ -54,7 +55,7 @@ from tectum.nn.spectrum import (
     rotate_phasor,
     spectrum,
 )
-from tectum.nn.stages import Stage, StagedFuser, State, Window, channels_last, without_gradients
+from tectum.nn.stages import DARKEST, Stage, StagedFuser, State, Window, channels_last, without_gradients
 
 _STRIPE_PX = 120_000
 """Pixels in a stripe: its temporaries stay below the size at which the C library gives memory back after each use."""
@@ -71,6 +72,7 @@ class SFOFusion(StagedFuser):
     torch.Size([1, 1, 5, 7])
     """
 
+    lowest = DARKEST  # the phase of a source that is nothing but 0 is none
     trains_whole = False
 
     def __init__(self) -> None:
@@ -323,20 +325,21 @@ class _SpaceCompensation(nn.Module):
 
     def __init__(self, width: int = 24, scene: int = 32) -> None:
         super().__init__()
-        self.differences1, self.differences2 = conv(2, 16), conv(16, 16)
-        self.differences_gate, self.differences3 = nn.Linear(scene, 16), conv(16, 2)
-        self.significance1, self.significance2 = conv(3, 8), nn.Conv2d(8, 2, 1)
+        conv3x3 = functools.partial(conv, padding="replicate")  # flat sources give a flat result up to the border
+        self.differences1, self.differences2 = conv3x3(2, 16), conv3x3(16, 16)
+        self.differences_gate, self.differences3 = nn.Linear(scene, 16), conv3x3(16, 2)
+        self.significance1, self.significance2 = conv3x3(3, 8), nn.Conv2d(8, 2, 1)
         self.strength = nn.Parameter(torch.full((2,), 0.5))
         self.edges = _LearnedEdges()
-        self.extract1, self.extract2, self.extract3 = conv(7, width), conv(width, width), conv(width, 8)
+        self.extract1, self.extract2, self.extract3 = conv3x3(7, width), conv3x3(width, width), conv3x3(width, 8)
         self.compensation_gate = nn.Linear(scene, 8)
         self.interact = nn.Sequential(
-            nn.Conv2d(9, 9, 3, padding=1, groups=9, bias=False),
+            nn.Conv2d(9, 9, 3, padding=1, padding_mode="replicate", groups=9, bias=False),
             nn.Conv2d(9, 16, 1),
             nn.ReLU(inplace=True),
             nn.Conv2d(16, 9, 1),
         )
-        self.merge1, self.merge2, self.merge3 = conv(9, 32), conv(32, 16), conv(16, 1)
+        self.merge1, self.merge2, self.merge3 = conv3x3(9, 32), conv3x3(32, 16), conv3x3(16, 1)
         self.contrast = nn.Parameter(torch.full((1,), 4.0))
 
     def forward(self, visible: Tensor, infrared: Tensor, x: Tensor, scene: Tensor) -> Tensor:
@@ -384,8 +387,8 @@ class _LearnedEdges(nn.Module):
         return k + self.raise2(self.raise1(torch.cat([steepness, g[:, :2], sharp], 1)).relu_())
 
 
-def conv(channels_in: int, channels_out: int) -> nn.Conv2d:
-    return nn.Conv2d(channels_in, channels_out, 3, padding=1)
+def conv(channels_in: int, channels_out: int, *, padding: Padding = "zeros") -> nn.Conv2d:
+    return nn.Conv2d(channels_in, channels_out, 3, padding=1, padding_mode=padding)
 
 
 def _row_blocks(x: Tensor) -> Iterator[tuple[Tensor | slice, slice]]:

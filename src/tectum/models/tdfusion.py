@@ -17,6 +17,10 @@ makes of it (`tectum.training`); with w = 1/2 everywhere the loss is fixed, the 
 
 Any H and W; nothing is resampled. Inputs and output (B,1,H,W) in [0,1].
 
+The first normalisation divides the features of a pixel by their deviation, which is 0 where a source is exactly 0:
+black then looks like nothing the network knows, and it answers with grey. So sources are raised to 1/255 at least, and
+borders are repeated: flat sources give a flat result, the same at levels 0 and 1.
+
 Reference: Task-driven Image Fusion with Learnable Fusion Loss, Bai et al., CVPR 2025, https://arxiv.org/abs/2412.03240;
 the fuser is that of ReFusion, Bai et al., IJCV 2024, https://arxiv.org/abs/2312.07943
 
@@ -25,9 +29,12 @@ Differs from the release:
     - the loss weights w as the paper does; the release squares them (`PublishedTDFusionLoss`), which moves the
       optimum from w_a a + w_b b to (w_a^2 a + w_b^2 b) / (w_a^2 + w_b^2)
     - no min-max stretch of the result, and no second set of weights for the meta step
+    - the fuser sees exact black as 1/255 and repeats the border, where the release divides by almost nothing and sees
+      a frame of zeros (`PublishedTDFusion`)
 """
 
-from typing import Any
+import functools
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -35,7 +42,8 @@ from torch import Tensor, nn
 
 from tectum.losses import gradient_loss, weighted_intensity_loss
 from tectum.nn.attention import RestormerBlock, attention_matrix, conv1x1, conv3x3, depthwise3x3, mix, products
-from tectum.nn.stages import WHOLE, Stage, StagedFuser, State, Window, channels_last
+from tectum.nn.filters import Padding, extend
+from tectum.nn.stages import DARKEST, WHOLE, Stage, StagedFuser, State, Window, channels_last
 from tectum.protocols import System
 
 
@@ -46,14 +54,19 @@ class TDFusion(StagedFuser):
     torch.Size([1, 1, 5, 7])
     """
 
+    lowest = DARKEST
+    padding: ClassVar[Padding] = "replicate"
+
     def __init__(self, channels: int = 16) -> None:
         super().__init__()
-        self.embed_infrared, self.embed_visible = conv3x3(1, channels), conv3x3(1, channels)
-        self.encoder_infrared = nn.Sequential(RestormerBlock(channels), RestormerBlock(channels))
-        self.encoder_visible = nn.Sequential(RestormerBlock(channels), RestormerBlock(channels))
-        self.fusion = AdaptiveFusion(channels)
-        self.decoder = nn.Sequential(RestormerBlock(2 * channels), RestormerBlock(2 * channels))
-        self.output_hidden, self.output = conv3x3(2 * channels, channels), conv3x3(channels, 1)
+        conv = functools.partial(conv3x3, padding=self.padding)
+        block = functools.partial(RestormerBlock, padding=self.padding)
+        self.embed_infrared, self.embed_visible = conv(1, channels), conv(1, channels)
+        self.encoder_infrared = nn.Sequential(block(channels), block(channels))
+        self.encoder_visible = nn.Sequential(block(channels), block(channels))
+        self.fusion = AdaptiveFusion(channels, padding=self.padding)
+        self.decoder = nn.Sequential(block(2 * channels), block(2 * channels))
+        self.output_hidden, self.output = conv(2 * channels, channels), conv(channels, 1)
 
     def stages(self) -> list[Stage]:
         """Each stage applies the attention of the stage before, and sums the statistics of its own."""
@@ -87,6 +100,13 @@ class TDFusion(StagedFuser):
         return [Stage(run, halo) for run, halo in halos.items()]
 
 
+class PublishedTDFusion(TDFusion):
+    """Fusion network as it was released: exact black is taken as it is, and beyond the border there are zeros."""
+
+    lowest = 0.0
+    padding = "zeros"
+
+
 _Blocks = tuple[Any, ...]  # Restormer blocks; nn.Sequential forgets their type
 
 
@@ -111,13 +131,15 @@ class AdaptiveFusion(nn.Module):
     (B,C,H,W) twice -> (B,2C,H,W); stream 1 is the infrared one. In halves like a Restormer block.
     """
 
-    def __init__(self, channels: int, *, heads: int = 8) -> None:
+    def __init__(self, channels: int, *, heads: int = 8, padding: Padding = "zeros") -> None:
         super().__init__()
+        self.padding: Padding = padding
         self.infrared, self.visible = _FusionStream(channels, heads), _FusionStream(channels, heads)
         self.gates, self.gates_dwconv = conv1x1(2 * channels, 8 * channels), depthwise3x3(8 * channels)
 
     def accumulate(self, x1: Tensor, x2: Tensor, window: Window = WHOLE) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """v_1, v_2, and the statistics of (q_2, k_1) and of (q_1, k_2) over a window, (B,C+2,C) each."""
+        x1, x2 = extend(x1, self.padding), extend(x2, self.padding)
         q1, k1, v1 = self.infrared.qkv_dwconv(self.infrared.qkv(x1)).chunk(3, dim=1)
         q2, k2, v2 = self.visible.qkv_dwconv(self.visible.qkv(x2)).chunk(3, dim=1)
         q1, k1, q2, k2 = (z[:, :, *window] for z in (q1, k1, q2, k2))
@@ -128,7 +150,8 @@ class AdaptiveFusion(nn.Module):
         x1 = x1 + self.infrared.attend(v1, s1)
         x2 = x2 + self.visible.attend(v2, s2)
         both = torch.cat([x1, x2], dim=1)
-        gate1, gate2 = self.gates_dwconv(self.gates(both)).chunk(2, dim=1)
+        x1, x2 = extend(x1, self.padding), extend(x2, self.padding)
+        gate1, gate2 = self.gates_dwconv(self.gates(torch.cat([x1, x2], dim=1))).chunk(2, dim=1)
         return both + self.infrared.gated(gate1, x1) + self.visible.gated(gate2, x2)
 
 
@@ -147,6 +170,7 @@ class _FusionStream(nn.Module):
         return mix(v, attention_matrix(statistics, self.temperature, self.project_mid.weight))
 
     def gated(self, gate: Tensor, x: Tensor) -> Tensor:
+        """x is extended by a pixel on every side."""
         out: Tensor = self.project_out(F.gelu(gate) * self.expand_dwconv(self.expand(x)))
         return out
 

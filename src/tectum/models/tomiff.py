@@ -40,7 +40,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tectum.models.tdfusion import TDFusionLoss
-from tectum.nn.filters import box_mean, inverse_softplus, sobel, variation_gradient
+from tectum.nn.filters import box_mean, extend, inverse_softplus, sobel, variation_gradient
 from tectum.nn.gabor import WINDOW_PX, GaborAttention
 from tectum.nn.stages import STRIPE_PX, Stage, StagedFuser, State, Window, channels_last, without_gradients
 
@@ -200,8 +200,7 @@ class _Output(nn.Module):
 
     def __init__(self, channels: int = 16) -> None:
         super().__init__()
-        self.embed = nn.Conv2d(3, 3 * channels, 3, padding=1, groups=3)
-        self.look = nn.Conv2d(3, 3 * channels, 3, padding=1, groups=3)
+        self.embed, self.look = (nn.Conv2d(3, 3 * channels, 3, groups=3) for _ in range(2))
         self.attention = nn.Conv2d(3 * channels, 3, 1, groups=3)
         self.hidden1, self.hidden2 = _conv(3 * channels, 2 * channels, 3), _conv(2 * channels, channels, 3)
         self.out = nn.Conv2d(channels, 1, 1)
@@ -212,11 +211,11 @@ class _Output(nn.Module):
         x = channels_last(torch.cat([infrared, visible, first], dim=1))
         assert self.embed.bias is not None
         mean = [z.unflatten(0, (3, -1)).mean(1) for z in (self.embed.weight, self.embed.bias)]
-        look = F.conv2d(
-            F.conv2d(x, mean[0], mean[1], padding=1, groups=3), _dense(self.look), self.look.bias, padding=1
-        )
+        around = extend(x, "replicate")
+        look = extend(F.conv2d(around, mean[0], mean[1], groups=3), "replicate")
+        look = F.conv2d(look, _dense(self.look), self.look.bias)
         attention = _pointwise(_relu(look), _dense(self.attention), self.attention.bias).sigmoid_()
-        x = F.conv2d(x, _dense(self.embed), self.embed.bias, padding=1)
+        x = F.conv2d(around, _dense(self.embed), self.embed.bias)
         x, attention = x.permute(0, 2, 3, 1).unflatten(3, (3, -1)), attention.permute(0, 2, 3, 1)
         x = (x * attention[..., None]).flatten(3).permute(0, 3, 1, 2)
         x = _relu(self.hidden2(_relu(self.hidden1(x))))
@@ -284,8 +283,8 @@ class TOMIFFLoss(TDFusionLoss):
 
 
 def _conv(channels_in: int, channels_out: int, size: int) -> nn.Conv2d:
-    """A convolution that a ReLU follows, of unit variance at the start."""
-    layer = nn.Conv2d(channels_in, channels_out, size, padding=size // 2)
+    """A convolution that a ReLU follows, of unit variance at the start; the border is repeated."""
+    layer = nn.Conv2d(channels_in, channels_out, size, padding=size // 2, padding_mode="replicate")
     _he(layer)
     return layer
 

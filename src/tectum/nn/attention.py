@@ -14,8 +14,9 @@ single 1x1 convolution; and an image may be processed in stripes or tiles, exact
     v, statistics = block.accumulate(x)               everything up to the sums
     x             = block.apply_attention(x, v, statistics)
 
-All convolutions are without bias and zero-padded. Tensors are (B,C,H,W) in channels-last memory: a LayerNorm over
-channels is then a LayerNorm over the last axis, without a copy.
+All convolutions are without bias. Beyond the border of the image they see zeros, as published, or its last row and
+column repeated ("replicate"): a flat image then gives a flat result. Tensors are (B,C,H,W) in channels-last memory: a
+LayerNorm over channels is then a LayerNorm over the last axis, without a copy.
 
 Reference: Restormer: Efficient Transformer for High-Resolution Image Restoration, Zamir et al., CVPR 2022,
 https://arxiv.org/abs/2111.09881
@@ -25,6 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tectum.nn.filters import Padding, extend
 from tectum.nn.stages import WHOLE, Window
 
 
@@ -35,17 +37,18 @@ class RestormerBlock(nn.Module):
         channels: C, a multiple of `heads`.
         heads: groups of channels that attend to each other.
         expansion: width of the feed-forward over C.
+        padding: what convolutions see beyond the border of the image.
 
     >>> RestormerBlock(16)(torch.zeros(2, 16, 5, 7)).shape
     torch.Size([2, 16, 5, 7])
     """
 
-    def __init__(self, channels: int, *, heads: int = 8, expansion: int = 2) -> None:
+    def __init__(self, channels: int, *, heads: int = 8, expansion: int = 2, padding: Padding = "zeros") -> None:
         super().__init__()
         self.norm1 = ChannelNorm(channels)
-        self.attn = ChannelAttention(channels, heads)
+        self.attn = ChannelAttention(channels, heads, padding=padding)
         self.norm2 = ChannelNorm(channels)
-        self.ffn = GatedFeedForward(channels, expansion)
+        self.ffn = GatedFeedForward(channels, expansion, padding=padding)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.apply_attention(x, *self.accumulate(x))
@@ -75,15 +78,16 @@ class ChannelNorm(nn.Module):
 class ChannelAttention(nn.Module):
     """Multi-head attention between the channels of one image."""
 
-    def __init__(self, channels: int, heads: int = 8) -> None:
+    def __init__(self, channels: int, heads: int = 8, *, padding: Padding = "zeros") -> None:
         super().__init__()
+        self.padding: Padding = padding
         self.temperature = nn.Parameter(torch.ones(heads, 1, 1))
         self.qkv = conv1x1(channels, 3 * channels)
         self.qkv_dwconv = depthwise3x3(3 * channels)
         self.project_out = conv1x1(channels, channels)
 
     def accumulate(self, n: Tensor, window: Window = WHOLE) -> tuple[Tensor, Tensor]:
-        q, k, v = self.qkv_dwconv(self.qkv(n)).chunk(3, dim=1)
+        q, k, v = self.qkv_dwconv(self.qkv(extend(n, self.padding))).chunk(3, dim=1)
         return v, products(q[:, :, *window], k[:, :, *window])
 
     def apply_attention(self, v: Tensor, statistics: Tensor) -> Tensor:
@@ -93,14 +97,15 @@ class ChannelAttention(nn.Module):
 class GatedFeedForward(nn.Module):
     """1x1 up, 3x3 depthwise, one half gates the other through a GELU, 1x1 down."""
 
-    def __init__(self, channels: int, expansion: int = 2) -> None:
+    def __init__(self, channels: int, expansion: int = 2, *, padding: Padding = "zeros") -> None:
         super().__init__()
+        self.padding: Padding = padding
         self.project_in = conv1x1(channels, 2 * expansion * channels)
         self.dwconv = depthwise3x3(2 * expansion * channels)
         self.project_out = conv1x1(expansion * channels, channels)
 
     def forward(self, n: Tensor) -> Tensor:
-        gate, value = self.dwconv(self.project_in(n)).chunk(2, dim=1)
+        gate, value = self.dwconv(self.project_in(extend(n, self.padding))).chunk(2, dim=1)
         out: Tensor = self.project_out(F.gelu(gate) * value)
         return out
 
@@ -136,9 +141,10 @@ def conv1x1(channels_in: int, channels_out: int) -> nn.Conv2d:
     return nn.Conv2d(channels_in, channels_out, 1, bias=False)
 
 
-def conv3x3(channels_in: int, channels_out: int) -> nn.Conv2d:
-    return nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False)
+def conv3x3(channels_in: int, channels_out: int, *, padding: Padding = "zeros") -> nn.Conv2d:
+    return nn.Conv2d(channels_in, channels_out, 3, padding=1, padding_mode=padding, bias=False)
 
 
 def depthwise3x3(channels: int) -> nn.Conv2d:
-    return nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
+    """A convolution of each channel by itself, of an image extended by a pixel on every side."""
+    return nn.Conv2d(channels, channels, 3, groups=channels, bias=False)

@@ -33,6 +33,7 @@ from torch.autograd import forward_ad
 
 from tectum.color import check_luminances
 from tectum.errors import UserError
+from tectum.nn.memory import release_memory
 
 State = tuple[Tensor, ...]
 Window = tuple[slice, slice]
@@ -41,6 +42,9 @@ WHOLE: Window = (slice(None), slice(None))
 STRIPE_PX = 25_000
 """Pixels in a stripe: from 15,000 to 80,000 are about equally fast at 640x480; fewer take less memory."""
 _SMALLEST_TILE_PX = 32
+_last_size: torch.Size | None = None  # of the image before, of any fuser
+DARKEST = 1 / 255
+"""Darkest gray above black of an 8-bit image."""
 
 
 @dataclass(frozen=True)
@@ -74,11 +78,13 @@ class StagedFuser(nn.Module):
 
     Attributes:
         extra_px: added to every side besides; a whole multiple of all stages.
+        lowest: darker pixels of the sources are raised to this, for networks that divide by what a source has.
         trains_whole: while the parameters are trained, images without gradients are not worked in stripes either, so
             that validation and tasks see the same bits as the gradient steps.
     """
 
     extra_px: ClassVar[int] = 0
+    lowest: ClassVar[float] = 0.0
     trains_whole: ClassVar[bool] = True
 
     def stages(self) -> list[Stage]:
@@ -87,23 +93,27 @@ class StagedFuser(nn.Module):
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         stages = self.stages()
-        state = self.extend(stages, a), self.extend(stages, b)
+        state = self.prepare(stages, a), self.prepare(stages, b)
         if self._works_in_stripes(*state):
             with torch.no_grad():
                 fused = _run(stages, state, stripes=True)
         else:
             fused = _run(stages, state, stripes=False)
-        if state[0] is a:
+        if not self._extends(stages):
             return fused
         down, right = self._missing_px(stages, a)
         return F.pad(fused, (0, -right, 0, -down))  # a slice would be a condition on the size in an exported graph
 
-    def extend(self, stages: list[Stage], x: Tensor) -> Tensor:
-        """Repeat the last row and column of x up to a size that all stages can work on."""
-        if _common(stages) == 1 and not self.extra_px:
+    def prepare(self, stages: list[Stage], x: Tensor) -> Tensor:
+        """Raise x to `lowest`, and repeat its last row and column up to a size that all stages can work on."""
+        x = x.clamp_min(self.lowest) if self.lowest else x
+        if not self._extends(stages):
             return x
         down, right = self._missing_px(stages, x)
         return F.pad(x, (0, right, 0, down), mode="replicate")
+
+    def _extends(self, stages: list[Stage]) -> bool:
+        return _common(stages) > 1 or self.extra_px > 0
 
     def _missing_px(self, stages: list[Stage], x: Tensor) -> list[int]:
         return [_round_up(size, _common(stages)) + self.extra_px - size for size in x.shape[2:]]
@@ -141,6 +151,7 @@ def fuse_tensors(fuser: nn.Module, a: Tensor, b: Tensor, *, tile: int | None = N
     """
     check_luminances(a, b)
     check_tile(tile, fuser)
+    _release_memory_of_another_size(a)
     parameter = next(fuser.parameters(), a)
     place: dict[str, Any] = {"device": parameter.device, "dtype": parameter.dtype}
 
@@ -160,6 +171,14 @@ def fuse_tensors(fuser: nn.Module, a: Tensor, b: Tensor, *, tile: int | None = N
     # GPUs since Ampere round the factors of float32 convolutions to 10 bits unless they are told not to.
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         return torch.cat([fuse(x, y) for x, y in zip(a.split(1), b.split(1), strict=True)])
+
+
+def _release_memory_of_another_size(a: Tensor) -> None:
+    """Give back what the temporaries of the last image leave, where this one needs others; one size keeps its own."""
+    global _last_size
+    if a.shape[2:] != _last_size:
+        release_memory()
+    _last_size = a.shape[2:]
 
 
 def check_tile(tile: int | None, fuser: nn.Module | None = None) -> None:
@@ -236,7 +255,7 @@ def _run_tiles(fuser: StagedFuser, a: Tensor, b: Tensor, tile: int, place: dict[
     """All stages, each on tiles computed from what is kept: the sources, or the result of the last whole stage."""
     stages, (height, width) = fuser.stages(), a.shape[2:]
     align = _common(stages)
-    kept: State = (fuser.extend(stages, a), fuser.extend(stages, b))
+    kept: State = (fuser.prepare(stages, a), fuser.prepare(stages, b))
     chain: list[Stage] = []
     known: list[State] = [()]  # the statistics that each stage of the chain is given
     for index, stage in enumerate(stages):

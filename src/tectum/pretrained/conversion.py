@@ -1,7 +1,8 @@
 """Conversion of a user's own checkpoint into a safetensors file of ours.
 
 PyTorch files are read with the `weights_only` reader, so that nothing in them is run. Keys are our own names, or, for
-the network of TDFusion and ReFusion, the published ones.
+the network of TDFusion and ReFusion, the published ones: then the file says in its header that it is of the published
+variant, and is run in that whatever variant is asked for.
 """
 
 from collections.abc import Mapping
@@ -70,8 +71,17 @@ def convert(source: Path, target: Path, system: str = "tdfusion", *, variant: st
     state = max((_rename_published(state, own) for state in states), key=lambda state: len(own & state.keys()))
     load_state(fuser, state, source, advice="choose the matching --system")
     target.parent.mkdir(parents=True, exist_ok=True)
-    write_tensors(target, state)
+    released = name == "tdfusion" and any(key not in own for key in _names(states))
+    published = released or name.endswith("-published")
+    write_tensors(target, state, metadata={"variant": "published"} if published else None)
     return sum(x.numel() for x in state.values())
+
+
+def _names(states: list[dict[str, Tensor]]) -> set[str]:
+    """Names of the tensors that belong to the network, published or ours, without a prefix of several devices."""
+    published = tuple(TDFUSION_KEYS)
+    names = {name.removeprefix("module.") for state in states for name in state}
+    return {name for name in names if name.startswith(published)}
 
 
 def _rename_published(state: Mapping[str, Tensor], own: Any) -> dict[str, Tensor]:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from tectum.color import check_luminances
 from tectum.errors import UserError, suggest, unknown
-from tectum.io.files import file_sha256, load_state, read_tensors, write_tensors
+from tectum.io.files import file_sha256, load_state, read_metadata, read_tensors, write_tensors
 from tectum.kinds import KINDS
 from tectum.models import SYSTEMS
 from tectum.nn.stages import find_device
@@ -67,9 +67,13 @@ class Selection:
             UserError: the system needs weights and has none, or the file does not hold them.
         """
         device, dtype = find_device(device), _find_dtype(dtype)
-        fuser = build_fuser(self.system, self.entry)
+        name, entry = self.system, self.entry
         if self.file is not None:
             state = read_weights(self.file, self.card)
+            if read_metadata(self.file).get("variant") == "published" and f"{name}-published" in SYSTEMS:
+                name, entry = select_system(name, "published")  # the weights are only right in the network they are of
+        fuser = build_fuser(name, entry)
+        if self.file is not None:
             if all(name.startswith("published.") for name in state):  # files of before published variants were systems
                 state = {name.removeprefix("published."): x for name, x in state.items()}
             load_state(fuser, state, self.file, advice="choose the matching --system")
