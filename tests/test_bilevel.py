@@ -260,6 +260,7 @@ def test_the_look_ahead_of_a_trainer_is_its_next_fit_step(images: Images, clip: 
             self.seen = fused.detach()
             return fused.square().mean()
 
+    fuser.embed_visible.requires_grad_(False)  # a frozen part stays where it is
     trainer = Trainer(fuser, objective, Sees(), schedule)
     norms: list[float] = []
 

@@ -164,11 +164,13 @@ def hypergradient(
         weight: of a term of the objective, by its name.
 
     Raises:
-        UserError: the objective has nothing to learn, the test pair has no target, or the method is unknown.
+        UserError: objective or fuser has nothing to learn, the test pair has no target, or the method is unknown.
     """
     learned: Tensors = {name: p for name, p in objective.named_parameters() if p.requires_grad}
     _check_arguments(objective, learned, test, method)
-    theta = {name: p.detach().requires_grad_() for name, p in fuser.named_parameters()}
+    theta = {name: p.detach().requires_grad_() for name, p in fuser.named_parameters() if p.requires_grad}
+    if not theta:
+        raise UserError(f"{type(fuser).__name__} is frozen, so that no step moves it; call requires_grad_(True)")
     reverse = method == "reverse"
 
     def image(parameters: Tensors, pair: Pair, dropout_seed: int) -> Tensor:
