@@ -45,7 +45,10 @@ def merge_to_two(pictures: Sequence[Picture], kind: Kind) -> tuple[Picture, Pict
         Two pictures whose values do not depend on the order of those given, to the bit.
     """
     exposures = kind.order == "brightness"
-    ordered = sorted(pictures, key=lambda picture: _order_key(picture, exposures=exposures))
+    places = [_find_place(picture, exposures=exposures) for picture in pictures]
+    ties = len(set(places)) < len(places)  # only then a hash of the pixels is needed
+    keys = [(place, _hash(picture) if ties else "") for place, picture in zip(places, pictures, strict=True)]
+    ordered = [pictures[i] for i in sorted(range(len(pictures)), key=lambda i: keys[i])]
     half = len(ordered) // 2
     first = _merge(ordered[:half], _measure_bright if exposures else _measure_sharpness)
     second = _merge(ordered[half:], _measure_dark if exposures else _measure_sharpness)
@@ -53,15 +56,17 @@ def merge_to_two(pictures: Sequence[Picture], kind: Kind) -> tuple[Picture, Pict
     return (second, first) if swapped else (first, second)
 
 
-def _order_key(picture: Picture, *, exposures: bool) -> tuple[float, str]:
-    """Brightness, the brightest first, or how far down the sharp parts lie; a hash where two are equal."""
+def _find_place(picture: Picture, *, exposures: bool) -> float:
+    """The place of a picture in the order: minus its brightness, or how far down its sharp parts lie, in rows."""
     if exposures:
         shown = _visibility(picture)[0].double()
-        place = -float((picture.y * shown).sum() / shown.sum().clamp_min(1))
-    else:
-        energy = _energy(picture.y[None]).double().mean(3).flatten()
-        place = float((energy * torch.arange(len(energy))).sum() / energy.sum())
-    return place, fingerprint(picture.y, *([] if picture.chroma is None else [picture.chroma]))
+        return -float((picture.y * shown).sum() / shown.sum().clamp_min(1))
+    energy = _energy(picture.y[None]).double().mean(3).flatten()
+    return float((energy * torch.arange(len(energy))).sum() / energy.sum())
+
+
+def _hash(picture: Picture) -> str:
+    return fingerprint(picture.y, *([] if picture.chroma is None else [picture.chroma]))
 
 
 def _merge(pictures: Sequence[Picture], measure: Callable[[Tensor], Tensor]) -> Picture:
