@@ -132,7 +132,7 @@ def find_set(name: str, root: str | Path, split: str = "test", kind: str | None 
         Path(root),
         split,
         lambda home, side, subfolders: find_folder(home, side.split("/"), subfolders),
-        holds_images,
+        lambda folder: holds_images(folder) or not any(find_folder(folder, (part,)) for part in SPLITS),
     )
     if visible == infrared:
         raise UserError(
