@@ -15,9 +15,9 @@ from tectum.models import SYSTEMS
 from tectum.models.tdfusion import TDFusionLoss
 from tectum.models.tomiff import TOMIFF, FourScalars, TOMIFFLoss, low_passes, stronger
 from tectum.models.tomiff_published import PublishedTOMIFF, PublishedTOMIFFLoss, one_sided, published_weight
-from tectum.nn.filters import box_mean, extend, variation_gradient
+from tectum.nn.filters import box_mean, variation_gradient
 from tectum.nn.gabor import GaborBank, windows
-from tectum.nn.stages import Stage, fuse_tensors
+from tectum.nn.stages import Stage, extend, fuse_tensors
 from tectum.pair import Pair
 from tectum.training.bilevel import hypergradient, sgd_step
 

@@ -42,10 +42,10 @@ from torch import Tensor, nn
 from tectum.errors import UserError
 from tectum.kinds import KINDS
 from tectum.losses import gradient_loss, ssim_map
-from tectum.nn.filters import box_mean, extend, sobel
+from tectum.nn.filters import box_mean, sobel
 from tectum.nn.pyramid import blend
 from tectum.nn.scan import scan
-from tectum.nn.stages import Stage, StagedFuser, State, Window, channels_last, without_gradients
+from tectum.nn.stages import Stage, StagedFuser, State, Window, channels_last, extend, without_gradients
 from tectum.nn.wavelet import Bands, polyphase, rotate, rotate_back
 
 _CHUNK = 16

@@ -42,8 +42,8 @@ from torch import Tensor, nn
 
 from tectum.losses import gradient_loss, weighted_intensity_loss
 from tectum.nn.attention import RestormerBlock, attention_matrix, conv1x1, conv3x3, depthwise3x3, mix, products
-from tectum.nn.filters import Padding, extend
-from tectum.nn.stages import DARKEST, WHOLE, Stage, StagedFuser, State, Window, channels_last
+from tectum.nn.filters import Padding
+from tectum.nn.stages import DARKEST, WHOLE, Stage, StagedFuser, State, Window, channels_last, extend
 from tectum.protocols import System
 
 

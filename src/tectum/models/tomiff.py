@@ -40,9 +40,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tectum.models.tdfusion import TDFusionLoss
-from tectum.nn.filters import box_mean, extend, inverse_softplus, sobel, variation_gradient
+from tectum.nn.filters import box_mean, inverse_softplus, sobel, variation_gradient
 from tectum.nn.gabor import WINDOW_PX, GaborAttention
-from tectum.nn.stages import STRIPE_PX, Stage, StagedFuser, State, Window, channels_last, without_gradients
+from tectum.nn.stages import STRIPE_PX, Stage, StagedFuser, State, Window, channels_last, extend, without_gradients
 
 _LEVELS = 5
 _WINDOWS = 16

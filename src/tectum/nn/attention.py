@@ -26,8 +26,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tectum.nn.filters import Padding, extend
-from tectum.nn.stages import WHOLE, Window
+from tectum.nn.filters import Padding
+from tectum.nn.stages import WHOLE, Window, extend
 
 
 class RestormerBlock(nn.Module):

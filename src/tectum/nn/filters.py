@@ -13,17 +13,6 @@ from torch import Tensor
 Padding = Literal["replicate", "zeros"]
 
 
-def extend(x: Tensor, padding: Padding, px: int = 1) -> Tensor:
-    """x (B,C,H,W) with `px` rows and columns more on every side, for a convolution without padding.
-
-    Taken before a layer of single pixels rather than after it, "replicate" costs the fewest copies.
-
-    >>> extend(torch.tensor([[[[1.0, 2.0]]]]), "replicate")[0, 0, 0]
-    tensor([1., 1., 2., 2.])
-    """
-    return F.pad(x, (px,) * 4, mode="replicate" if padding == "replicate" else "constant")
-
-
 def sobel(x: Tensor, *, padding: Padding = "replicate") -> Tensor:
     """Sobel derivatives along x and y, not normalised: (B,1,H,W) -> (B,2,H,W).
 
@@ -34,7 +23,8 @@ def sobel(x: Tensor, *, padding: Padding = "replicate") -> Tensor:
     tensor([8., 0.])
     """
     kernel = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]], dtype=x.dtype, device=x.device)
-    return F.conv2d(extend(x, padding), torch.stack([kernel, kernel.T])[:, None])
+    padded = F.pad(x, (1, 1, 1, 1), mode="constant" if padding == "zeros" else "replicate")
+    return F.conv2d(padded, torch.stack([kernel, kernel.T])[:, None])
 
 
 def box_mean(x: Tensor, radius: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Allocator settings: memory of large temporaries kept inside the process, or given back to the system.
+"""Allocator setting that keeps the memory of large temporaries inside the process.
 
 The C library on Linux gives every large block back to the operating system as soon as it is free, and the next
 operation has to fetch, clear and map it again: with networks of many channels at full resolution this page-fault work
@@ -9,16 +9,6 @@ import ctypes
 import sys
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
-
-
-def release_memory() -> None:
-    """Give freed memory back to the operating system, where the C library is glibc.
-
-    Temporaries of pictures of many sizes leave holes between one another that glibc keeps: 80 sizes held 1043 MiB, of
-    which 348 MiB were in use.
-    """
-    if sys.platform.startswith("linux") and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
-        trim(0)
 
 
 def keep_memory() -> bool:
