@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from results import against, put, table
+from results import compare_with, make_table, put
 from tectum.data.datasets import DATASETS, find_pairs
 from tectum.data.folders import find_folder
 from tectum.data.parts import read_split
@@ -91,8 +91,8 @@ def main() -> None:
                 parser.error(f"{name} has no pair {lost[0]}")
             draw(evaluator, given.names or evenly(list(pairs)), given.sheet)
             continue
-        found = against("AdaSFFuse", evaluator.run())
-        text = table(found, {})
+        found = compare_with("AdaSFFuse", evaluator.run())
+        text = make_table(found, {})
         if name == "mf_voc":
             text += f"\n\nPSNR of the picture that is all in focus, dB: {truth(evaluator, pairs)}."
         print(f"\n## {name}, {len(found.scores.images)} pairs\n\n{text}", flush=True)

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from results import PUBLISHED, SETS, put, table
+from results import PUBLISHED, SETS, make_table, put
 from tectum.color import rgb_to_ycbcr
 from tectum.data.datasets import find_set, open_set
 from tectum.data.parts import read_split
@@ -64,13 +64,13 @@ def main() -> None:
         sums = arguments.runs / "V" / "best.safetensors"
         if sums.exists():
             runs[PARTS["V"]] = f"tectum.models.tdfusion:WEIGHTED_SUM@{sums}"
-        show("ablations", table(evaluate_set("msrs", runs, "ablations"), {}), write=arguments.write)
+        show("ablations", make_table(evaluate_set("msrs", runs, "ablations"), {}), write=arguments.write)
     else:
         rows, mark = (BY_SYSTEM, "systems") if arguments.what == "systems" else (NAMES, "learned")
         packaged = {title: f"{cards()[name]['system']}@{name}" for title, name in rows.items() if name in cards()}
         for name in arguments.sets or ALL_SETS:
             evaluation = evaluate_set(name, packaged, mark)
-            show(f"{mark} {name}", table(evaluation, PUBLISHED.get((name, "tdfusion"), {})), write=arguments.write)
+            show(f"{mark} {name}", make_table(evaluation, PUBLISHED.get((name, "tdfusion"), {})), write=arguments.write)
 
 
 def show(mark: str, text: str, *, write: bool) -> None:

@@ -34,3 +34,13 @@ def test_a_network_or_a_task_of_ones_own_trains(name: str, tmp_path: Path) -> No
     output = run(name, str(tmp_path / "run"), cwd=tmp_path)
     assert "weight_deviation" in output
     assert (tmp_path / "run" / "best.safetensors").exists()
+
+
+def test_every_benchmark_finds_what_it_imports() -> None:
+    folder = EXAMPLES.parent / "benchmarks"
+    names = sorted(path.stem for path in folder.glob("*.py"))
+    assert len(names) > 10
+    code = f"import sys; sys.path.insert(0, {str(folder)!r})\nimport {', '.join(names)}"
+    quiet = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+    done = subprocess.run([sys.executable, "-c", code], env=quiet, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr

@@ -204,7 +204,7 @@ def test_bfloat16_is_close(perturb: Perturb, images: Images, tile: int | None) -
     exact = fuse_tensors(perturb(TDFusion()), a, b)
     short = fuse_tensors(perturb(TDFusion()).bfloat16(), a, b, tile=tile)
     assert short.dtype == torch.float32
-    assert 0 < float((short - exact).abs().mean()) < 0.015  # repeated borders carry rounding; zeros had none: 0.0097
+    assert 0 < float((short - exact).abs().mean()) < 0.015  # of six other draws of weights: 0.0023 to 0.012
     assert float((short - exact).abs().max()) < 0.15
 
 
