@@ -59,6 +59,10 @@ def test_columns() -> None:
         "tdfusion": "EN SF SCD VIF Qabf SSIM",
         "cddfuse": "EN SD SF MI SCD VIF Qabf SSIM",
         "adasffuse": "EN SD SF MI SCD VIFF Qabf SSIM",
+        "vifb": "CE EN MI PSNR AG EI Qabf SD SF Qcb Qcv RMSE SSIM",
+        "mefb": "CE EN PSNR AG EI Qabf SD SF Qcb Qcv NMI TE Qncie FMI Qw Qy MEF-SSIM VIF",
+        "mfifb": "CE EN PSNR AG EI Qabf SD SF Qcb Qcv NMI TE Qncie FMI Qw Qy SSIM VIF",
+        "ivif-zoo": "EN SF AG CC SCD Qabf MSE PSNR",
     }
 
 

@@ -19,13 +19,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tectum.metrics import windows as filters
-from tectum.metrics.edges import Nabf
+from tectum.metrics.edges import Nabf, Qg
 from tectum.metrics.exposure import MEFSSIM
 from tectum.metrics.features import FMI
+from tectum.metrics.haar import Qm
+from tectum.metrics.information import CE, TE, Qncie
 from tectum.metrics.metric import Metric, SourceMetric
 from tectum.metrics.multiscale import MSSSIM, VIFF
 from tectum.metrics.perception import Qcb, Qcv
 from tectum.metrics.saliency import Qe, Qs, Qw
+from tectum.metrics.sharpness import EI, Qsf
+from tectum.metrics.similarity import Qc, Qy
 from tectum.metrics.statistics import AG, PSNR, RMSE, SF
 from tectum.metrics.structure import SSIM
 from test_metrics_golden import read
@@ -117,6 +121,9 @@ def scenes(metric: Metric) -> list[tuple[Tensor, ...]]:
     return [*images, tuple(x.mul(255).round().double() / 255 for x in (mixed(a, b), a, b))]
 
 
+TSALLIS = (("nava", False), ("nava", True), ("cvejic", False), ("cvejic", True))
+
+
 @pytest.mark.parametrize(
     ("metric", "name", "options"),
     [
@@ -134,6 +141,14 @@ def scenes(metric: Metric) -> list[tuple[Tensor, ...]]:
         (SSIM(window="gaussian"), "ssim_gaussian", {}),
         (RMSE(root_of_sum=True), "rmse_vifb", {}),
         (PSNR(peak=255, root_of_sum=True), "psnr_vifb", {}),
+        (CE(), "cross_entropy", {}),
+        (Qncie(), "qncie", {}),
+        *((TE(form=form, released=r), "tsallis", {"form": form, "released": r}) for form, r in TSALLIS),
+        (Qsf(), "qsf", {}),
+        (Qg(), "qg", {}),
+        (Qm(), "qm", {}),
+        (Qy(), "qy", {}),
+        (Qc(), "qc", {}),
         *((FMI(feature=feature), "fmi", {"feature": feature}) for feature in ("edge", "gradient", "pixel", "dct")),
     ],
     ids=lambda x: x.symbol if isinstance(x, Metric) else str(x),
@@ -160,6 +175,7 @@ def test_statistics_as_vifb_divides_them(literal: ModuleType) -> None:
     f = 255 * fused[0, 0].numpy()
     assert float(AG(divide_by="differences")(fused, a, b)) == pytest.approx(literal.average_gradient_vifb(f), rel=1e-12)
     assert float(SF(divide_by="pixels")(fused, a, b)) == pytest.approx(literal.spatial_frequency_vifb(f), rel=1e-12)
+    assert float(EI()(fused, a, b)) == pytest.approx(literal.edge_intensity(f), rel=1e-12)
 
 
 def test_the_universal_index_equals_a_loop() -> None:

@@ -34,7 +34,7 @@ class EvaluationOptions:
 
     kind: str | None = None
     variant: str | None = None
-    convention: Literal["tectum", "tdfusion", "cddfuse", "adasffuse"] = "tectum"
+    convention: Literal["tectum", "tdfusion", "cddfuse", "adasffuse", "vifb", "mefb", "mfifb", "ivif-zoo"] = "tectum"
     metrics: str | tuple[str, ...] | None = None
     baselines: str | tuple[str, ...] | None = None
     reference: str | None = None

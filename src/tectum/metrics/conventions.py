@@ -23,10 +23,17 @@ from tectum.color import to_levels
 from tectum.errors import UserError
 from tectum.metrics import METRICS
 from tectum.metrics.edges import Qabf
-from tectum.metrics.information import EN, MI
+from tectum.metrics.exposure import MEFSSIM
+from tectum.metrics.features import FMI
+from tectum.metrics.information import CE, EN, MI, NMI, TE, Qncie
 from tectum.metrics.metric import Metric
+from tectum.metrics.multiscale import VIFF
 from tectum.metrics.names import MetricNames
-from tectum.metrics.statistics import SCD, SD, SF
+from tectum.metrics.perception import Qcb, Qcv
+from tectum.metrics.saliency import Qw
+from tectum.metrics.sharpness import EI
+from tectum.metrics.similarity import Qy
+from tectum.metrics.statistics import AG, CC, MSE, PSNR, RMSE, SCD, SD, SF
 from tectum.metrics.structure import SSIM, VIF, truncate_to_levels
 
 MetricFactory = Callable[[], Metric]
@@ -82,7 +89,7 @@ class Convention:
 
         >>> import torch
         >>> x = torch.tensor([0.1, 0.3, 0.7]).view(1, 1, 1, 3)
-        >>> [(c.quantize(x) * 255).round().flatten().int().tolist() for c in CONVENTIONS.values()]
+        >>> [(c.quantize(x) * 255).round().flatten().int().tolist() for c in list(CONVENTIONS.values())[:4]]
         [[26, 77, 179], [0, 85, 255], [0, 85, 255], [0, 85, 255]]
         """
         if self.stretch:
@@ -134,6 +141,47 @@ def _sums(vif: str, *, data_range: float) -> Mapping[str, MetricFactory]:
     )
 
 
+def _vifb() -> dict[str, MetricFactory]:
+    """The thirteen columns of VIFB."""
+    return {
+        "CE": CE,
+        "EN": EN,
+        "MI": partial(MI, reduction="sum"),
+        "PSNR": partial(PSNR, peak=255, root_of_sum=True),
+        "AG": partial(AG, divide_by="differences"),
+        "EI": EI,
+        "Qabf": Qabf,
+        "SD": SD,
+        "SF": partial(SF, divide_by="pixels"),
+        "Qcb": Qcb,
+        "Qcv": Qcv,
+        "RMSE": partial(RMSE, root_of_sum=True),
+        "SSIM": partial(SSIM, window="gaussian", reduction="sum"),
+    }
+
+
+def _mefb(ssim: str, factory: MetricFactory) -> Mapping[str, MetricFactory]:
+    """The columns of MEFB and MFIFB, which differ in one of structure."""
+    shared = _vifb()
+    own: dict[str, MetricFactory] = {
+        "NMI": NMI,
+        "TE": partial(TE, form="cvejic", released=True),
+        "Qncie": Qncie,
+        "FMI": FMI,
+        "Qw": partial(Qw, edges=True),
+        "Qy": Qy,
+        ssim: factory,
+        "VIF": VIFF,
+    }
+    del shared["MI"], shared["RMSE"], shared["SSIM"]
+    return MappingProxyType(shared | own)
+
+
+_UNVERIFIED = (
+    "Not compared with its evaluator, and taken from VIFB's: CE, EN, PSNR, AG, EI, SD, SF, Qabf. Left out: Q_P (phase "
+    "congruency) and Q_C, whose printed values were not reproduced."
+)
+
 CONVENTIONS: dict[str, Convention] = {
     convention.name: convention
     for convention in (
@@ -179,6 +227,64 @@ CONVENTIONS: dict[str, Convention] = {
             stretch=True,
             levels="truncate",
             notes="The column VIFF is the pixel-domain VIF (vifp), summed, not Han's VIFF. SSIM has the range 255.",
+        ),
+        Convention(
+            name="vifb",
+            summary="VIFB (CVPRW 2020), infrared and visible: its thirteen metrics; MI and SSIM are sums.",
+            metrics=MappingProxyType(_vifb()),
+            luma=_GREY,
+            stretch=False,
+            levels="round",
+            notes=(
+                "PSNR and RMSE take sqrt(sum of squares) / (H W) for the mean squared error and its root: a slip, "
+                "reproduced here alone, that makes PSNR 54 to 65 dB. AG divides by (H-1)(W-1), SF by H W (its formula, "
+                "no value was at hand). SD is printed as Variance. EN was not compared."
+            ),
+        ),
+        Convention(
+            name="mefb",
+            summary="MEFB (Information Fusion 2021), exposures: its metrics but two; TE is Cvejic's, FMI of edges.",
+            metrics=_mefb("MEF-SSIM", MEFSSIM),
+            luma=_GREY,
+            stretch=False,
+            levels="round",
+            notes=(
+                'Its "VIF" is Han\'s VIFF, its "Qw" the index of the Prewitt edge images, its "FMI" that of edges. In '
+                f"flat windows its Q_Y divides rounding errors. {_UNVERIFIED}"
+            ),
+        ),
+        Convention(
+            name="mfifb",
+            summary="MFIFB (2021), foci: as MEFB, with VIFB's SSIM; unverified but for the columns of MEFB.",
+            metrics=_mefb("SSIM", partial(SSIM, window="gaussian", reduction="sum")),
+            luma=_GREY,
+            stretch=False,
+            levels="round",
+            notes=f"Its own evaluators were not at hand; those of MEFB are of the same author. {_UNVERIFIED}",
+        ),
+        Convention(
+            name="ivif-zoo",
+            summary="IVIF_ZOO (the survey of Liu et al., 2024): those of its columns that are published metrics.",
+            metrics=MappingProxyType(
+                {
+                    "EN": EN,
+                    "SF": SF,
+                    "AG": AG,
+                    "CC": CC,
+                    "SCD": SCD,
+                    "Qabf": Qabf,
+                    "MSE": partial(MSE, unit_range=True),
+                    "PSNR": partial(PSNR, peak=255.0**2),
+                }
+            ),
+            luma=_GREY,
+            stretch=False,
+            levels="round",
+            notes=(
+                "In float32, so equal to 1e-4. MSE is of 0..1, PSNR has 255 squared as its peak. Left out, because "
+                "their definitions are its own: SD, MI, NMI, EI, CE (a cross entropy of sigmoids), Qncie (of Pearson's "
+                "r), TE (a sum of Shannon entropies), VIF (padded), SSIM and MS-SSIM (scaled twice), Qcb, Qy, Nabf."
+            ),
         ),
     )
 }

@@ -6,6 +6,12 @@ Of values rounded to 8 bits, p from the histogram of one image or of two at once
     I(F,S) = H(F) + H(S) - H(F,S)                             MI, nats by default
     NMI    = 2 [ I(F,A) / (H(F) + H(A)) + I(F,B) / (H(F) + H(B)) ]
 
+    CE    = 1/2 sum over S of sum p_S log2(p_S / p_F)         CE, bits, over the levels that both have
+    Qncie = 1 + sum_i (l_i / 3) log256(l_i / 3)               l_i eigenvalues of R, R_xy = H(X) + H(Y) - H(X,Y) to base
+                                                              256, R_xx = 1, of A, B and F
+    I_q   = (1 - sum p_xy^q / (p_x p_y)^(q-1)) / (1 - q)      Tsallis information;   H_q = (1 - sum p^q) / (q - 1)
+    TE    = (I_q(A,F) + I_q(B,F)) / (H_q(A) + H_q(B) - I_q(A,B)), q = 0.43137 (Nava); the numerator, q = 1.85 (Cvejic)
+
 MI depends on the number of levels that occur: an image stretched, resampled or saved by JPEG has another. Histograms
 count, so these metrics have no gradient.
 
@@ -16,6 +22,11 @@ Reference:
     https://doi.org/10.1049/el:20020212
     Comments on "Information measure for performance of image fusion". Hossny, Nahavandi and Creighton, Electronics
     Letters 44(18), 2008. https://doi.org/10.1049/el:20081754
+    Performance evaluation of image fusion techniques. Wang, Shen and Jin, in Image Fusion: Algorithms and Applications,
+    2008 (Qncie)
+    Image fusion metric based on mutual information and Tsallis entropy. Cvejic, Canagarajah and Bull, Electronics
+    Letters 42(11), 2006. https://doi.org/10.1049/el:20060693
+    Mutual information improves image fusion quality assessments. Nava, Cristobal and Escalante-Ramirez, SPIE News, 2007
 """
 
 import math
@@ -102,6 +113,127 @@ class NMI(Metric):
         return 2 * (i_a / (h_f + h_a) + i_b / (h_f + h_b))
 
 
+class CE(Metric):
+    """Cross entropy: how many bits the grey levels of the fused image differ from those of each source, on average.
+
+    Range [0, infinity) in theory and often below 0, for levels that only one image has are left out as VIFB does; lower
+    is read as better. Not differentiable.
+
+    Equals VIFB's `metricsCross_entropy` to 1e-14.
+
+    >>> x = torch.arange(256.0).view(1, 1, 16, 16) / 255
+    >>> float(CE()(x, x, x))
+    0.0
+    """
+
+    symbol, title, unit = "CE", "cross entropy", "bits"
+    higher_is_better, is_differentiable = False, False
+    bounds = (-math.inf, math.inf)
+    source = "Zhang, Ye and Xiao, VIFB: a visible and infrared image fusion benchmark, CVPR workshops, 2020"
+
+    def score(self, fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        values = []
+        for i, f in enumerate(fused[:, 0]):
+            p_f = _probabilities(_histogram(f))
+            total = torch.zeros((), dtype=torch.float64, device=f.device)
+            for x in (a, b):
+                p = _probabilities(_histogram(x[min(i, len(x) - 1), 0]))
+                both = (p > 0) & (p_f > 0)
+                total = total + (p[both] * (p[both] / p_f[both]).log2()).sum()
+            values.append(total / 2)
+        return torch.stack(values)
+
+
+class Qncie(Metric):
+    """Nonlinear correlation information entropy of the two sources and the fused image.
+
+    Range [0.8, 1] in practice; higher is better. It also rises with what the sources share with each other.
+    Not differentiable.
+
+    Equals `metricWang` of the collection of Zheng Liu, and MEFB's `metricsQncie`, to 1e-15.
+
+    >>> x = torch.arange(256.0).view(1, 1, 16, 16) / 255
+    >>> float(Qncie()(x, x, x))
+    1.0
+    """
+
+    symbol, title = "Qncie", "nonlinear correlation"
+    is_differentiable = False
+    bounds = (0.0, 1.0)
+    source = "Wang, Shen and Jin, Performance evaluation of image fusion techniques, 2008"
+
+    def score(self, fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        values = []
+        for i, f in enumerate(fused[:, 0]):
+            images = [x[min(i, len(x) - 1), 0] for x in (a, b)] + [f]
+            correlation = torch.eye(3, dtype=torch.float64, device=f.device)
+            for row, column in ((0, 1), (0, 2), (1, 2)):
+                joint = _histogram(images[row], images[column])
+                shared = _entropy(joint.sum(0)) + _entropy(joint.sum(1)) - _entropy(joint.flatten())
+                correlation[row, column] = correlation[column, row] = shared / math.log(_LEVELS)
+            part = torch.linalg.eigvalsh(correlation.cpu()).clamp_min(0) / 3
+            values.append(1 + torch.special.xlogy(part, part).sum() / math.log(_LEVELS))
+        return torch.stack(values).to(fused.device)
+
+
+class TE(Metric):
+    """Tsallis information that the fused image shares with its sources, by the joint histograms of grey levels.
+
+    Range [0, infinity); higher is better; NaN where both sources are constant ("nava"). Not differentiable.
+
+    Repaired: the evaluators multiply the marginals the wrong way round, p_xy by p_y(x) p_x(y), of images stretched to
+    0..255, leave out what is 0 there, and normalise Nava's form by H(A)^q + H(B)^q + I_q(A,B) with H in bits.
+    `released=True` computes that: equal to `metricMI` (sw = 2, 3) of the collection of Zheng Liu, and to MEFB's
+    `metricsTE` ("cvejic"), to 1e-14. Its values of Cvejic's form go into the thousands.
+
+    Args:
+        form: "nava", q = 0.43137, normalised by the sources; or "cvejic", q = 1.85, a sum.
+        released: as the evaluators compute it.
+    """
+
+    symbol, title = "TE", "Tsallis information"
+    is_differentiable = False
+    bounds = (-math.inf, math.inf)
+    source = "Nava et al., Mutual information improves image fusion quality assessments, 2007; Cvejic et al., 2006"
+
+    def __init__(self, *, form: Literal["nava", "cvejic"] = "nava", released: bool = False) -> None:
+        if form not in ("nava", "cvejic"):
+            raise UserError(f"form must be 'nava' or 'cvejic', got {form!r}")
+        super().__init__()
+        self.form, self.released = form, released
+
+    def score(self, fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        order = 0.43137 if self.form == "nava" else 1.85
+        values = []
+        for i, f in enumerate(fused[:, 0]):
+            images = [x[min(i, len(x) - 1), 0] for x in (a, b)] + [f]
+            if self.released:
+                images = [_stretch(x) for x in images]
+            x, y, f = images
+            value = self._information(x, f, order) + self._information(y, f, order)
+            if self.form == "nava":
+                entropies = [self._entropy(_histogram(z), order) for z in (x, y)]
+                between = self._information(x, y, order)
+                value = value / (entropies[0] + entropies[1] + (between if self.released else -between))
+            values.append(value)
+        stacked = torch.stack(values)
+        return torch.where(stacked.isfinite(), stacked, math.nan)
+
+    def _information(self, x: Tensor, y: Tensor, order: float) -> Tensor:
+        joint = _probabilities(_histogram(x, y))
+        p_x, p_y = joint.sum(1), joint.sum(0)
+        product = torch.outer(p_y, p_x) if self.released else torch.outer(p_x, p_y)
+        both = (joint > 0) & (product > 0)
+        total = (joint[both] ** order / product[both] ** (order - 1)).sum()
+        return (1 - total) / (1 - order)
+
+    def _entropy(self, histogram: Tensor, order: float) -> Tensor:
+        if self.released:
+            return (_entropy(histogram) / math.log(2)) ** order
+        p = _probabilities(histogram)
+        return (1 - (p[p > 0] ** order).sum()) / (order - 1)
+
+
 def _entropies_and_information(fused: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Entropies of fused, a, b, (3,B), and the information fused shares with a and with b, (2,B), in nats."""
     entropies, information = [], []
@@ -137,3 +269,15 @@ def _entropy(histogram: Tensor) -> Tensor:
     p = histogram[histogram > 0].double()
     p /= p.sum()
     return -(p * p.log()).sum()
+
+
+def _probabilities(histogram: Tensor) -> Tensor:
+    """The parts of counts, float64."""
+    return histogram.double() / histogram.sum()
+
+
+def _stretch(x: Tensor) -> Tensor:
+    """An image from its smallest and largest level to 0..1, by whole levels, halves up; a constant one as it is."""
+    levels = _to_level_numbers(x).double()
+    low, high = levels.min(), levels.max()
+    return x if low == high else ((levels - low) / (high - low) * (_LEVELS - 1) + 0.5).floor() / (_LEVELS - 1)

@@ -128,6 +128,10 @@ class MSE(SourceMetric):
 
     Range [0, 65025] squared grey levels of 0..255; lower is better. The average of the sources has the smallest of all
     images.
+
+    Args:
+        reduction: "mean" or "sum" of the two values.
+        unit_range: of images in [0,1], so that the value is 65025 times smaller.
     """
 
     symbol, title, unit = "MSE", "mean squared error", "levels^2"
@@ -137,9 +141,14 @@ class MSE(SourceMetric):
         "standard; as in Ma, Ma and Li, Infrared and visible image fusion methods and applications, Inf. Fusion, 2019"
     )
 
+    def __init__(self, *, reduction: Reduction = "mean", unit_range: bool = False) -> None:
+        super().__init__(reduction=reduction)
+        self.unit = "" if unit_range else "levels^2"
+        self._divisor = 255.0**2 if unit_range else 1.0
+
     def per_source(self, fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
         errors = sum_pixels(lambda f, x, y: torch.stack([(f - x).square(), (f - y).square()]), fused, a, b)
-        return errors / fused[0].numel()
+        return errors / fused[0].numel() / self._divisor
 
 
 class RMSE(SourceMetric):
