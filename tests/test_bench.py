@@ -81,7 +81,8 @@ def test_macs_of_tdfusion_are_those_of_the_literal_network_and_its_wider_product
     wider = sum(times * (c * c * 2 - c * c * (2 / 8 + 1)) for times, c in ((6, 16), (2, 32)))
     found = clock.count_fuser("tdfusion", "default", (width, height))
     assert found["params"] == 59_856
-    assert found["macs"] / (width * height) == pytest.approx(published + wider, rel=1e-4)
+    border = (width + 2) * (height + 2) / (width * height)  # layers before a 3x3 one see a pixel more on every side
+    assert 1 < found["macs"] / (width * height) / (published + wider) < border
 
 
 def test_a_clock_leaves_out_the_first_call(monkeypatch: pytest.MonkeyPatch) -> None:
