@@ -112,6 +112,15 @@ def test_a_warped_view_is_found(image: Array) -> None:
     assert picture.valid[0].numpy()[~outside].mean() > 0.95
 
 
+def test_a_border_is_found_beside_declared_pixels() -> None:
+    lost, valid = with_border(KELVIN.astype(np.float32), -9999.0)
+    lost[60:70, 80:90] = np.nan
+    valid[60:70, 80:90] = False
+    picture = infrared(lost)
+    assert picture.valid is not None and len(picture.warnings) == 1
+    np.testing.assert_array_equal(picture.valid[0].numpy(), valid)
+
+
 def test_scenes_are_left_alone() -> None:
     """Night, clipped sky, dead pixels, a dark object at the border: nothing of them is guessed away."""
     night = np.where(INFRARED < 90, 0, INFRARED).astype(np.uint8)

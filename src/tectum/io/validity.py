@@ -73,10 +73,10 @@ def find_valid(
             valid &= ~_drop_seam(codes, _is_value(codes, value), deep=codes.dtype != np.uint8)
         if alpha is not None:
             valid &= alpha[0] != 0
-    if nodata == "guess" and valid.all():
-        border = _guess_border(codes)
+    if nodata == "guess" and declared is None and alpha is None and valid.any():
+        border = _guess_border(codes if valid.all() else fill_invalid(codes, valid))
         if border is not None:
-            return ~border.mask, (_describe_guess(border, noun),)
+            return valid & ~border.mask, (_describe_guess(border, noun),)
     return (None if valid.all() else valid), ()
 
 
