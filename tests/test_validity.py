@@ -179,6 +179,13 @@ def test_the_other_source_shows_where_one_has_no_data() -> None:
     assert not both[:9].any() and both[60:].any()
 
 
+def test_an_opaque_alpha_does_not_hide_pixels_without_data() -> None:
+    lost, _ = with_border(np.maximum(INFRARED, 1))
+    opaque = np.dstack([lost, lost, lost, np.full_like(lost, 255)])
+    grey, with_alpha = (tectum.fuse(VISIBLE, x, system="maximum", nodata="0") for x in (lost, opaque))
+    np.testing.assert_array_equal(grey, with_alpha)
+
+
 def test_dead_pixels_leave_no_dot() -> None:
     dead = KELVIN.copy()
     places = np.random.default_rng(0).choice(dead.size, 38, replace=False)

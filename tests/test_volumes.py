@@ -165,6 +165,9 @@ def test_inverted_grey_is_turned_and_missing_slices_are_told(tmp_path: Path) -> 
     dark = write_dicom(tmp_path / "a", plane(FINE)[keep], FINE[keep], PhotometricInterpretation="MONOCHROME1")
     volume = read_volume(dark)
     np.testing.assert_allclose(volume.values, -plane(FINE)[keep], atol=0.07)
+    options = FuseOptions(kind="medical", system="average", infrared_range="50,150")  # in the file's values
+    told = fuse_volumes(FusePipeline(options), read_volume(write_nifti(tmp_path / "c.nii", plane(FINE), FINE)), volume)
+    assert told.windows[1] == (-150, -50) and "50..150, inverted" in told.description
     assert volume.gaps() == 1
     assert volume.sample(FINE[2])[1].all() and not volume.sample(FINE[5])[1].any()
     mri = read_volume(write_nifti(tmp_path / "b.nii", plane(FINE), FINE))
@@ -213,6 +216,23 @@ def test_volumes_that_do_not_belong_together_are_refused_or_told(tmp_path: Path)
         fuse_volume_files(pipeline, one.name, one.name, str(tmp_path / "out.nii"))
     warnings = " ".join(fuse_volumes(pipeline, one, read_volume(other)).warnings)
     assert "different patients, P1 and P2" in warnings and "different frames of reference" in warnings
+
+
+def test_padding_and_values_of_no_data_are_left_out(tmp_path: Path) -> None:
+    inside = plane(FINE).copy()
+    inside[:, :10] = float(np.floor(plane(FINE).min())) - 10  # stored as 0
+    scan = read_volume(write_dicom(tmp_path / "a", inside, FINE, PixelPaddingValue=0))
+    assert np.isnan(scan.values[:, :10]).all() and np.isfinite(scan.values[:, 11:]).all()
+    lost = plane(FINE).astype(np.float32)
+    lost[:, :, :5] = -9999
+    mri = read_volume(write_nifti(tmp_path / "b.nii", lost, FINE))
+    pipeline = FusePipeline(FuseOptions(kind="medical", system="average", nodata="-9999"))
+    fused = fuse_volumes(pipeline, scan, mri)
+    assert fused.windows[1][0] > -1000
+    alone = ((scan.values[3, 12:, 0] - fused.windows[0][0]) / np.diff(fused.windows[0])).clip(0, 1)
+    np.testing.assert_allclose(fused.pixels[3, 12:, 0], 255 * alone, atol=1)
+    with pytest.raises(UserError, match="leave out --resize"):
+        fuse_volumes(FusePipeline(FuseOptions(kind="medical", system="average", resize=True)), scan, mri)
 
 
 def test_a_volume_is_no_picture(tmp_path: Path) -> None:

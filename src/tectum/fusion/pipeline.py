@@ -255,7 +255,7 @@ class FusePipeline:
             if not self.options.resize:
                 raise _different_sizes(self.kind, [size, infrared_size])
             infrared = _map_planes(infrared, lambda x, low: _resize(x, size, low))
-        return infrared, _edge_weight(infrared, size[1]) if infrared.alpha is None else infrared.alpha
+        return infrared, _weigh(infrared, size[1])
 
     def _align_stack(self, pictures: Sequence[Picture]) -> tuple[Picture, ...]:
         """Exposures or foci of a camera that moved, in the frame of one of them."""
@@ -282,7 +282,7 @@ class FusePipeline:
 
         warped = _map_planes(infrared, warp)
         view = torch.from_numpy(align.valid_mask(transform, feather_px=_FEATHER * size[1]))[None]
-        weight = _edge_weight(warped, size[1]) if warped.alpha is None else warped.alpha
+        weight = _weigh(warped, size[1])
         return warped, view if weight is None else view * weight
 
 
@@ -383,21 +383,28 @@ def _map_planes(picture: Picture, change: Callable[[Tensor, float], Tensor]) -> 
     return replace(picture, y=change(picture.y, 0.0), chroma=chroma, alpha=alpha, valid=valid)
 
 
-def _edge_weight(picture: Picture, width: int) -> Tensor | None:
-    """Weight of a picture (1, H, W): 0 where it has no data, rising to 1 beside it; None for 1 everywhere."""
+def _weigh(picture: Picture, width: int) -> Tensor | None:
+    """Weight of an infrared picture (1, H, W): its alpha, and 0 where it has no data; None for 1 everywhere."""
     if picture.valid is None:
-        return None
+        return picture.alpha
+    if picture.alpha is None:
+        return _edge_weight(picture.valid, width)
+    return picture.alpha * _edge_weight(picture.valid | (picture.alpha == 0), width)  # alpha has its own edges
+
+
+def _edge_weight(valid: Tensor, width: int) -> Tensor:
+    """0 in larger regions without data, rising to 1 beside them."""
     from tectum.io.validity import edge_weight
 
-    return torch.from_numpy(edge_weight(picture.valid[0].numpy(), feather_px=_FEATHER * width))[None]
+    return torch.from_numpy(edge_weight(valid[0].numpy(), feather_px=_FEATHER * width))[None]
 
 
 def _show_valid(
     y: Tensor, chroma: Tensor | None, visible: Picture, infrared: Picture, view: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
     """Luminance and chroma with each source alone where the other has no data, and 0 where neither has."""
-    weight = _edge_weight(visible, visible.y.shape[2])
-    assert weight is not None
+    assert visible.valid is not None
+    weight = _edge_weight(visible.valid, visible.y.shape[2])
     seen = torch.ones_like(y) if view is None else view
     by_visible = visible.y + seen * (y - visible.y)
     y = weight * by_visible + (1 - weight) * seen * infrared.y

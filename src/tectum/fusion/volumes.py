@@ -11,7 +11,7 @@ the percentiles 0.1 and 99.9 of all its values. Where the other volume has no da
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ import torch
 from tectum.console import progress_bar, say, say_failures
 from tectum.errors import UserError, abbreviate
 from tectum.fusion.pipeline import FusePipeline
-from tectum.io.image import Picture, parse_range, picture_from_array, to_array
+from tectum.io.image import Picture, parse_nodata, parse_range, picture_from_array, to_array
 from tectum.io.volumes import NIFTI_EXTENSIONS, Array, Volume, match_volumes, read_volume
 
 Window = tuple[float, float]
@@ -68,8 +68,15 @@ def fuse_volumes(
         UserError: the volumes do not overlap, a range is none of this volume's values, or one has no positions and
             they differ in size.
     """
-    warnings = _compare(first, second)
     options = pipeline.options
+    if options.resize:
+        raise UserError("volumes are brought together by their positions; leave out --resize")
+    first, second = (
+        _drop_values(volume, nodata)
+        for volume, nodata in zip((first, second), parse_nodata(options.nodata, guess=False), strict=True)
+    )
+    warnings = [*_compare(first, second), *(_warn_of_window(first, options.visible_range))]
+    warnings += _warn_of_window(second, options.infrared_range)
     ranges = (options.visible_range, options.infrared_range)
     windows = (_find_window(first, ranges[0], "--visible-range"), _find_window(second, ranges[1], "--infrared-range"))
     located = first.has_positions and second.has_positions
@@ -96,7 +103,27 @@ def fuse_volumes(
         planes = [plane if plane.ndim == 3 else np.repeat(plane[..., None], 3, -1) for plane in planes]
     shown = " and ".join(_describe_window(v, w) for v, w in zip((first, second), windows, strict=True))
     description = f"tectum {pipeline.system or 'own network'}: {shown}"
-    return FusedVolume(np.stack(planes), grid, windows, description, warnings)
+    return FusedVolume(np.stack(planes), grid, windows, description, tuple(warnings))
+
+
+def _drop_values(volume: Volume, nodata: str) -> Volume:
+    """The volume with NaN where it holds the value of no data."""
+    if volume.is_coloured or nodata in ("declared", "none"):
+        return volume
+    value = np.float32(-float(nodata) if volume.is_inverted else float(nodata))
+    return replace(volume, values=np.where(volume.values == value, np.float32(np.nan), volume.values))
+
+
+def _warn_of_window(volume: Volume, value_range: str) -> list[str]:
+    """A warning where the window that a file states covers none of its values, and percentiles take its place."""
+    if volume.window is None or value_range != "auto" or volume.is_coloured or _covers(volume, volume.window):
+        return []
+    return [f"the window that {volume.name} states covers none of its values; percentiles 0.1 and 99.9 are taken"]
+
+
+def _covers(volume: Volume, window: Window) -> bool:
+    finite = volume.values[np.isfinite(volume.values)]
+    return bool(finite.size and float(finite.max()) > window[0] and float(finite.min()) < window[1])
 
 
 def _choose_grid(first: Volume, second: Volume) -> Volume:
@@ -144,16 +171,17 @@ def _find_window(volume: Volume, value_range: str, flag: str) -> Window:
         return volume.spread(low, high)
     if unit == "full":
         return volume.spread(0, 100)
-    window = volume.window if unit == "auto" else (low, high)
-    smallest, largest = float(finite.min()), float(finite.max())
-    if unit == "raw" and (largest <= low or smallest >= high):
+    if unit == "auto":
+        covered = volume.window is not None and _covers(volume, volume.window)
+        return volume.window if volume.window is not None and covered else volume.spread(0.1, 99.9)
+    window = (-high, -low) if volume.is_inverted else (low, high)  # the option is in the file's values
+    if not _covers(volume, window):
+        smallest, largest = sorted((-1 if volume.is_inverted else 1) * float(x) for x in (finite.min(), finite.max()))
         raise UserError(
             f"{flag} {value_range} clips all of {volume.name}, whose values are {smallest:g}..{largest:g} "
             f"{volume.unit}".rstrip()
             + "; give a range within them"
         )
-    if window is None or largest <= window[0] or smallest >= window[1]:
-        return volume.spread(0.1, 99.9)
     return window
 
 
@@ -188,7 +216,9 @@ def _describe_size(volume: Volume) -> str:
 
 
 def _describe_window(volume: Volume, window: Window) -> str:
-    shown = "in colour" if volume.is_coloured else f"{window[0]:g}..{window[1]:g} {volume.unit}".rstrip()
+    low, high = (-window[1], -window[0]) if volume.is_inverted else window
+    shown = "in colour" if volume.is_coloured else f"{low:g}..{high:g} {volume.unit}".rstrip()
+    shown += ", inverted" if volume.is_inverted else ""
     return f"{Path(volume.name).name} {shown}"
 
 

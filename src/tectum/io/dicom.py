@@ -67,6 +67,7 @@ def read_dicom(path: Path) -> Volume:
         window=windows.pop() if len(windows) == 1 else None,
         frame=str(header.get("FrameOfReferenceUID", "")),
         patient=str(header.get("PatientID", "")),
+        is_inverted=str(header.get("PhotometricInterpretation", "")) == "MONOCHROME1" and values.ndim == 3,
         has_positions=has_positions,
     )
 
@@ -143,9 +144,13 @@ def _read_slices(pydicom: Any, files: Sequence[Path], source: str) -> list[_Slic
             own = _functional_groups(header, "PerFrameFunctionalGroupsSequence", index)
             groups = [*own, *shared, header]
             if frame.ndim == 2:
+                stored = frame
                 slope = next((group.RescaleSlope for group in groups if "RescaleSlope" in group), 1)
                 intercept = next((group.RescaleIntercept for group in groups if "RescaleIntercept" in group), 0)
-                frame = (frame * float(slope) + float(intercept)).astype(np.float32)
+                frame = (stored * float(slope) + float(intercept)).astype(np.float32)
+                if (padding := header.get("PixelPaddingValue")) is not None:  # of stored values
+                    ends = sorted((int(padding), int(header.get("PixelPaddingRangeLimit", padding))))
+                    frame[(stored >= ends[0]) & (stored <= ends[1])] = np.nan
             slices.append(_Slice(header, groups, frame))
     if len({slice_.pixels.ndim for slice_ in slices}) > 1:
         raise UserError(f"the slices of {source} must be all grey or all in colour; leave out the others")

@@ -43,6 +43,7 @@ class Volume:
         window: values that the file wants shown as black and white, or None.
         frame: identifier of the coordinate system; empty if unknown.
         patient: identifier of the patient; empty if unknown.
+        is_inverted: the values are the file's with their sign changed, because there the smallest is white.
         has_positions: False if the file does not say where its slices lie.
         write: `write(path, pixels, description)` writes fused pixels (Z,H,W) or (Z,H,W,3) at the place of this volume.
     """
@@ -58,6 +59,7 @@ class Volume:
     window: tuple[float, float] | None = None
     frame: str = ""
     patient: str = ""
+    is_inverted: bool = False
     has_positions: bool = True
 
     @property
