@@ -193,8 +193,14 @@ def test_dead_pixels_leave_no_dot() -> None:
     whole = tectum.fuse(VISIBLE, KELVIN, output="grey").astype(float)
     mended = tectum.fuse(VISIBLE, dead, output="grey", nodata="0").astype(float)
     assert np.abs(mended - whole).mean() < 1.5
-    with pytest.warns(UserWarning, match="--nodata 0"):
-        tectum.fuse(VISIBLE, dead, output="grey")
+    # not declared: told, and left out of the range at least
+    with pytest.warns(UserWarning, match="left out of its range; --nodata 0"):
+        told = tectum.fuse(VISIBLE, dead, output="grey").astype(float)
+    alive = cv2.erode((dead > 0).astype(np.uint8), np.ones((9, 9))) > 0
+    assert np.abs(told - whole)[alive].mean() < 3
+    picture = picture_from_array(dead, modality="infrared")
+    np.testing.assert_allclose(picture.raw_range, np.percentile(KELVIN, (0.1, 99.9)), atol=15)
+    assert picture_from_array(dead, modality="infrared", value_range="p0.1,p99.9").raw_range[0] == 0  # as asked
 
 
 def test_registration_does_not_see_a_common_frame() -> None:

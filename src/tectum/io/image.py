@@ -425,12 +425,12 @@ def _make_picture(
     raw = torch.from_numpy(codes.astype(np.float32 if bits < 32 else np.float64))
     flag = flag or f"--{modality}-range"
     data = raw if valid is None else raw[:, torch.from_numpy(valid)][:, None]  # what the range is taken of
-    low, high = _limits(data, bits, modality, value_range, source, flag)
     clipped: tuple[str, ...] = ()
+    if bits > 8 and modality == "infrared" and value_range.unit in ("auto", "percentile"):
+        data, clipped = _drop_outlier(data, widens=value_range.unit == "percentile" or nodata == "none")
+    low, high = _limits(data, bits, modality, value_range, source, flag)
     if value_range.unit == "raw":
         clipped = _clipped_warning(data, low, high, source, flag)
-    elif bits > 8 and modality == "infrared" and value_range.unit != "full":
-        clipped = _stretched_warning(data, low, high)
     fits = bits < 32 and (low, high) == (0, 2**bits - 1)  # nothing to shift or clip: two passes less
     x = raw.div_(high) if fits else raw.sub_(low).div_(high - low).clamp_(0, 1).float()
     y, chroma = (x, None) if len(x) == 1 else rgb_to_ycbcr(x)
@@ -498,19 +498,25 @@ def _limits(
     return 0.0, 1.0
 
 
-def _stretched_warning(raw: Tensor, low: float, high: float) -> tuple[str, ...]:
-    """A warning if one value far from all others widens a range that was taken of an image: dead pixels, padding."""
+def _drop_outlier(raw: Tensor, *, widens: bool) -> tuple[Tensor, tuple[str, ...]]:
+    """The values that a range is taken of, without one far from all others (dead pixels, padding), and a warning of it.
+
+    Far is further from all others than these from one another. `widens`: it stays, because percentiles or all values
+    were asked for.
+    """
     for value in (float(raw.min()), float(raw.max())):
         rest = raw[raw != value]
-        if not low <= value <= high or not rest.numel():
+        if len(raw) > 1 or not rest.numel():
             continue
         smallest, largest = float(rest.min()), float(rest.max())
         if max(smallest - value, value - largest) > largest - smallest > 0:
-            return (
-                f"some pixels of the infrared image hold {value:g}, far from all other values, and widen its range; "
-                f"--nodata {value:g} leaves them out",
+            does = "may widen its range" if widens else "are left out of its range"
+            told = (
+                f"some pixels of the infrared image hold {value:g}, far from all other values, and {does}; "
+                f"--nodata {value:g} shows the other image there"
             )
-    return ()
+            return (raw if widens else rest[None, None]), (told,)
+    return raw, ()
 
 
 def _clipped_warning(raw: Tensor, low: float, high: float, source: str, flag: str) -> tuple[str, ...]:
