@@ -12,17 +12,18 @@ import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from results import put
 from tectum.metrics import METRICS
 from tectum.metrics.conventions import CONVENTIONS
 from tectum.metrics.metric import Metric, SourceMetric
 
-DOCS = Path(__file__).parents[1] / "docs"
 LIU = "Zheng Liu's collection"
 VIFB, ZOO = CONVENTIONS["vifb"].metrics, CONVENTIONS["ivif-zoo"].metrics
 # name in the file: (our name, how it is made, whose value it is, centre crop)
@@ -70,11 +71,11 @@ def read(folder: Path, pair: str, name: str, crop: int) -> Tensor:
     return torch.from_numpy(x.copy())[None, None] / 255
 
 
-def compare(folder: Path, column: str) -> list[float]:
+def compare(folder: Path, golden: dict[str, Any], column: str) -> list[float]:
     """Relative differences, one per fused image of which the evaluator's value is known."""
     _, make, _, crop = ROWS[column]
     metric, differences = make(), []
-    for pair, images in json.loads((folder / "golden2.json").read_text(encoding="utf-8")).items():
+    for pair, images in golden.items():
         for fused, values in images.items():
             value = values.get(column)
             if value is None:
@@ -93,17 +94,15 @@ def main() -> None:
     parser.add_argument("golden", type=Path, metavar="GOLDEN")
     parser.add_argument("--write", action="store_true", help="put the table into docs/metrics.md")
     arguments = parser.parse_args()
+    golden = json.loads((arguments.golden / "golden2.json").read_text(encoding="utf-8"))
     lines = ["| metric | equals | images | largest difference | median |", "| --- | --- | --: | --: | --: |"]
     for column, (name, _, whose, _) in ROWS.items():
-        if differences := compare(arguments.golden, column):
+        if differences := compare(arguments.golden, golden, column):
             numbers = f"{len(differences)} | {max(differences):.0e} | {float(np.median(differences)):.0e}"
             lines.append(f"| {name} | {whose} | {numbers} |")
             print(lines[-1], flush=True)
     if arguments.write:
-        page = DOCS / "metrics.md"
-        start, rest = page.read_text(encoding="utf-8").split("<!-- agreement -->\n")
-        end = rest.index("<!-- end -->")
-        page.write_text(start + "<!-- agreement -->\n" + "\n".join(lines) + "\n" + rest[end:], encoding="utf-8")
+        put("metrics.md", "agreement", "\n".join(lines))
 
 
 if __name__ == "__main__":

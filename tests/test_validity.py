@@ -245,24 +245,12 @@ def test_no_metric_sees_declared_pixels_without_data(tmp_path: Path) -> None:
     for value in (0, 200):
         folder = tmp_path / str(value)
         write_pairs(folder, value)
-        scored = evaluate(
-            {"m": folder / "fused"},
-            folder / "vi",
-            folder / "ir",
-            metrics="all",
-            baselines=(),
-            out=tmp_path / f"o{value}",
-        )
+        arguments: Any = ({"m": folder / "fused"}, folder / "vi", folder / "ir")
+        options: Any = {"metrics": "all", "baselines": (), "out": tmp_path / f"o{value}"}
+        scored = evaluate(*arguments, **options)
         tables.append(scored.scores.values)
         assert any("2 images have pixels without data; metrics leave out 12.5%" in text for text in scored.warnings)
-        again = evaluate(
-            {"m": folder / "fused"},
-            folder / "vi",
-            folder / "ir",
-            metrics="all",
-            baselines=(),
-            out=tmp_path / f"o{value}",
-        )
+        again = evaluate(*arguments, **options)
         assert again.warnings == scored.warnings  # of stored scores too
     np.testing.assert_array_equal(*tables)
     lines = [json.loads(line) for line in (tmp_path / "o0" / "scores.jsonl").read_text().splitlines()]

@@ -28,7 +28,7 @@ class Kind:
         sides: folder names that a and b go by, in any letter case, the usual ones first.
         tags: what publications call the kind, and its folder in a tree of several kinds.
         mixes: the two are of one camera, so that both colours are true and are mixed.
-        takes_more: more than two images may be given; they are fused pairwise.
+        takes_more: more than two images may be given; they are fused at once.
         order: "given", or "brightness" where the brighter image is a.
         thermal: whether a, b are read like infrared images: stretched where deeper than 8 bits, grey if nearly so.
         system: the default fuser.

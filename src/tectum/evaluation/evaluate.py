@@ -311,14 +311,11 @@ class Evaluator:
         names = tuple(method.name for method in self.methods)
         values = [[[rows[i][m][k] for k in self._metrics] for m in names] for i in images]
         scores = Scores(images, names, tuple(self._metrics), np.array(values, np.float64))
-        left_out = [image for image in images if any(_LEFT_OUT in values for values in rows[image].values())]
+        left_out = {i: row[_LEFT_OUT] for i in images for row in rows[i].values() if _LEFT_OUT in row}
         if left_out:
-            share = np.mean(
-                [max(values.get(_LEFT_OUT) or 0.0 for values in rows[image].values()) for image in left_out]
-            )
             self._warnings.append(
-                f"{len(left_out)} images have pixels without data; metrics leave out {share:.1%} of them on average: "
-                f"{abbreviate(left_out)}"
+                f"{len(left_out)} images have pixels without data; metrics leave out "
+                f"{np.mean(list(left_out.values())):.1%} of them on average: {abbreviate(left_out)}"
             )
         higher = {name: metric.higher_is_better for name, metric in self._metrics.items()}
         baselines = [method.name for method in self.methods if method.is_baseline]

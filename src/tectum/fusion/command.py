@@ -87,6 +87,8 @@ class Fuse(FuseOptions):
 
     def run(self) -> int:
         kind = KINDS[self.kind]
+        if self.threads is not None:
+            use_threads(self.threads)
         if self.stack:
             return self._fuse_stacks()
         if not self.infrared:
@@ -109,8 +111,6 @@ class Fuse(FuseOptions):
         if len(set(are_folders)) > 1:
             descriptions = [f"{x} (a {'folder' if f else 'file'})" for x, f in zip(sources, are_folders, strict=True)]
             raise UserError(f"give two files or two folders, got {' and '.join(descriptions)}")
-        if self.threads is not None:
-            use_threads(self.threads)
         return self._fuse_folders(*sources) if are_folders[0] else self._fuse_files(*sources)
 
     def _find_volumes(self, *sources: str) -> Sequence[str]:
@@ -130,8 +130,6 @@ class Fuse(FuseOptions):
         if self.report or self.output == "both":
             option = "--report" if self.report else "--output both"
             raise UserError(f"{option} is for pictures, got volumes; leave it out")
-        if self.threads is not None:
-            use_threads(self.threads)
         return fuse_volume_files(
             FusePipeline(self),
             first,
@@ -211,8 +209,6 @@ class Fuse(FuseOptions):
                 else f"--stack takes one folder of stacks, got {self.visible} and {self.infrared}; quote a pattern"
             )
         check_path_exists("stack", self.visible)
-        if self.threads is not None:
-            use_threads(self.threads)
         return self._fuse_matches(find_stacks(self.visible, results=Path(self.out)))
 
     def _fuse_matches(self, matches: "Matches") -> int:

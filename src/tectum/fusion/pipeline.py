@@ -175,18 +175,21 @@ class FusePipeline:
         """
         check_number(self.kind, len(pictures))
         sizes = [picture.y.shape[-2:] for picture in pictures]
-        if len(sizes) > 2 and len(set(sizes)) > 1:
+        aligns = self.options.align and self.kind.mixes
+        if (len(sizes) > 2 or aligns) and len(set(sizes)) > 1:
             raise _different_sizes(self.kind, sizes)
-        if self.options.align and self.kind.mixes:
-            pictures = self._align_stack(pictures)
+        if aligns:
+            from tectum.registration.stack import align_stack
+
+            pictures = tuple(align_stack(pictures, by_brightness=self.kind.order == "brightness"))
         pair = pictures
         if len(pictures) > 2:
             from tectum.fusion.stack import merge_to_two
 
             pair = merge_to_two(pictures, self.kind)
         fused = self._fuse_pair(*pair)
-        told = [warning for picture in pictures for warning in picture.warnings] if len(pictures) > 2 else []
-        warnings = [*self._weights_warnings(), *told, *fused.warnings]
+        of_sources = (warning for picture in pictures for warning in picture.warnings)
+        warnings = [*self._weights_warnings(), *of_sources, *fused.warnings]
         y = fused.y
         if self.options.stretch == "minmax":
             low, high = y.aminmax()
@@ -232,7 +235,6 @@ class FusePipeline:
             y, chroma = _show_valid(y, chroma, visible, infrared, view)
         elif view is not None:
             y = visible.y + view * (y - visible.y)
-        warnings = (*visible.warnings, *infrared.warnings, *warnings)
         return Fused(y, chroma, visible.alpha, visible, infrared, warnings)
 
     def _fuse_luminance(self, visible: Tensor, infrared: Tensor) -> Tensor:
@@ -257,15 +259,6 @@ class FusePipeline:
             infrared = _map_planes(infrared, lambda x, low: _resize(x, size, low))
         return infrared, _weigh(infrared, size[1])
 
-    def _align_stack(self, pictures: Sequence[Picture]) -> tuple[Picture, ...]:
-        """Exposures or foci of a camera that moved, in the frame of one of them."""
-        from tectum.registration.stack import align_stack
-
-        sizes = [picture.y.shape[-2:] for picture in pictures]
-        if len(set(sizes)) > 1:
-            raise _different_sizes(self.kind, sizes)
-        return tuple(align_stack(pictures, by_brightness=self.kind.order == "brightness"))
-
     def _warp(self, visible: Picture, infrared: Picture) -> tuple[Picture, Tensor | None]:
         from tectum.registration import align
 
@@ -276,11 +269,7 @@ class FusePipeline:
                 "a rig to these cameras with `tectum align`"
             )
         transform = self.rig or align.register(mark_invalid(visible), mark_invalid(infrared))
-
-        def warp(x: Tensor, _: float) -> Tensor:
-            return torch.from_numpy(align.warp(transform, x.permute(1, 2, 0).numpy())).permute(2, 0, 1).contiguous()
-
-        warped = _map_planes(infrared, warp)
+        warped = _map_planes(infrared, lambda x, low: align.warp_planes(transform, x))
         view = torch.from_numpy(align.valid_mask(transform, feather_px=_FEATHER * size[1]))[None]
         weight = _weigh(warped, size[1])
         return warped, view if weight is None else view * weight

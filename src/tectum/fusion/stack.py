@@ -88,7 +88,6 @@ def _merge(pictures: Sequence[Picture], measure: Callable[[Tensor], Tensor]) -> 
         chroma=merged[1:, 0] - 0.5 if has_colour else None,
         alpha=torch.stack(alphas).amax(0) if len(alphas) == len(pictures) else None,
         valid=torch.stack(valids).any(0) if len(valids) == len(pictures) else None,
-        warnings=(),
     )
 
 

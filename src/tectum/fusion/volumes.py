@@ -20,10 +20,12 @@ import torch
 from tectum.console import progress_bar, say, say_failures
 from tectum.errors import UserError, abbreviate
 from tectum.fusion.pipeline import FusePipeline
-from tectum.io.image import Picture, parse_nodata, parse_range, picture_from_array, to_array
+from tectum.io.image import Picture, parse_nodata, parse_range, picture_from_array, spread, to_array
 from tectum.io.volumes import NIFTI_EXTENSIONS, Array, Volume, match_volumes, read_volume
 
 Window = tuple[float, float]
+_MAX_VALUES = 4_000_000
+"""Percentiles are taken of about so many values of a volume."""
 
 
 @dataclass(frozen=True)
@@ -75,16 +77,18 @@ def fuse_volumes(
         _drop_values(volume, nodata)
         for volume, nodata in zip((first, second), parse_nodata(options.nodata, guess=False), strict=True)
     )
-    warnings = [*_compare(first, second), *(_warn_of_window(first, options.visible_range))]
-    warnings += _warn_of_window(second, options.infrared_range)
-    ranges = (options.visible_range, options.infrared_range)
-    windows = (_find_window(first, ranges[0], "--visible-range"), _find_window(second, ranges[1], "--infrared-range"))
+    warnings = _compare(first, second)
+    windows = (
+        _find_window(first, options.visible_range, "--visible-range", warnings),
+        _find_window(second, options.infrared_range, "--infrared-range", warnings),
+    )
     located = first.has_positions and second.has_positions
     grid = _choose_grid(first, second)
+    sources = [volume if volume is grid or not located else volume.smooth_for(grid) for volume in (first, second)]
     planes, overlap = [], 0
     for index in range(len(grid.values)):
         pictures = []
-        for volume, window in zip((first, second), windows, strict=True):
+        for volume, window in zip(sources, windows, strict=True):
             if volume is grid or not located:
                 values = volume.values[index]
                 valid = np.isfinite(values).reshape(*values.shape[:2], -1).all(-1)
@@ -114,25 +118,13 @@ def _drop_values(volume: Volume, nodata: str) -> Volume:
     return replace(volume, values=np.where(volume.values == value, np.float32(np.nan), volume.values))
 
 
-def _warn_of_window(volume: Volume, value_range: str) -> list[str]:
-    """A warning where the window that a file states covers none of its values, and percentiles take its place."""
-    if volume.window is None or value_range != "auto" or volume.is_coloured or _covers(volume, volume.window):
-        return []
-    return [f"the window that {volume.name} states covers none of its values; percentiles 0.1 and 99.9 are taken"]
-
-
-def _covers(volume: Volume, window: Window) -> bool:
-    finite = volume.values[np.isfinite(volume.values)]
-    return bool(finite.size and float(finite.max()) > window[0] and float(finite.min()) < window[1])
-
-
 def _choose_grid(first: Volume, second: Volume) -> Volume:
     """The volume with the smaller voxels; the first where they are alike, or where one has no positions."""
     located = first.has_positions and second.has_positions
     return first if not located or first.voxel_mm3 <= second.voxel_mm3 * 1.001 else second
 
 
-def _compare(first: Volume, second: Volume) -> tuple[str, ...]:
+def _compare(first: Volume, second: Volume) -> list[str]:
     """Refuse volumes that cannot be laid over one another. Returns warnings on those that perhaps should not."""
     warnings = []
     for volume in (first, second):
@@ -155,10 +147,11 @@ def _compare(first: Volume, second: Volume) -> tuple[str, ...]:
             warnings.append(
                 f"{volume.name} lacks slices in {gaps} place{'s' if gaps > 1 else ''}; it is left out there"
             )
-    return tuple(warnings)
+    return warnings
 
 
-def _find_window(volume: Volume, value_range: str, flag: str) -> Window:
+def _find_window(volume: Volume, value_range: str, flag: str, warnings: list[str]) -> Window:
+    """The values of a volume that become black and white; a warning is added where its own window covers none."""
     unit, low, high = parse_range(value_range)
     if volume.is_coloured:
         if unit not in ("auto", "full"):
@@ -167,22 +160,32 @@ def _find_window(volume: Volume, value_range: str, flag: str) -> Window:
     finite = volume.values[np.isfinite(volume.values)]
     if not finite.size:
         raise UserError(f"{volume.name} must hold values, got NaN only; check the file")
-    if unit == "percentile":
-        return volume.spread(low, high)
-    if unit == "full":
-        return volume.spread(0, 100)
-    if unit == "auto":
-        covered = volume.window is not None and _covers(volume, volume.window)
-        return volume.window if volume.window is not None and covered else volume.spread(0.1, 99.9)
-    window = (-high, -low) if volume.is_inverted else (low, high)  # the option is in the file's values
-    if not _covers(volume, window):
-        smallest, largest = sorted((-1 if volume.is_inverted else 1) * float(x) for x in (finite.min(), finite.max()))
+    smallest, largest = float(finite.min()), float(finite.max())
+
+    def covers(window: Window) -> bool:
+        return largest > window[0] and smallest < window[1]
+
+    if unit == "raw":
+        window = (-high, -low) if volume.is_inverted else (low, high)  # the option is in the file's values
+        if covers(window):
+            return window
+        ends = (-largest, -smallest) if volume.is_inverted else (smallest, largest)
         raise UserError(
-            f"{flag} {value_range} clips all of {volume.name}, whose values are {smallest:g}..{largest:g} "
+            f"{flag} {value_range} clips all of {volume.name}, whose values are {ends[0]:g}..{ends[1]:g} "
             f"{volume.unit}".rstrip()
             + "; give a range within them"
         )
-    return window
+    if unit == "auto":
+        if volume.window is not None and covers(volume.window):
+            return volume.window
+        if volume.window is not None:
+            warnings.append(
+                f"the window that {volume.name} states covers none of its values; percentiles 0.1 and 99.9 are taken"
+            )
+        low, high = 0.1, 99.9
+    elif unit == "full":
+        low, high = 0, 100
+    return spread(finite[:: max(1, finite.size // _MAX_VALUES)], low, high)
 
 
 def _make_slice(values: Array, valid: Array, window: Window) -> Picture:

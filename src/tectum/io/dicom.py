@@ -43,8 +43,8 @@ def read_dicom(path: Path) -> Volume:
     if has_positions:
         origins = np.stack([slice_.origin for slice_ in slices])
     else:
-        origins = np.arange(len(slices))[:, None] * np.cross(first.row_cosine, first.column_cosine)
-    thickness = _slice_distance(origins, np.cross(first.row_cosine, first.column_cosine), first.thickness)
+        origins = np.arange(len(slices))[:, None] * first.normal
+    thickness = _slice_distance(origins, first.normal, first.thickness)
     values = np.stack([slice_.pixels for slice_ in slices])
     windows = {slice_.window for slice_ in slices}
     header = first.header
@@ -86,6 +86,7 @@ class _Slice:
         self.has_position = orientation is not None and origin is not None
         cosines = np.array(orientation if orientation is not None else (1, 0, 0, 0, 1, 0), float)
         self.row_cosine, self.column_cosine = cosines[:3], cosines[3:]
+        self.normal = np.cross(self.row_cosine, self.column_cosine)
         self.origin = np.array(origin if origin is not None else (0, 0, 0), float)
         self.spacing = np.array(spacing if spacing is not None else (1, 1), float)
         self.thickness = float(get("SpacingBetweenSlices") or get("SliceThickness") or 1.0)
@@ -198,9 +199,8 @@ def _sort_slices(slices: list[_Slice], source: str) -> tuple[list[_Slice], bool]
                 f"the slices of {source} must be parallel and of one pixel spacing, but some are not (a localizer?); "
                 "give the folder of one series of parallel slices"
             )
-    normal = np.cross(first.row_cosine, first.column_cosine)
-    slices = sorted(slices, key=lambda slice_: float(slice_.origin @ normal))
-    depths = np.array([slice_.origin @ normal for slice_ in slices])
+    slices = sorted(slices, key=lambda slice_: float(slice_.origin @ first.normal))
+    depths = np.array([slice_.origin @ first.normal for slice_ in slices])
     if len(slices) > 1 and np.diff(depths).min() < 1e-3:
         raise UserError(
             f"{source} has several slices at one position (a dynamic or multi-echo series?); give the folder of one "
@@ -217,14 +217,16 @@ def _slice_distance(origins: Array, normal: Array, thickness: float) -> float:
 def _write_as_nifti(
     out: Path, pixels: Array, origins: Array, column_step: Array, row_step: Array, thickness: float, description: str
 ) -> None:
-    normal = np.cross(column_step, row_step)
-    step = (origins[-1] - origins[0]) / (len(origins) - 1) if len(origins) > 1 else normal
-    step = step if len(origins) > 1 else thickness * normal / np.linalg.norm(normal)
-    if len(origins) > 1 and not np.allclose(np.diff(origins, axis=0), step, atol=0.01 * np.linalg.norm(step) + 1e-3):
-        raise UserError(
-            f"a NIfTI file holds evenly spaced slices only, those of this series are not; write {out} as a "
-            "DICOM series, into a folder"
-        )
+    if len(origins) == 1:
+        normal = np.cross(column_step, row_step)
+        step = thickness * normal / np.linalg.norm(normal)
+    else:
+        step = (origins[-1] - origins[0]) / (len(origins) - 1)
+        if not np.allclose(np.diff(origins, axis=0), step, atol=0.01 * np.linalg.norm(step) + 1e-3):
+            raise UserError(
+                f"a NIfTI file holds evenly spaced slices only, those of this series are not; write {out} as a "
+                "DICOM series, into a folder"
+            )
     affine = np.eye(4)
     affine[:3] = np.c_[column_step, row_step, step, origins[0]] * [[-1], [-1], [1]]
     write_nifti(out, pixels, affine, description)

@@ -153,7 +153,7 @@ def find_stacks(where: str, *, results: Path) -> Matches:
 def _list_stack(folder: Path) -> list[Path]:
     """The images of a folder in natural order, none if it has none."""
     return sorted(
-        (path for path in _list_files(str(folder)) if path.suffix.lower() in EXTENSIONS and path.is_file()),
+        _select_images(_list_files(str(folder))),
         key=lambda path: _natural_key(path.name),
     )
 
@@ -223,10 +223,14 @@ def _list_files(where: str) -> list[Path]:
     return [path for path in candidates if not path.name.startswith(".")]
 
 
+def _select_images(paths: Iterable[Path]) -> list[Path]:
+    return [path for path in paths if path.suffix.lower() in EXTENSIONS and path.is_file()]
+
+
 def find_images(where: str) -> list[Path]:
     """The image files of a folder or a pattern, sorted. Raises FileNotFoundError when there are none."""
     candidates = _list_files(where)
-    files = [path for path in candidates if path.suffix.lower() in EXTENSIONS and path.is_file()]
+    files = _select_images(candidates)
     if not files:
         inside = sorted(p.name for p in candidates if p.is_dir())
         hint = f"; it holds the folders {abbreviate(inside)}, give one of them" if inside else ""

@@ -479,7 +479,7 @@ def _limits(
         return low, high
     if unit == "percentile":
         grey = raw if len(raw) == 1 else rgb_to_ycbcr(raw)[0]
-        return _spread(grey.numpy(), low, high)
+        return spread(grey.numpy(), low, high)
     smallest, largest = float(raw.min()), float(raw.max())
     if bits == 16 and value_range.unit == "auto" and 0 < largest < _NARROW:
         num_bits = max(10, math.ceil(math.log2(largest + 1) / 2) * 2)  # cameras have 10, 12 or 14
@@ -504,9 +504,11 @@ def _drop_outlier(raw: Tensor, *, widens: bool) -> tuple[Tensor, tuple[str, ...]
     Far is further from all others than these from one another. `widens`: it stays, because percentiles or all values
     were asked for.
     """
+    if len(raw) > 1:
+        return raw, ()
     for value in (float(raw.min()), float(raw.max())):
         rest = raw[raw != value]
-        if len(raw) > 1 or not rest.numel():
+        if not rest.numel():
             continue
         smallest, largest = float(rest.min()), float(rest.max())
         if max(smallest - value, value - largest) > largest - smallest > 0:
@@ -539,7 +541,8 @@ def _clipped_warning(raw: Tensor, low: float, high: float, source: str, flag: st
     return ()
 
 
-def _spread(values: Array, low: float, high: float) -> tuple[float, float]:
+def spread(values: Array, low: float, high: float) -> tuple[float, float]:
+    """Returns two percentiles of values; the ends of their range where these coincide, and v -+ 1/2 of a constant v."""
     first, last = (float(v) for v in np.percentile(values, (low, high)))
     if first == last:
         first, last = float(values.min()), float(values.max())

@@ -297,15 +297,8 @@ def _read_directory(data: bytes, start: int, order: str, big: bool = False, inne
                 directory[entry.tag] = 4, _read_directory(data, at, order, big, inner=True)
             continue
         values = data[entry.start : entry.start + entry.num_bytes]
-        if (
-            len(values) == entry.num_bytes
-            and entry.type in _ITEM_BYTES
-            and entry.tag
-            not in (
-                _MAKER_NOTE,
-                _INTEROPERABILITY,
-            )
-        ):
+        is_whole = len(values) == entry.num_bytes and entry.type in _ITEM_BYTES
+        if is_whole and entry.tag not in (_MAKER_NOTE, _INTEROPERABILITY):
             directory[entry.tag] = entry.type, _swap(values, entry.type, order)
     return directory
 

@@ -14,7 +14,7 @@ slices, is not valid there.
 import itertools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -89,24 +89,14 @@ class Volume:
         columns, rows = np.arange(width)[None, :, None], np.arange(height)[:, None, None]
         return self.origins[index] + columns * self.column_step + rows * self.row_step
 
-    def spread(self, low: float, high: float) -> tuple[float, float]:
-        """Returns two percentiles of all values; around a constant, a range of 1."""
-        values = self.values[np.isfinite(self.values)]
-        values = values[:: max(1, values.size // 4_000_000)]
-        first, last = (float(v) for v in np.percentile(values, (low, high)))
-        if first == last:
-            first, last = float(values.min()), float(values.max())
-        return (first, last) if first < last else (first - 0.5, first + 0.5)
-
     def sample(self, positions: Array) -> tuple[Array, Array]:
-        """Look up values at positions (H,W,3) in mm.
+        """Look up values at positions (H,W,3) in mm; `smooth_for` first where these are much wider apart.
 
         Returns:
             The values (H,W) or (H,W,3) float32, and where they are valid, (H,W) bool.
         """
         from scipy.ndimage import map_coordinates
 
-        planes = self._planes_for(positions)
         slices, inside = self._slice_coordinates(positions)
         # Within a slice: solve p - origin(k) = x column_step + y row_step
         index = np.arange(len(self.origins))
@@ -117,7 +107,10 @@ class Volume:
         # A pixel reaches half a pixel beyond its centre; the little more is for rounding
         reach = 0.5 + 1e-6
         inside &= (x >= -reach) & (x <= width - 1 + reach) & (y >= -reach) & (y <= height - 1 + reach)
-        looked_up = [map_coordinates(plane, (slices, y, x), order=1, mode="nearest") for plane in planes]
+        channels = np.moveaxis(self.values, -1, 0) if self.is_coloured else self.values[None]
+        looked_up = [
+            map_coordinates(channel, (slices, y, x), np.float32, order=1, mode="nearest") for channel in channels
+        ]
         values = np.stack(looked_up, -1) if self.is_coloured else looked_up[0]
         valid = inside & np.isfinite(values if values.ndim == 2 else values.sum(-1))
         return np.where(valid if values.ndim == 2 else valid[..., None], values, 0).astype(np.float32), valid
@@ -135,23 +128,16 @@ class Volume:
                 inside &= (depth <= before + tolerance) | (depth >= after - tolerance)
         return slices, inside
 
-    def _planes_for(self, positions: Array) -> list[Array]:
-        """Each channel (Z,H,W) float32, smoothed within its slices if the pixels at `positions` are much larger."""
-        pixel = np.linalg.norm(positions[0, -1] - positions[0, 0]) / max(1, positions.shape[1] - 1)
-        coarser = pixel / np.linalg.norm(self.column_step)
+    def smooth_for(self, grid: "Volume") -> "Volume":
+        """Returns this volume, smoothed within its slices if the pixels of a grid are much larger than its own."""
+        coarser = float(np.linalg.norm(grid.column_step) / np.linalg.norm(self.column_step))
         if coarser <= 1.3:
-            return self._smooth(0.0)
-        return self._smooth(round(0.4 * math.sqrt(coarser * coarser - 1), 2))
+            return self
+        from scipy.ndimage import gaussian_filter
 
-    def _smooth(self, sigma: float) -> list[Array]:
-        cache: dict[float, list[Array]] = self.__dict__.setdefault("_smoothed", {})
-        if sigma not in cache:
-            from scipy.ndimage import gaussian_filter
-
-            planes = np.moveaxis(self.values, -1, 0) if self.is_coloured else self.values[None]
-            planes = planes.astype(np.float32)
-            cache[sigma] = [gaussian_filter(plane, (0, sigma, sigma)) if sigma else plane for plane in planes]
-        return cache[sigma]
+        sigma = round(0.4 * math.sqrt(coarser * coarser - 1), 2)
+        sigmas = (0, sigma, sigma, 0)[: self.values.ndim]
+        return replace(self, values=gaussian_filter(self.values.astype(np.float32), sigmas))
 
     def gaps(self) -> int:
         """Returns the number of places where slices are missing."""

@@ -33,6 +33,7 @@ from tectum.metrics.windows import (
     nans,
     reuse,
     root,
+    sobel_gradient,
     split_axis,
     stripe_height,
     to_grey_levels,
@@ -190,9 +191,7 @@ class Qg(Metric):
 
 def _measure_gradients(x: Tensor) -> _Edges:
     """Length and direction, as that of a line, of the Sobel gradients inside (B,rows,columns)."""
-    columns = x[:, 1:-1, :] * 2 + x[:, :-2, :] + x[:, 2:, :]
-    lines = x[..., 1:-1] * 2 + x[..., :-2] + x[..., 2:]
-    along, down = columns[..., 2:] - columns[..., :-2], lines[:, 2:, :] - lines[:, :-2, :]
+    along, down = sobel_gradient(x)
     strength = vector_length(along, down)
     angle = torch.atan(down / torch.where(along == 0, _NOTHING, along))
     return _Edges(torch.where(strength == 0, _NOTHING, strength), angle)

@@ -30,6 +30,7 @@ Reference:
 """
 
 import math
+from collections.abc import Iterator
 from typing import Literal
 
 import torch
@@ -38,7 +39,7 @@ from torch import Tensor
 from tectum.color import to_levels
 from tectum.errors import UserError
 from tectum.metrics.metric import Metric, Reduction, SourceMetric
-from tectum.metrics.windows import split_axis
+from tectum.metrics.windows import split_axis, stretch_levels
 
 _LEVELS = 256
 COUNT_PX = 250_000
@@ -133,11 +134,11 @@ class CE(Metric):
 
     def score(self, fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
         values = []
-        for i, f in enumerate(fused[:, 0]):
+        for f, *sources in _iterate_scenes(fused, a, b):
             p_f = _probabilities(_histogram(f))
             total = torch.zeros((), dtype=torch.float64, device=f.device)
-            for x in (a, b):
-                p = _probabilities(_histogram(x[min(i, len(x) - 1), 0]))
+            for x in sources:
+                p = _probabilities(_histogram(x))
                 both = (p > 0) & (p_f > 0)
                 total = total + (p[both] * (p[both] / p_f[both]).log2()).sum()
             values.append(total / 2)
@@ -164,8 +165,8 @@ class Qncie(Metric):
 
     def score(self, fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
         values = []
-        for i, f in enumerate(fused[:, 0]):
-            images = [x[min(i, len(x) - 1), 0] for x in (a, b)] + [f]
+        for f, x, y in _iterate_scenes(fused, a, b):
+            images = (x, y, f)
             correlation = torch.eye(3, dtype=torch.float64, device=f.device)
             for row, column in ((0, 1), (0, 2), (1, 2)):
                 joint = _histogram(images[row], images[column])
@@ -205,11 +206,9 @@ class TE(Metric):
     def score(self, fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
         order = 0.43137 if self.form == "nava" else 1.85
         values = []
-        for i, f in enumerate(fused[:, 0]):
-            images = [x[min(i, len(x) - 1), 0] for x in (a, b)] + [f]
+        for f, x, y in _iterate_scenes(fused, a, b):
             if self.released:
-                images = [_stretch(x) for x in images]
-            x, y, f = images
+                f, x, y = (stretch_levels(to_levels(z)) / (_LEVELS - 1) for z in (f, x, y))
             value = self._information(x, f, order) + self._information(y, f, order)
             if self.form == "nava":
                 entropies = [self._entropy(_histogram(z), order) for z in (x, y)]
@@ -234,11 +233,16 @@ class TE(Metric):
         return (1 - (p[p > 0] ** order).sum()) / (order - 1)
 
 
+def _iterate_scenes(fused: Tensor, a: Tensor, b: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Each fused image with its sources, (H,W) each."""
+    yield from zip(fused[:, 0], *(x.expand(len(fused), -1, -1, -1)[:, 0] for x in (a, b)), strict=True)
+
+
 def _entropies_and_information(fused: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Entropies of fused, a, b, (3,B), and the information fused shares with a and with b, (2,B), in nats."""
     entropies, information = [], []
-    for i, f in enumerate(fused[:, 0]):
-        joint = [_histogram(f, x[min(i, len(x) - 1), 0]) for x in (a, b)]
+    for f, *sources in _iterate_scenes(fused, a, b):
+        joint = [_histogram(f, x) for x in sources]
         h_f, *h_sources = _entropy(joint[0].sum(1)), _entropy(joint[0].sum(0)), _entropy(joint[1].sum(0))
         entropies.append(torch.stack([h_f, *h_sources]))
         information.append(
@@ -274,10 +278,3 @@ def _entropy(histogram: Tensor) -> Tensor:
 def _probabilities(histogram: Tensor) -> Tensor:
     """The parts of counts, float64."""
     return histogram.double() / histogram.sum()
-
-
-def _stretch(x: Tensor) -> Tensor:
-    """An image from its smallest and largest level to 0..1, by whole levels, halves up; a constant one as it is."""
-    levels = _to_level_numbers(x).double()
-    low, high = levels.min(), levels.max()
-    return x if low == high else ((levels - low) / (high - low) * (_LEVELS - 1) + 0.5).floor() / (_LEVELS - 1)

@@ -30,8 +30,8 @@ from tectum.metrics.windows import (
     smooth,
     sobel_magnitude,
     split_axis,
+    stretch_levels,
     stripe_height,
-    to_grey_levels,
     zeros,
 )
 
@@ -80,10 +80,10 @@ class Qcv(Metric):
         sensitivity = 2.6 * (0.0192 + 0.144 * r) * torch.exp(-((0.144 * r) ** 1.1))
         values = []
         for i, image in enumerate(fused[:, 0]):
-            f = _stretch(image)
+            f = stretch_levels(image)
             sums = zeros(2, like=fused)
             for source in (a, b):
-                x = _stretch(source[i % len(source), 0])
+                x = stretch_levels(source[i % len(source), 0])
                 saliency = self._sum_edges(x)
                 distance = _sum_regions(_filter(x - f, sensitivity).square()) / _SIDE**2
                 sums = sums + torch.stack([(saliency * distance).sum(), saliency.sum()])
@@ -159,21 +159,6 @@ def _are_constant(a: Tensor, b: Tensor) -> Tensor:
     return flat_a & flat_b
 
 
-def _stretch(x: Tensor) -> Tensor:
-    """An image (H,W) from its own smallest and largest value to 0..255, whole levels (halves up) if it is an 8-bit one.
-
-    A constant image keeps its value.
-    """
-    levels = to_grey_levels(x)
-    low, high = levels.min(), levels.max()
-    if bool(high == low):
-        return levels
-    stretched = (levels - low) / (high - low) * 255
-    if bool((levels == levels.round()).all()):
-        stretched = stretched + ((stretched + 0.5).floor() - stretched).detach()
-    return stretched
-
-
 def _cycles_per_image(x: Tensor) -> Tensor:
     """Length of the frequency vector at each place of `rfft2`, of whole periods per height and width."""
     height, width = x.shape[-2:]
@@ -188,7 +173,7 @@ def _filter(x: Tensor, transfer: Tensor) -> Tensor:
 
 def _filter_each(images: Tensor, transfer: Tensor) -> Tensor:
     """Stretched and filtered images, (B,1,H,W) float64."""
-    return torch.stack([_filter(_stretch(x), transfer) for x in images[:, 0]])[:, None]
+    return torch.stack([_filter(stretch_levels(x), transfer) for x in images[:, 0]])[:, None]
 
 
 def _sum_regions(x: Tensor) -> Tensor:

@@ -40,12 +40,11 @@ _AGREE = 0.75
 
 
 class _Local(NamedTuple):
-    """Local statistics of two images x and y: variances, covariance, universal quality index, (B,rows,columns) each."""
+    """An image (B,H,W), its means and its variances in windows, (B,rows,columns); a flat window has variance 0."""
 
-    var_x: Tensor
-    var_y: Tensor
-    cov: Tensor
-    quality: Tensor
+    image: Tensor
+    mean: Tensor
+    variance: Tensor
 
 
 class _SimilarityMetric(Metric):
@@ -69,13 +68,13 @@ class _SimilarityMetric(Metric):
         total, num = zeros(len(fused), like=fused), zeros(len(fused), like=fused)
         levels = [to_grey_levels(x[:, 0]) for x in (fused, a, b)]
         for f, x, y in iterate_stripes(*levels, size=_SIZE):
-            quality, weight = self._mix(f, x, y)
+            quality, weight = self._mix(_describe(f), _describe(x), _describe(y))
             total = total + (quality * weight).sum((-2, -1))
             num = num + weight.expand_as(quality).sum((-2, -1))
         return total / num.masked_fill(num == 0, torch.nan)
 
     @abstractmethod
-    def _mix(self, f: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    def _mix(self, f: _Local, a: _Local, b: _Local) -> tuple[Tensor, Tensor]:
         """The quality of each window of a stripe, and 1 where it counts, 0 where not."""
 
     def _share(self, part: Tensor, other: Tensor, flat: Tensor) -> tuple[Tensor, Tensor]:
@@ -102,13 +101,11 @@ class Qy(_SimilarityMetric):
     symbol, title = "Qy", "similarity (Yang)"
     source = "Yang et al., A novel similarity based quality metric for image fusion, Information Fusion, 2008"
 
-    def _mix(self, f: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-        with_a, with_b, between = _compare(a, f), _compare(b, f), _compare(a, b)
-        flat = (between.var_x == 0) & (between.var_y == 0)
-        share, weight = self._share(between.var_x, between.var_y, flat)
-        mixed = share * with_a.quality + (1 - share) * with_b.quality
-        best = torch.maximum(with_a.quality, with_b.quality)
-        return torch.where(between.quality >= _AGREE, mixed, best), weight
+    def _mix(self, f: _Local, a: _Local, b: _Local) -> tuple[Tensor, Tensor]:
+        (with_a, _), (with_b, _), (between, _) = _compare(a, f), _compare(b, f), _compare(a, b)
+        share, weight = self._share(a.variance, b.variance, _are_flat(a, b))
+        mixed = share * with_a + (1 - share) * with_b
+        return torch.where(between >= _AGREE, mixed, torch.maximum(with_a, with_b)), weight
 
 
 class Qc(_SimilarityMetric):
@@ -127,24 +124,28 @@ class Qc(_SimilarityMetric):
     symbol, title = "Qc", "similarity (Cvejic)"
     source = "Cvejic et al., A similarity metric for assessment of image fusion algorithms, IJSP, 2005"
 
-    def _mix(self, f: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-        with_a, with_b = _compare(a, f), _compare(b, f)
-        flat = (with_a.var_x == 0) & (with_b.var_x == 0)
-        share, weight = self._share(with_a.cov, with_b.cov, flat)
-        return share * with_a.quality + (1 - share) * with_b.quality, weight
+    def _mix(self, f: _Local, a: _Local, b: _Local) -> tuple[Tensor, Tensor]:
+        (with_a, cov_a), (with_b, cov_b) = _compare(a, f), _compare(b, f)
+        share, weight = self._share(cov_a, cov_b, _are_flat(a, b))
+        return share * with_a + (1 - share) * with_b, weight
 
 
-def _compare(x: Tensor, y: Tensor) -> _Local:
-    mean_x, mean_y = smooth(x, _KERNEL), smooth(y, _KERNEL)
-    var_x, var_y = (_drop_rounding(smooth(z * z, _KERNEL) - m * m) for z, m in ((x, mean_x), (y, mean_y)))
-    varies = (var_x > 0) & (var_y > 0)
-    cov = torch.where(varies, smooth(x * y, _KERNEL) - mean_x * mean_y, 0.0)
+def _describe(image: Tensor) -> _Local:
+    mean = smooth(image, _KERNEL)
+    variance = smooth(image * image, _KERNEL) - mean * mean
+    return _Local(image, mean, torch.where(variance > _FLAT, variance, 0.0))
+
+
+def _are_flat(x: _Local, y: _Local) -> Tensor:
+    return (x.variance == 0) & (y.variance == 0)
+
+
+def _compare(x: _Local, y: _Local) -> tuple[Tensor, Tensor]:
+    """The universal index of two images and their covariance, in windows."""
+    varies = (x.variance > 0) & (y.variance > 0)
+    cov = torch.where(varies, smooth(x.image * y.image, _KERNEL) - x.mean * y.mean, 0.0)
     # 1 where both are flat, 0 where one is
-    structure = torch.where((var_x == 0) & (var_y == 0), 1.0, divide(2 * cov, var_x + var_y))
-    energy = mean_x * mean_x + mean_y * mean_y
-    luminance = torch.where(energy == 0, 1.0, divide(2 * mean_x * mean_y, energy))
-    return _Local(var_x, var_y, cov, structure * luminance)
-
-
-def _drop_rounding(variance: Tensor) -> Tensor:
-    return torch.where(variance > _FLAT, variance, 0.0)
+    structure = torch.where(_are_flat(x, y), 1.0, divide(2 * cov, x.variance + y.variance))
+    energy = x.mean * x.mean + y.mean * y.mean
+    luminance = torch.where(energy == 0, 1.0, divide(2 * x.mean * y.mean, energy))
+    return structure * luminance, cov

@@ -217,15 +217,35 @@ def halve(image: Tensor, *, levels: bool = False) -> Tensor:
     return torch.cat([sum_windows(x, 2)[..., ::2, ::2] / 4 for x in stripes], -2)
 
 
+def sobel_gradient(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Sobel gradient along rows and down columns at the inner pixels of (...,H,W), not normalised."""
+    columns = x[..., 1:-1, :] * 2 + x[..., :-2, :] + x[..., 2:, :]
+    rows = x[..., 1:-1] * 2 + x[..., :-2] + x[..., 2:]
+    return columns[..., 2:] - columns[..., :-2], rows[..., 2:, :] - rows[..., :-2, :]
+
+
 def sobel_magnitude(x: Tensor) -> Tensor:
     """Length of the Sobel gradient at the inner pixels of (...,H,W), not normalised: a ramp of 1 per pixel gives 8.
 
     >>> sobel_magnitude(torch.arange(4.0).repeat(3, 1))
     tensor([[8., 8.]])
     """
-    columns = x[..., 1:-1, :] * 2 + x[..., :-2, :] + x[..., 2:, :]
-    rows = x[..., 1:-1] * 2 + x[..., :-2] + x[..., 2:]
-    return vector_length(columns[..., 2:] - columns[..., :-2], rows[..., 2:, :] - rows[..., :-2, :])
+    return vector_length(*sobel_gradient(x))
+
+
+def stretch_levels(x: Tensor) -> Tensor:
+    """An image (H,W) from its own smallest and largest value to 0..255, whole levels (halves up) if it is an 8-bit one.
+
+    A constant image keeps its value.
+    """
+    levels = to_grey_levels(x)
+    low, high = levels.min(), levels.max()
+    if bool(high == low):
+        return levels
+    stretched = (levels - low) / (high - low) * 255
+    if bool((levels == levels.round()).all()):
+        stretched = stretched + ((stretched + 0.5).floor() - stretched).detach()
+    return stretched
 
 
 def pad_border(x: Tensor, margin: int) -> Tensor:

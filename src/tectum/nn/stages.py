@@ -181,10 +181,12 @@ def _release_memory_of_another_size(a: Tensor) -> None:
     Between them are holes that glibc keeps: 80 sizes held 1043 MiB, of which 348 MiB were in use.
     """
     global _last_size
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform.startswith("linux") else None
-    if trim is not None and a.shape[2:] != _last_size:
-        trim(0)
+    if a.shape[2:] == _last_size:
+        return
     _last_size = a.shape[2:]
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform.startswith("linux") else None
+    if trim is not None:
+        trim(0)
 
 
 def check_tile(tile: int | None, fuser: nn.Module | None = None) -> None:

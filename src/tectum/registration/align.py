@@ -66,6 +66,8 @@ from tectum.registration.gradient_search import (
 )
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from tectum.registration.camera_rig import Rig
 
 _Level = tuple[Array, Array, Array]  # field of the visible image, field of the infrared, the infrared itself
@@ -219,6 +221,13 @@ def warp(registration: Registration | Rig, infrared: Array) -> Array:
         )
         out[..., k] = np.clip(warped, low, high)
     return out[..., 0] if infrared.ndim == 2 else out
+
+
+def warp_planes(registration: Registration | Rig, planes: Tensor) -> Tensor:
+    """Warp float32 planes (C,H,W) as `warp` does images; returns (C,H,W) of the visible's size."""
+    import torch
+
+    return torch.from_numpy(warp(registration, planes.permute(1, 2, 0).numpy())).permute(2, 0, 1).contiguous()
 
 
 def valid_mask(registration: Registration | Rig, *, feather_px: float = 0.0) -> Array:

@@ -17,14 +17,14 @@ Reference: Distinctive Image Features from Scale-Invariant Keypoints, D. Lowe, 2
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from tectum.errors import UserError
 from tectum.io.image import Picture
-from tectum.registration.align import Registration, corner_shifts, valid_mask, warp
+from tectum.registration.align import Registration, corner_shifts, valid_mask, warp_planes
 from tectum.registration.gradient_search import Array, limit_size, plain_matrix, resize, size_of
 
 _Grey = tuple[Array, Array | None]  # equalised picture and where features may lie
@@ -159,10 +159,7 @@ def _warp(picture: Picture, matrix: Array) -> Picture:
     """The picture in the reference's frame; not valid outside its view."""
     size = (picture.y.shape[1], picture.y.shape[2])
     registration = Registration(matrix, size, size, 0.0, 0.0, 0.0, "homography")
-
-    def move(x: Tensor) -> Tensor:
-        return torch.from_numpy(warp(registration, x.permute(1, 2, 0).numpy())).permute(2, 0, 1).contiguous()
-
+    move = partial(warp_planes, registration)
     valid = torch.from_numpy(valid_mask(registration) > 0.5)[None]
     if picture.valid is not None:
         valid = valid & (move(picture.valid.float()) > 0.99)
