@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tectum.nn.filters import Padding, sobel
+from tectum.nn.filters import Padding, box_mean, sobel
 
 
 def weighted_intensity_loss(fused: Tensor, a: Tensor, b: Tensor, w: Tensor) -> Tensor:
@@ -43,6 +43,39 @@ def magnitude_loss(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """
     of_f, of_a, of_b = (sobel(x, padding="zeros").abs().sum(1) for x in (fused, a, b))
     return (of_f - torch.maximum(of_a, of_b)).abs().mean()
+
+
+def contrast_ssim_loss(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """mean(1 - v SSIM(f, a) - (1 - v) SSIM(f, b)), v the part of a in the local variance of both, over 11x11 pixels.
+
+    >>> x = torch.rand(1, 1, 16, 16)
+    >>> round(float(contrast_ssim_loss(x, x, torch.full_like(x, 0.5))), 2)
+    0.0
+    """
+    variance_a, variance_b = (_local_variance(x) + 1e-4 for x in (a, b))
+    v = variance_a / (variance_a + variance_b)
+    return (1 - v * ssim_map(fused, a) - (1 - v) * ssim_map(fused, b)).mean()
+
+
+def difference_correlation_loss(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """mean(2 - r(f - b, a) - r(f - a, b)), r the correlation over an image: in [0,4], 2 minus the metric SCD.
+
+    >>> x, y = torch.rand(2, 1, 1, 16, 16)
+    >>> round(float(difference_correlation_loss(x + y, x, y)), 3)
+    0.0
+    """
+    return (2 - _correlation(fused - b, a) - _correlation(fused - a, b)).mean()
+
+
+def _local_variance(x: Tensor) -> Tensor:
+    return (box_mean(x.square(), 5) - box_mean(x, 5).square()).clamp_min(0)
+
+
+def _correlation(x: Tensor, y: Tensor) -> Tensor:
+    """Pearson's correlation of images (B,1,H,W) -> (B,); 0 where one of them is constant."""
+    x, y = (image - image.mean((1, 2, 3), keepdim=True) for image in (x, y))
+    covariance, variance_x, variance_y = ((p * q).mean((1, 2, 3)) for p, q in ((x, y), (x, x), (y, y)))
+    return covariance / (variance_x * variance_y + 1e-12).sqrt()
 
 
 def ssim_map(x: Tensor, y: Tensor, *, padding: Padding = "replicate") -> Tensor:

@@ -1,6 +1,6 @@
 """Data set of image pairs with labels for a task: segmentation masks or boxes."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +123,36 @@ class LabelledPairs(Dataset[Pair]):
             self._free_bytes -= num_bytes
             self._cache[index] = arrays
         return arrays
+
+
+class JoinedPairs(Dataset[Pair]):
+    """Several data sets as one.
+
+    Args:
+        parts: in their order.
+        alike: all parts weigh alike: pairs of the smaller ones come several times, spread evenly.
+    """
+
+    def __init__(self, parts: Sequence[LabelledPairs], *, alike: bool = False) -> None:
+        longest = max(len(part) for part in parts)
+        self._places = [
+            (part, i * len(part) // length)
+            for part in parts
+            for length in (longest if alike else len(part),)
+            for i in range(length)
+        ]
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: int) -> Pair:
+        part, place = self._places[index]
+        return part[place]
+
+    def fingerprint(self, index: int) -> str:
+        """Returns a hash of a pair's files, as `LabelledPairs.fingerprint`."""
+        part, place = self._places[index]
+        return part.fingerprint(place)
 
 
 def read_pair_pixels(visible: Path, infrared: Path) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,7 @@ from tectum.models.adasffuse_published import PublishedAdaSFFuse, PublishedAdaSF
 from tectum.models.baselines import Average, LaplacianPyramid, Maximum
 from tectum.models.sfofusion import SFOFusion, SFOFusionLoss
 from tectum.models.sfofusion_published import PublishedSFOFusion, PublishedSFOFusionLoss
+from tectum.models.swift import Swift
 from tectum.models.tdfusion import (
     PublishedTDFusion,
     PublishedTDFusionLoss,
@@ -19,6 +20,7 @@ from tectum.models.tdfusion import (
 )
 from tectum.models.tomiff import TOMIFF, TOMIFFLoss
 from tectum.models.tomiff_published import PublishedTOMIFF, PublishedTOMIFFLoss
+from tectum.objectives import NaturalLoss
 from tectum.protocols import System
 
 SYSTEMS: dict[str, System] = {
@@ -58,6 +60,11 @@ SYSTEMS: dict[str, System] = {
         balance=TaskFusionBalance,
         variant="published",
         description="SFOFusion as it was released, with its defects",
+    ),
+    "swift": System(
+        fuser=Swift,
+        objective=NaturalLoss,
+        description="gains for a Laplacian pyramid, read at an eighth of the size: real time on a processor",
     ),
     "tdfusion": System(
         fuser=TDFusion,

@@ -11,11 +11,13 @@ from torch import nn
 
 from tectum.color import rgb_to_ycbcr
 from tectum.data.datasets import open_set
+from tectum.data.labelled import JoinedPairs
 from tectum.data.parts import exclude_names, read_split
 from tectum.data.synthetic import CLASSES, Scene, render
 from tectum.errors import UserError
 from tectum.io.files import load_state
 from tectum.kinds import KINDS
+from tectum.objectives import OBJECTIVES
 from tectum.pair import Pair, Pairs
 from tectum.pretrained import loading as weights
 from tectum.protocols import Balance, System, resolve
@@ -91,8 +93,7 @@ def _objective_class(recipe: Recipe, system: System) -> Callable[..., nn.Module]
         raise UserError(f"system '{recipe.system}' has nothing to train; choose one with {needed}")
     name = None if recipe.learned else recipe.objective or KINDS[recipe.kind].objective
     if name is not None:
-        table: dict[str, Callable[..., nn.Module]] = {}
-        make = resolve(table, name, noun="objective")
+        make = resolve(OBJECTIVES, name, noun="objective")
     elif not recipe.learned and recipe.kind != "infrared" and "kind" not in inspect.signature(make).parameters:
         raise UserError(
             f"recipe '{recipe.name}' trains {recipe.kind} pairs and the objective of '{recipe.system}' is for infrared "
@@ -152,10 +153,14 @@ def _open_data(recipe: Recipe, folder: Path | None) -> tuple[Pairs, Pairs, tuple
             f"recipe '{recipe.name}' needs a folder of pairs ({' and '.join(sides)} inside); give it with --data"
         )
     kind = None if recipe.kind == "infrared" else recipe.kind
-    dataset = open_set(recipe.data, folder, target=recipe.target, every=recipe.every, kind=kind)
-    validation = _validation_names(recipe, dataset.names, folder)
-    pairs = dataset.subset(exclude_names(dataset.names, validation))
-    return pairs, dataset.subset(validation), tuple(dataset.classes)
+    parts = []
+    for name in recipe.data.split("+"):
+        dataset = open_set(name, folder, target=recipe.target, every=recipe.every, kind=kind)
+        validation = _validation_names(recipe, dataset.names, folder)
+        parts.append((dataset.subset(exclude_names(dataset.names, validation)), dataset.subset(validation)))
+    if len(parts) == 1:
+        return *parts[0], tuple(dataset.classes)
+    return JoinedPairs([pairs for pairs, _ in parts], alike=True), JoinedPairs([pairs for _, pairs in parts]), ()
 
 
 def _validation_names(recipe: Recipe, names: list[str], folder: Path) -> list[str]:
@@ -163,9 +168,9 @@ def _validation_names(recipe: Recipe, names: list[str], folder: Path) -> list[st
     if len(names) < 2:
         raise UserError(f"training needs at least two pairs, one of them for validation, got {len(names)} in {folder}")
     packaged = recipe.validation is not None and recipe.kind == "infrared"  # such lists are of infrared sets
-    validation_names = read_split(str(recipe.validation)) if packaged else []
-    if recipe.data != "folder" and not set(validation_names) & set(names):
-        validation_names = []
+    lists = [read_split(split) for split in str(recipe.validation).split("+")] if packaged else []
+    # Of a known set, the list that has names of this part; of a user's folder, the recipe's.
+    validation_names = next((x for x in lists if recipe.data == "folder" or set(x) & set(names)), [])
     return validation_names or names[::6]
 
 

@@ -25,11 +25,13 @@ class Recipe:
     system: str
     """System (fuser and objective): a key of `tectum.models.SYSTEMS` or module:Attribute."""
     data: str
-    """A known set, "folder" (pairs in a folder of the user) or "street" (synthetic scenes, rendered here)."""
+    """A known set, several joined by + (without labels; all weigh alike), "folder" (pairs in a folder of the user) or
+    "street" (synthetic scenes, rendered here)."""
     every: int = 1
     """Take every n-th of the set's sorted pairs."""
     validation: str | None = None
-    """Packaged list of the validation pairs, where the data has them; None: every sixth pair."""
+    """Packaged list of the validation pairs (of several sets: lists joined by +), where the data has them; None: every
+    sixth pair."""
     task: str | None = None
     """Task that the loss is learned from: segformer-b0, yolov8n, dfine-n, module:Class. None: no task."""
     task_options: dict[str, Any] = field(default_factory=dict)
@@ -53,8 +55,8 @@ class Recipe:
     kind: str = "infrared"
     """Kind of the pairs: infrared, exposure, focus or medical; selects the objective where none is learned."""
     objective: str | None = None
-    """A fixed objective of your own as module:Class, in place of the recipe's; it is called with `kind` if it takes
-    that argument."""
+    """A fixed objective in place of the system's: natural, or one of your own as module:Class, which is called with
+    `kind` if it takes that argument."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "kind", KINDS[self.kind].name)
