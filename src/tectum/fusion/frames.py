@@ -11,20 +11,19 @@ no plane of chroma is made. `tectum.models.swift` itself runs in OpenCV but for 
 
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from torch import nn
 
 from tectum.color import rgb_to_ycbcr, to_levels, ycbcr_to_rgb
 from tectum.errors import UserError
-from tectum.models.swift import LEVELS, Swift
+from tectum.models.swift import LEVELS, SMALLEST, Swift, missing_px
 from tectum.nn.modes import evaluation_mode
 from tectum.nn.stages import find_device, fuse_tensors
 from tectum.pretrained.loading import select
 
 Array = np.ndarray[Any, np.dtype[Any]]
-_ROUND_UP = 0.499
+_ROUND_UP = np.float32(0.499)
 """Added before rounding to the nearest level, to round up what is not a level but for float32's errors."""
 
 
@@ -53,9 +52,12 @@ class FrameFuser:
 
     def __call__(self, visible: Array, infrared: Array) -> Array:
         """Fuse a pair of frames; a grey visible one (H,W) gives a grey result."""
+        import cv2
+
         _check_frames(visible, infrared)
-        grey = visible.astype(np.float32)
-        grey = grey if visible.ndim == 2 else cv2.cvtColor(grey, cv2.COLOR_RGB2GRAY)
+        grey: Array = visible.astype(np.float32)
+        if visible.ndim == 3:
+            grey = cv2.cvtColor(grey, cv2.COLOR_RGB2GRAY)
         with evaluation_mode(self.network), torch.inference_mode():
             if isinstance(self.network, Swift) and self._device == "cpu":
                 fused = _run_swift(self.network, grey, infrared.astype(np.float32))
@@ -64,7 +66,7 @@ class FrameFuser:
                 fused = fuse_tensors(self.network, a, b)[0, 0].mul(255).numpy()
         if visible.ndim == 2:
             return cv2.convertScaleAbs(fused)
-        return restore_colour(visible, grey, fused)
+        return _restore_colour(visible, grey, fused)
 
 
 def _check_frames(visible: Array, infrared: Array) -> None:
@@ -84,25 +86,29 @@ def _check_frames(visible: Array, infrared: Array) -> None:
 
 def _run_swift(network: Swift, a: Array, b: Array) -> Array:
     """`Swift.forward` of two grey frames (H,W), float32 in 0..255; the result is not limited to 0..255."""
+    import cv2
+
     height, width = a.shape
-    down, right = (-size % 2**LEVELS for size in (height, width))
+    down, right = missing_px(height), missing_px(width)
     if down or right:
         a, b = (cv2.copyMakeBorder(x, 0, down, 0, right, cv2.BORDER_REPLICATE) for x in (a, b))
     of_a, of_b = _split(a), _split(b)
     size = of_a[-1].shape[::-1]
     strengths = [
-        cv2.resize(cv2.absdiff(part, 0.0), size, interpolation=cv2.INTER_AREA) * np.float32(10 / 255)
+        cv2.resize(np.abs(part), size, interpolation=cv2.INTER_AREA) * np.float32(10 / 255)
         for pair in zip(of_a[:-1], of_b[:-1], strict=True)
         for part in pair
     ]
     features = np.stack([*strengths, *(x[-1] * np.float32(1 / 255) - np.float32(0.5) for x in (of_a, of_b))])
     gains = network.gains(torch.from_numpy(features)[None])[0].numpy()
-    fused: Array = gains[-2] * of_a[-1]
-    fused += gains[-1] * of_b[-1]
+    fused: Array = gains[-2] * of_a[-1] + gains[-1] * of_b[-1]
     for level in reversed(range(LEVELS)):
-        size = of_a[level].shape[::-1]
+        x, y = of_a[level], of_b[level]
+        size = x.shape[::-1]
+        size_x, size_y = np.abs(x), np.abs(y)
+        stronger = cv2.divide(x * size_x + y * size_y, size_x + size_y + np.float32(255 * SMALLEST))
         fused = _enlarge(fused, size)
-        for part, gain in zip((of_a[level], of_b[level]), gains[2 * level :], strict=False):
+        for part, gain in zip((x, y, stronger), gains[3 * level :], strict=False):
             cv2.multiply(part, _enlarge(gain, size), dst=part)
             cv2.add(fused, part, dst=fused)
     return fused[:height, :width]
@@ -110,6 +116,8 @@ def _run_swift(network: Swift, a: Array, b: Array) -> Array:
 
 def _split(x: Array) -> list[Array]:
     """`tectum.models.swift.split` of a frame (H,W)."""
+    import cv2
+
     parts = []
     for _ in range(LEVELS):
         size = x.shape[::-1]
@@ -120,19 +128,23 @@ def _split(x: Array) -> list[Array]:
 
 
 def _enlarge(x: Array, size: tuple[int, ...]) -> Array:
+    import cv2
+
     return cv2.resize(x, (size[0], size[1]), interpolation=cv2.INTER_LINEAR)
 
 
-def restore_colour(rgb: Array, grey: Array, fused: Array) -> Array:
+def _restore_colour(rgb: Array, grey: Array, fused: Array) -> Array:
     """RGB (H,W,3) uint8 with the luminance `fused` in place of its own, `grey`: both (H,W) float32 in 0..255."""
-    change, opposite = cv2.subtract(fused, grey), cv2.subtract(grey, fused)
-    up, down = (cv2.merge([cv2.add(x, 0.0, dtype=cv2.CV_8U)] * 3) for x in (change, opposite))
-    result: Array = cv2.subtract(cv2.add(rgb, up), down)
+    import cv2
+
+    up, down = cv2.subtract(fused, grey, dtype=cv2.CV_8U), cv2.subtract(grey, fused, dtype=cv2.CV_8U)
+    result: Array = cv2.subtract(cv2.add(rgb, cv2.merge([up] * 3)), cv2.merge([down] * 3))
     # OpenCV's sums stop at 0 and 255 channel by channel, which would change hue and luminance.
     red, green, blue = cv2.split(rgb)
     room_above = cv2.bitwise_not(cv2.max(cv2.max(red, green), blue))
     room_below = cv2.min(cv2.min(red, green), blue)
-    up, down = (cv2.add(x, _ROUND_UP, dtype=cv2.CV_8U) for x in (change, opposite))
+    up = cv2.subtract(fused + _ROUND_UP, grey, dtype=cv2.CV_8U)
+    down = cv2.subtract(grey + _ROUND_UP, fused, dtype=cv2.CV_8U)
     too_high, too_low = cv2.compare(up, room_above, cv2.CMP_GT), cv2.compare(down, room_below, cv2.CMP_GT)
     outside = cv2.bitwise_or(too_high, too_low)
     if cv2.countNonZero(outside):
