@@ -48,6 +48,7 @@ class FrameFuser:
             self.network = system
         else:
             self.network = select(system, weights).load(find_device(device))
+        self._buffers = _Buffers()
         self._device = str(next(self.network.parameters(), torch.empty(0)).device)
 
     def __call__(self, visible: Array, infrared: Array) -> Array:
@@ -55,18 +56,19 @@ class FrameFuser:
         import cv2
 
         _check_frames(visible, infrared)
-        grey: Array = visible.astype(np.float32)
+        self._buffers.begin()
+        grey, infrared = self._buffers.copy(visible), self._buffers.copy(infrared)
         if visible.ndim == 3:
-            grey = cv2.cvtColor(grey, cv2.COLOR_RGB2GRAY)
+            grey = cv2.cvtColor(grey, cv2.COLOR_RGB2GRAY, dst=self._buffers.take(infrared.shape))
         with evaluation_mode(self.network), torch.inference_mode():
             if isinstance(self.network, Swift) and self._device == "cpu":
-                fused = _run_swift(self.network, grey, infrared.astype(np.float32))
+                fused = _run_swift(self.network, grey, infrared, self._buffers)
             else:
                 a, b = (torch.from_numpy(x)[None, None].div(255) for x in (grey, infrared))
                 fused = fuse_tensors(self.network, a, b)[0, 0].mul(255).numpy()
         if visible.ndim == 2:
             return cv2.convertScaleAbs(fused)
-        return _restore_colour(visible, grey, fused)
+        return _restore_colour(visible, grey, fused, self._buffers)
 
 
 def _check_frames(visible: Array, infrared: Array) -> None:
@@ -84,7 +86,7 @@ def _check_frames(visible: Array, infrared: Array) -> None:
         )
 
 
-def _run_swift(network: Swift, a: Array, b: Array) -> Array:
+def _run_swift(network: Swift, a: Array, b: Array, buffers: "_Buffers") -> Array:
     """`Swift.forward` of two grey frames (H,W), float32 in 0..255; the result is not limited to 0..255."""
     import cv2
 
@@ -92,11 +94,13 @@ def _run_swift(network: Swift, a: Array, b: Array) -> Array:
     down, right = missing_px(height), missing_px(width)
     if down or right:
         a, b = (cv2.copyMakeBorder(x, 0, down, 0, right, cv2.BORDER_REPLICATE) for x in (a, b))
-    of_a, of_b = _split(a), _split(b)
+    of_a, of_b = _split(a, buffers), _split(b, buffers)
     size = of_a[-1].shape[::-1]
     strengths = [
-        cv2.resize(np.abs(part), size, interpolation=cv2.INTER_AREA) * np.float32(10 / 255)
+        cv2.resize(np.abs(part, out=buffers.take(part.shape)), size, interpolation=cv2.INTER_AREA)
+        * np.float32(10 / 255)
         for pair in zip(of_a[:-1], of_b[:-1], strict=True)
+        for strength in (buffers.take(pair[0].shape),)
         for part in pair
     ]
     features = np.stack([*strengths, *(x[-1] * np.float32(1 / 255) - np.float32(0.5) for x in (of_a, of_b))])
@@ -104,36 +108,74 @@ def _run_swift(network: Swift, a: Array, b: Array) -> Array:
     fused: Array = gains[-2] * of_a[-1] + gains[-1] * of_b[-1]
     for level in reversed(range(LEVELS)):
         x, y = of_a[level], of_b[level]
-        size = x.shape[::-1]
-        size_x, size_y = np.abs(x), np.abs(y)
-        stronger = cv2.divide(x * size_x + y * size_y, size_x + size_y + np.float32(255 * SMALLEST))
-        fused = _enlarge(fused, size)
-        for part, gain in zip((x, y, stronger), gains[3 * level :], strict=False):
-            cv2.multiply(part, _enlarge(gain, size), dst=part)
-            cv2.add(fused, part, dst=fused)
+        fused = _enlarge(fused, buffers.take(x.shape))
+        gain = buffers.take(x.shape)
+        for part, of_part in zip((x, y, _choose(x, y, buffers)), gains[3 * level :], strict=False):
+            cv2.multiply(part, _enlarge(of_part, gain), dst=gain)
+            cv2.add(fused, gain, dst=fused)
     return fused[:height, :width]
 
 
-def _split(x: Array) -> list[Array]:
+def _choose(x: Array, y: Array, buffers: "_Buffers") -> Array:
+    """The stronger of two details, smoothly."""
+    size_x, size_y = (np.abs(part, out=buffers.take(part.shape)) for part in (x, y))
+    both = np.add(size_x, size_y, out=buffers.take(x.shape))
+    both += np.float32(255 * SMALLEST)
+    size_x *= x
+    size_y *= y
+    size_x += size_y
+    size_x /= both
+    return size_x
+
+
+def _split(x: Array, buffers: "_Buffers") -> list[Array]:
     """`tectum.models.swift.split` of a frame (H,W)."""
     import cv2
 
     parts = []
     for _ in range(LEVELS):
-        size = x.shape[::-1]
-        coarse = cv2.resize(x, (size[0] // 2, size[1] // 2), interpolation=cv2.INTER_AREA)
-        parts.append(cv2.subtract(x, _enlarge(coarse, size)))
+        size = (x.shape[1] // 2, x.shape[0] // 2)
+        coarse = cv2.resize(x, size, dst=buffers.take(size[::-1]), interpolation=cv2.INTER_AREA)
+        detail = buffers.take(x.shape)
+        parts.append(cv2.subtract(x, _enlarge(coarse, detail), dst=detail))
         x = coarse
     return [*parts, x]
 
 
-def _enlarge(x: Array, size: tuple[int, ...]) -> Array:
+def _enlarge(x: Array, out: Array) -> Array:
     import cv2
 
-    return cv2.resize(x, (size[0], size[1]), interpolation=cv2.INTER_LINEAR)
+    return cv2.resize(x, out.shape[::-1], dst=out, interpolation=cv2.INTER_LINEAR)
 
 
-def _restore_colour(rgb: Array, grey: Array, fused: Array) -> Array:
+class _Buffers:
+    """Arrays that serve every frame anew: to get large ones from the system takes longer than to fill them."""
+
+    def __init__(self) -> None:
+        self._arrays: dict[tuple[int, ...], list[Array]] = {}
+        self._used: dict[tuple[int, ...], int] = {}
+
+    def take(self, shape: tuple[int, ...]) -> Array:
+        """Returns a float32 array that nobody has taken for this frame."""
+        arrays, used = self._arrays.setdefault(shape, []), self._used.get(shape, 0)
+        if used == len(arrays):
+            arrays.append(np.empty(shape, np.float32))
+        self._used[shape] = used + 1
+        return arrays[used]
+
+    def copy(self, x: Array) -> Array:
+        """Returns x as float32."""
+        copied = self.take(x.shape)
+        np.copyto(copied, x)
+        return copied
+
+    def begin(self) -> None:
+        """Give all arrays back, for a new frame; drop those of shapes that the last one did not need."""
+        self._arrays = {shape: arrays for shape, arrays in self._arrays.items() if self._used.get(shape)}
+        self._used = {}
+
+
+def _restore_colour(rgb: Array, grey: Array, fused: Array, buffers: "_Buffers") -> Array:
     """RGB (H,W,3) uint8 with the luminance `fused` in place of its own, `grey`: both (H,W) float32 in 0..255."""
     import cv2
 
@@ -143,8 +185,9 @@ def _restore_colour(rgb: Array, grey: Array, fused: Array) -> Array:
     red, green, blue = cv2.split(rgb)
     room_above = cv2.bitwise_not(cv2.max(cv2.max(red, green), blue))
     room_below = cv2.min(cv2.min(red, green), blue)
-    up = cv2.subtract(fused + _ROUND_UP, grey, dtype=cv2.CV_8U)
-    down = cv2.subtract(grey + _ROUND_UP, fused, dtype=cv2.CV_8U)
+    higher = buffers.take(grey.shape)
+    up = cv2.subtract(np.add(fused, _ROUND_UP, out=higher), grey, dtype=cv2.CV_8U)
+    down = cv2.subtract(np.add(grey, _ROUND_UP, out=higher), fused, dtype=cv2.CV_8U)
     too_high, too_low = cv2.compare(up, room_above, cv2.CMP_GT), cv2.compare(down, room_below, cv2.CMP_GT)
     outside = cv2.bitwise_or(too_high, too_low)
     if cv2.countNonZero(outside):
