@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from tectum.data.datasets import open_set
+from tectum.data.labelled import JoinedPairs
 from tectum.io.files import load_state
 from tectum.models import SYSTEMS
 from tectum.nn.stages import fuse_tensors
@@ -53,7 +54,10 @@ def main() -> None:
     if not recipe.learned and recipe.loss is None:  # what a learned loss leaves is judged by the task
         built = build(recipe, arguments.data)
         objective, sets = built.objective, {"validation": built.validation}
-        if recipe.kind == "infrared":
+        if "+" in recipe.data:
+            tests = [open_set(name, arguments.data, split="test") for name in recipe.data.split("+")]
+            sets["test"] = JoinedPairs(tests)
+        elif recipe.kind == "infrared":
             sets["test"] = open_set("folder", arguments.data / "test")
     rows = {recipe.system: fuser.eval(), "average": SYSTEMS["average"].fuser(), "maximum": SYSTEMS["maximum"].fuser()}
     scores = {

@@ -74,7 +74,7 @@ def test_the_arrays_of_a_frame_serve_the_next(images: Images, perturb: Perturb) 
     fuser(*pair)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert peak < 32 * 120 * 160, "bytes: the result, and some twenty planes of 8 bits; thirty float ones take 120"
+    assert peak < 32 * 120 * 160, "bytes: the result, and some twenty planes of 8 bits; as many float ones take 80"
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_frames_of_another_form_are_refused(visible: np.ndarray, infrared: np.nd
 def test_the_pyramid_gives_the_image_back(images: Images) -> None:
     a, b = images(48, 80)
     of_a, of_b = split(a), split(b)
-    only_a = torch.tensor([1.0, 0, 0] * 3 + [1, 0]).view(1, -1, 1, 1).expand(1, -1, 6, 10)
+    only_a = torch.tensor([1.0, 0] * 4).view(1, -1, 1, 1).expand(1, -1, 6, 10)
     torch.testing.assert_close(add(of_a, of_b, only_a), a, rtol=0, atol=1e-6)
     assert describe(of_a, of_b).shape == (1, 8, 6, 10)
 
@@ -106,16 +106,3 @@ def test_swift_keeps_black_black_and_flat_flat(perturb: Perturb) -> None:
         fused = network(torch.full((1, 1, 37, 50), low), torch.full((1, 1, 37, 50), high)).detach()
         assert float(fused.max() - fused.min()) < 1e-5
         assert low or high or float(fused.max()) == 0
-
-
-def test_details_that_change_places_with_the_noise_do_not_flicker() -> None:
-    """Two opposite details of nearly one size: a hard choice would jump from one to the other."""
-    x = torch.full((1, 1, 1, 1), 0.1)
-    coarse, zero = torch.zeros(1, 1, 1, 1), torch.zeros(1, 1, 1, 1)
-    gains = torch.tensor([0, 0, 1.0] + [0.0] * 8).view(1, -1, 1, 1)
-
-    def top(x: Tensor, y: Tensor) -> Tensor:
-        parts = [[d.expand(1, 1, 8 >> i, 8 >> i) for i, d in enumerate((z, zero, zero))] + [coarse] for z in (x, y)]
-        return add(*parts, gains)
-
-    assert float((top(x, -x * 1.001) - top(x, -x * 0.999)).abs().max()) < 1e-3

@@ -5,11 +5,11 @@ The natural objective asks for a picture that a person prefers, without labels a
     20 mean|f - max(a, b)|                                          bright things of both: lamps, sky, snow, warm bodies
     20 sum over axes mean|S f - T|,  T the stronger of S a, S b     edges of both, with their sign (S: Sobel)
     10 mean(1 - v_a SSIM(f, a) - v_b SSIM(f, b))                    structure, from the source that has it here
-     1 mean(2 - r(f - b, a) - r(f - a, b))                          what f adds to one source is the other
+     2 mean(2 - r(f - b, a) - r(f - a, b))                          what f adds to one source is the other
 
 v_a = s_a / (s_a + s_b), with s the local variance: where one source is flat, SSIM to it only asks for flatness, and to
 weigh both alike, as most published objectives do, fades the other's contrast. r is the correlation over the image, so
-the last term is 2 minus the metric SCD. The first three alone follow the brighter source in large areas (a bright
+the last term is twice 2 minus the metric SCD. The first three alone follow the brighter source in large areas (a bright
 sky hides the cold infrared one, and what is warm or cold below it is lost); the last keeps what both say about large
 areas, and costs the others next to nothing (docs/log.md has the numbers).
 
@@ -38,7 +38,7 @@ class NaturalLoss(nn.Module):
     """
 
     def __init__(
-        self, intensity: float = 20.0, gradient: float = 20.0, structure: float = 10.0, difference: float = 1.0
+        self, intensity: float = 20.0, gradient: float = 20.0, structure: float = 10.0, difference: float = 2.0
     ) -> None:
         super().__init__()
         self.intensity, self.gradient = intensity, gradient

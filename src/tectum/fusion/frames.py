@@ -17,7 +17,7 @@ from torch import nn
 
 from tectum.color import rgb_to_ycbcr, to_levels, ycbcr_to_rgb
 from tectum.errors import UserError
-from tectum.models.swift import LEVELS, SMALLEST, Swift, missing_px
+from tectum.models.swift import LEVELS, Swift, missing_px
 from tectum.nn.modes import evaluation_mode
 from tectum.nn.stages import find_device, fuse_tensors
 from tectum.pretrained.loading import select
@@ -107,25 +107,12 @@ def _run_swift(network: Swift, a: Array, b: Array, buffers: "_Buffers") -> Array
     gains = network.gains(torch.from_numpy(features)[None])[0].numpy()
     fused: Array = gains[-2] * of_a[-1] + gains[-1] * of_b[-1]
     for level in reversed(range(LEVELS)):
-        x, y = of_a[level], of_b[level]
-        fused = _enlarge(fused, buffers.take(x.shape))
-        gain = buffers.take(x.shape)
-        for part, of_part in zip((x, y, _choose(x, y, buffers)), gains[3 * level :], strict=False):
+        fused = _enlarge(fused, buffers.take(of_a[level].shape))
+        gain = buffers.take(fused.shape)
+        for part, of_part in zip((of_a[level], of_b[level]), gains[2 * level :], strict=False):
             cv2.multiply(part, _enlarge(of_part, gain), dst=gain)
             cv2.add(fused, gain, dst=fused)
     return fused[:height, :width]
-
-
-def _choose(x: Array, y: Array, buffers: "_Buffers") -> Array:
-    """The stronger of two details, smoothly."""
-    size_x, size_y = (np.abs(part, out=buffers.take(part.shape)) for part in (x, y))
-    both = np.add(size_x, size_y, out=buffers.take(x.shape))
-    both += np.float32(255 * SMALLEST)
-    size_x *= x
-    size_y *= y
-    size_x += size_y
-    size_x /= both
-    return size_x
 
 
 def _split(x: Array, buffers: "_Buffers") -> list[Array]:
@@ -152,15 +139,16 @@ class _Buffers:
     """Arrays that serve every frame anew: to get large ones from the system takes longer than to fill them."""
 
     def __init__(self) -> None:
-        self._arrays: dict[tuple[int, ...], list[Array]] = {}
-        self._used: dict[tuple[int, ...], int] = {}
+        self._arrays: dict[tuple[Any, ...], list[Array]] = {}
+        self._used: dict[tuple[Any, ...], int] = {}
 
-    def take(self, shape: tuple[int, ...]) -> Array:
-        """Returns a float32 array that nobody has taken for this frame."""
-        arrays, used = self._arrays.setdefault(shape, []), self._used.get(shape, 0)
+    def take(self, shape: tuple[int, ...], dtype: Any = np.float32) -> Array:
+        """Returns an array that nobody has taken for this frame."""
+        key = dtype, *shape
+        arrays, used = self._arrays.setdefault(key, []), self._used.get(key, 0)
         if used == len(arrays):
-            arrays.append(np.empty(shape, np.float32))
-        self._used[shape] = used + 1
+            arrays.append(np.empty(shape, dtype))
+        self._used[key] = used + 1
         return arrays[used]
 
     def copy(self, x: Array) -> Array:
@@ -171,7 +159,7 @@ class _Buffers:
 
     def begin(self) -> None:
         """Give all arrays back, for a new frame; drop those of shapes that the last one did not need."""
-        self._arrays = {shape: arrays for shape, arrays in self._arrays.items() if self._used.get(shape)}
+        self._arrays = {key: arrays for key, arrays in self._arrays.items() if self._used.get(key)}
         self._used = {}
 
 
@@ -179,20 +167,24 @@ def _restore_colour(rgb: Array, grey: Array, fused: Array, buffers: "_Buffers") 
     """RGB (H,W,3) uint8 with the luminance `fused` in place of its own, `grey`: both (H,W) float32 in 0..255."""
     import cv2
 
-    up, down = cv2.subtract(fused, grey, dtype=cv2.CV_8U), cv2.subtract(grey, fused, dtype=cv2.CV_8U)
-    result: Array = cv2.subtract(cv2.add(rgb, cv2.merge([up] * 3)), cv2.merge([down] * 3))
+    planes = [buffers.take(grey.shape, np.uint8) for _ in range(7)]
+    red, green, blue, *_ = cv2.split(rgb, planes[:3])
+    highest, lowest = cv2.max(cv2.max(red, green, planes[3]), blue, planes[3]), cv2.min(red, green, planes[4])
+    room_above, room_below = cv2.bitwise_not(highest, highest), cv2.min(lowest, blue, lowest)
+    up = cv2.subtract(fused, grey, planes[5], dtype=cv2.CV_8U)
+    down = cv2.subtract(grey, fused, planes[6], dtype=cv2.CV_8U)
+    three: Array = buffers.take(rgb.shape, np.uint8)
+    result: Array = cv2.add(rgb, cv2.merge([up] * 3, three))
+    cv2.subtract(result, cv2.merge([down] * 3, three), result)
     # OpenCV's sums stop at 0 and 255 channel by channel, which would change hue and luminance.
-    red, green, blue = cv2.split(rgb)
-    room_above = cv2.bitwise_not(cv2.max(cv2.max(red, green), blue))
-    room_below = cv2.min(cv2.min(red, green), blue)
     higher = buffers.take(grey.shape)
-    up = cv2.subtract(np.add(fused, _ROUND_UP, out=higher), grey, dtype=cv2.CV_8U)
-    down = cv2.subtract(np.add(grey, _ROUND_UP, out=higher), fused, dtype=cv2.CV_8U)
-    too_high, too_low = cv2.compare(up, room_above, cv2.CMP_GT), cv2.compare(down, room_below, cv2.CMP_GT)
-    outside = cv2.bitwise_or(too_high, too_low)
-    if cv2.countNonZero(outside):
-        mask = outside.view(bool)
-        _, chroma = rgb_to_ycbcr(torch.from_numpy(rgb[mask].T[:, None] / np.float32(255)))
-        inside = ycbcr_to_rgb(torch.from_numpy(fused[mask][None, None] / np.float32(255)), chroma)
-        result[mask] = (to_levels(inside)[:, 0].T * 255).byte().numpy()
+    up = cv2.subtract(np.add(fused, _ROUND_UP, out=higher), grey, up, dtype=cv2.CV_8U)
+    down = cv2.subtract(np.add(grey, _ROUND_UP, out=higher), fused, down, dtype=cv2.CV_8U)
+    too_high, too_low = cv2.compare(up, room_above, cv2.CMP_GT, red), cv2.compare(down, room_below, cv2.CMP_GT, green)
+    places = np.flatnonzero(cv2.bitwise_or(too_high, too_low, blue))
+    if len(places):
+        colours, scale = rgb.reshape(-1, 3)[places].T[:, None], np.float32(255)
+        _, chroma = rgb_to_ycbcr(torch.from_numpy(colours / scale))
+        inside = ycbcr_to_rgb(torch.from_numpy(fused.reshape(-1)[places][None, None] / scale), chroma)
+        result.reshape(-1, 3)[places] = (to_levels(inside)[:, 0].T * 255).byte().numpy()
     return result

@@ -64,6 +64,7 @@ SYSTEMS: dict[str, System] = {
     "swift": System(
         fuser=Swift,
         objective=NaturalLoss,
+        weights="swift-natural",
         description="gains for a Laplacian pyramid, read at an eighth of the size: real time on a processor",
     ),
     "tdfusion": System(

@@ -1,16 +1,15 @@
 """Swift: fusion in real time on a processor, by gains that a small network reads at an eighth of the size.
 
     a_0 = a,  a_(l+1) = mean of 2x2 pixels of a_l,  A_l = a_l - up(a_(l+1))      l = 0, 1, 2; likewise b
-    p, q, r = network(a_3, b_3, mean|A_l|, mean|B_l| over 8x8 pixels of the image)      gains in (0,2)
-    S_l = (A_l|A_l| + B_l|B_l|) / (|A_l| + |B_l| + 1/255)                               the stronger detail, smoothly
-    f_3 = p_3 a_3 + q_3 b_3,  f_l = up(f_(l+1)) + up(p_l) A_l + up(q_l) B_l + up(r_l) S_l
+    p, q = network(a_3, b_3, mean|A_l|, mean|B_l| over 8x8 pixels of the image)  gains in (0,2), four each
+    f_3 = p_3 a_3 + q_3 b_3,  f_l = up(f_(l+1)) + up(p_l) A_l + up(q_l) B_l      up: bilinear
 
 Each source is a Laplacian pyramid: three levels of detail, and an image of an eighth of the size that the network fuses
 outright. The details are added with gains of their own rather than mixed with weights of sum 1: where only one source
 has an edge it passes whole, where both have one they need not be averaged, and details may be stronger than they were.
-S chooses between them pixel by pixel without a jump, which would flicker with the noise. The network works on 1/64 of
-the pixels, and up (bilinear) and down are the two resizings that every image library has: `tectum.fusion.frames` runs
-the same sums in OpenCV for camera frames.
+All that is nonlinear happens at an eighth of the size, on 1/64 of the pixels, and up and down are the two resizings
+that every image library has: `tectum.fusion.frames` runs the same sums in OpenCV for camera frames. A third gain, for
+the stronger detail of each pixel, changes next to nothing (docs/log.md).
 
 Without offsets black stays black; every layer repeats the border, so that two constant images give a constant one.
 
@@ -25,8 +24,6 @@ from torch import Tensor, nn
 
 LEVELS = 3
 """Levels of detail; the network works at 1 / 2^LEVELS of the size."""
-SMALLEST = 1 / 255
-"""Details much smaller than this count as noise when the stronger one is chosen."""
 
 
 class Swift(nn.Module):
@@ -44,15 +41,16 @@ class Swift(nn.Module):
 
     def __init__(self, channels: int = 24, dilations: Sequence[int] = (1, 2, 4, 8, 4, 2)) -> None:
         super().__init__()
-        widths = [2 * (LEVELS + 1)] + [channels] * len(dilations)
+        num = 2 * (LEVELS + 1)
+        widths = [num] + [channels] * len(dilations)
         self.layers = nn.ModuleList(
             nn.Conv2d(width, channels, 3, padding=step, dilation=step, padding_mode="replicate")
             for width, step in zip(widths, dilations, strict=False)
         )
-        self.last = nn.Conv2d(channels, 3 * LEVELS + 2, 1)
-        # At the start the details are p = q = 1/4 and r = 1, and the coarse images are averaged (p = q = 1/2).
+        self.last = nn.Conv2d(channels, num, 1)
+        # At the start the details are added (p = q = 1) and the coarse images averaged (p = q = 1/2).
         nn.init.zeros_(self.last.weight)
-        start = torch.tensor([0.25, 0.25, 1.0] * LEVELS + [0.5, 0.5])
+        start = torch.tensor([1.0] * (num - 2) + [0.5] * 2)
         self.last.bias = nn.Parameter((start / (2 - start)).log())
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
@@ -64,7 +62,7 @@ class Swift(nn.Module):
         return F.pad(fused, (0, -right, 0, -down)).clamp(0, 1)
 
     def gains(self, features: Tensor) -> Tensor:
-        """Gains in (0,2), from what `describe` gives (B,8,h,w): p, q and r by level, then p and q, (B,11,h,w)."""
+        """Gains in (0,2) of what `split` gives of a and b, (B,8,h,w), from what `describe` gives, (B,8,h,w)."""
         first, *others = self.layers
         x = F.relu(first(features))
         for layer in others:
@@ -105,15 +103,13 @@ def describe(of_a: Sequence[Tensor], of_b: Sequence[Tensor]) -> Tensor:
 
 
 def add(of_a: Sequence[Tensor], of_b: Sequence[Tensor], gains: Tensor) -> Tensor:
-    """Image of what `split` gives of a and b, times their gains (B,11,h,w)."""
-    *of_details, of_coarse = gains.split(3, 1)
-    fused = of_coarse[:, :1] * of_a[-1] + of_coarse[:, 1:] * of_b[-1]
+    """Image of what `split` gives of a and b, times their gains (B,8,h,w): of a and b by level, finest first."""
+    pairs = gains.split(2, 1)
+    p, q = pairs[-1].split(1, 1)
+    fused = p * of_a[-1] + q * of_b[-1]
     for level in reversed(range(LEVELS)):
-        x, y = of_a[level], of_b[level]
-        size_x, size_y = x.abs(), y.abs()
-        stronger = (x * size_x + y * size_y) / (size_x + size_y + SMALLEST)
-        p, q, r = _enlarge(of_details[level], 2 ** (LEVELS - level)).split(1, 1)
-        fused = _enlarge(fused, 2) + p * x + q * y + r * stronger
+        p, q = _enlarge(pairs[level], 2 ** (LEVELS - level)).split(1, 1)
+        fused = _enlarge(fused, 2) + p * of_a[level] + q * of_b[level]
     return fused
 
 

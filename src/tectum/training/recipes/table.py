@@ -111,7 +111,7 @@ _add("adasffuse-infrared", "adasffuse-msrs", validation="msrs-validation")
 _NATURAL: dict[str, Any] = {"data": "msrs+roadscene", "validation": "msrs-validation+roadscene-validation"}
 _NATURAL |= {"objective": "natural", "batch": 2, "crop_px": 176, "ema": 0.99, "validate_every": 100}
 _add("tdfusion-fixed-msrs", "tdfusion-natural", **_NATURAL, start="tdfusion-fixed-msrs", steps=2400, lr=1e-3)
-_add("adasffuse-msrs", "adasffuse-natural", **_NATURAL, start="adasffuse-infrared", steps=800, lr=5e-4)
+_add("adasffuse-msrs", "adasffuse-natural", **_NATURAL, start="adasffuse-infrared", steps=1500, lr=1e-3)
 _add("sfofusion-fixed-msrs", "sfofusion-natural", **_NATURAL, start="sfofusion-fixed-msrs", steps=800, lr=1e-3)
 _add("tomiff-fixed-msrs", "tomiff-natural", **_NATURAL, start="tomiff-fixed-msrs", steps=800, lr=5e-4)
 _add("tdfusion-natural", "swift-natural", system="swift", start=None, steps=4000, batch=8, lr=2e-3, validate_every=250)
