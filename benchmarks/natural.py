@@ -10,11 +10,10 @@ import argparse
 import os
 from pathlib import Path
 
+from results import make_table, put
 from tectum.data.datasets import find_set
 from tectum.data.parts import read_split
 from tectum.evaluation.evaluate import Evaluator
-
-from results import make_table, put
 
 SETS = {  # title, set, list of pairs
     "msrs": ("msrs", "msrs-test"),
