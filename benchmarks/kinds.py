@@ -12,6 +12,7 @@ the tables into docs/results.md; --sheet draws a few pairs of one set with every
 import argparse
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from tectum.data.datasets import DATASETS, find_pairs
 from tectum.data.folders import find_folder
 from tectum.data.parts import read_split
 from tectum.evaluation.evaluate import Evaluator
-from tectum.io.folders import Matches, PairFiles
+from tectum.io.folders import PairFiles
 from tectum.io.image import picture_from_array, read_image
 from tectum.kinds import KINDS
 
@@ -106,18 +107,16 @@ def opened(name: str, weights: Path | None = None) -> tuple[Evaluator, dict[str,
     known = name in DATASETS
     home = root if known else find_folder(root, (name,))
     assert home is not None, f"{root} has no folder {name}"
-    images, names = find_pairs(name if known else "folder", home, "test", kind=kind.name)
-    names = read_split("mefb-30") if name == "mefb" else names
-    pairs = {stem: PairFiles(stem, images.visible[stem], images.infrared[stem]) for stem in names}
+    matches = find_pairs(name if known else "folder", home, "test", kind=kind.name)
+    if name == "mefb":
+        chosen = read_split("mefb-30")
+        matches = replace(matches, pairs=tuple(pair for pair in matches.pairs if pair.name in chosen))
+    pairs = {pair.name: pair for pair in matches.pairs}
     out = Path("out") / "kinds" / name
     methods: dict[str, Any] = {"AdaSFFuse": f"adasffuse@{weights or kind.weights}"}
     for title, make in REFERENCES[kind.name].items():
         methods[title] = made(make, pairs, out / "references" / title.split()[-1].lower())
-    matches = Matches(tuple(pairs.values()), {}, {}, dict.fromkeys(kind.roles, images.home))
-    evaluator = Evaluator(
-        methods, images.home, images.home, out=out, metrics=METRICS[kind.name], kind=kind.name, pairs=matches
-    )
-    return evaluator, pairs
+    return Evaluator(methods, "", "", out=out, metrics=METRICS[kind.name], kind=kind.name, pairs=matches), pairs
 
 
 def made(make: Callable[[Picture, Picture], Picture], pairs: dict[str, PairFiles], folder: Path) -> Path:

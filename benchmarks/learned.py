@@ -19,7 +19,7 @@ from torch import Tensor
 
 from results import PUBLISHED, SETS, make_table, put
 from tectum.color import rgb_to_ycbcr
-from tectum.data.datasets import find_set, open_set
+from tectum.data.datasets import find_pairs, open_set
 from tectum.data.parts import read_split
 from tectum.data.synthetic import render
 from tectum.data.transforms import resize
@@ -80,10 +80,10 @@ def show(mark: str, text: str, *, write: bool) -> None:
 
 
 def evaluate_set(name: str, systems: dict[str, str], out: str) -> Evaluation:
-    visible, infrared = find_set(name, os.environ["TECTUM_DATA"])
+    pairs = find_pairs(name, os.environ["TECTUM_DATA"])
     names = None if ALL_SETS[name] is None else read_split(str(ALL_SETS[name]))
     folder = Path("out") / "results" / name / out
-    return Evaluator(systems, visible, infrared, out=folder, convention="tdfusion", names=names).run()
+    return Evaluator(systems, "", "", out=folder, pairs=pairs, convention="tdfusion", names=names).run()
 
 
 def learned_losses() -> dict[str, torch.nn.Module]:

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tectum.data.datasets import find_set
+from tectum.data.datasets import find_pairs
 from tectum.data.parts import read_split
 from tectum.evaluation.evaluate import Evaluation, Evaluator
 from tectum.evaluation.statistics import summarise
@@ -102,21 +102,22 @@ def main() -> None:
 
 def evaluate_systems(name: str, convention: str) -> Evaluation:
     """All packaged defaults and baselines on a set."""
-    visible, infrared = find_set(name, os.environ["TECTUM_DATA"])
+    pairs = find_pairs(name, os.environ["TECTUM_DATA"])
     systems = {
         key: key for key, system in SYSTEMS.items() if system.weights is not None and system.variant != "published"
     }
     out = Path("out") / "results" / name / convention
     names = None if SETS[name] is None else read_split(SETS[name])
-    return Evaluator(systems, visible, infrared, out=out, convention=convention, names=names).run()
+    return Evaluator(systems, "", "", out=out, pairs=pairs, convention=convention, names=names).run()
 
 
 def evaluate_tricks(name: str) -> Evaluation:
     """Our fuser beside baselines and tricks; all but ours are marked where they win."""
-    visible, infrared = find_set(name, os.environ["TECTUM_DATA"])
+    pairs = find_pairs(name, os.environ["TECTUM_DATA"])
     methods: dict[str, Any] = {"tdfusion": "tdfusion", **{trick: Trick(make) for trick, make in TRICKS.items()}}
     out, names = Path("out") / "results" / name / "tectum", read_split("msrs-test")
-    return compare_with("tdfusion", Evaluator(methods, visible, infrared, out=out, metrics=GAMED, names=names).run())
+    evaluator = Evaluator(methods, "", "", out=out, pairs=pairs, metrics=GAMED, names=names)
+    return compare_with("tdfusion", evaluator.run())
 
 
 def compare_with(ours: str, evaluation: Evaluation) -> Evaluation:

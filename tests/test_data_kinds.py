@@ -10,7 +10,7 @@ from PIL import Image
 
 from tectum.cli import main
 from tectum.data.check import check, detect, detect_kind
-from tectum.data.datasets import find_pairs, open_set
+from tectum.data.datasets import open_set
 from tectum.data.known import DATASETS
 from tectum.data.labelled import LabelledPairs
 from tectum.kinds import KINDS
@@ -150,7 +150,7 @@ def test_problems_are_told_in_the_kinds_words(tmp_path: Path) -> None:
     assert any("10x8 (over-exposed) and 6x8 (under-exposed) pixels" in problem for problem in part.problems)
     assert any("y has no over-exposed image" in problem for problem in part.problems)
     with pytest.raises(FileNotFoundError, match="have no over-exposed one"):
-        find_pairs("folder", tmp_path, "all", "exposure")
+        open_set("folder", tmp_path, split="all", kind="exposure")
     put(tmp_path / "over" / "y.png", A)
     with pytest.raises(ValueError, match=r"10x8 \(over-exposed\) and 6x8 \(under-exposed\)"):
         open_set("folder", tmp_path, split="all", kind="exposure")[0]

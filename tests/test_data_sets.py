@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from tectum.data.datasets import find_set, open_set
+from tectum.data.datasets import find_pairs, get_known_set, open_set
 from tectum.data.known import DATASETS
 from tectum.data.labelled import LabelledPairs
 from tectum.data.parts import draw_names, read_split
@@ -186,7 +186,7 @@ def test_mfnet_keeps_both_images_in_one_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"has no part called val: expected its folder, or a list val.txt"):
         open_set("mfnet", tmp_path, split="val")
     with pytest.raises(ValueError, match="both images of a pair in one file"):
-        find_set("mfnet", tmp_path)
+        find_pairs("mfnet", tmp_path, "train")
     put(home / "images" / "00001D.png", pictures("00001D")[0])
     with pytest.raises(ValueError, match=r"00001D.png must have four channels"):
         open_set("mfnet", tmp_path, target="masks")[1]
@@ -242,6 +242,61 @@ def test_vocdevkit(tmp_path: Path, visible: str) -> None:
     boxes = open_set("voc", tmp_path, split="val", target="boxes")
     assert boxes.names == ["000", "001"] and agrees(boxes, 2)
     assert open_set("voc", tmp_path, split="val", target="masks").names == ["002"]
+
+
+# ---- which pairs a part has: one answer for training and for scoring -------------------------------------------------
+
+
+def opened(name: str, root: Path, split: str) -> list[str] | str:
+    """The names that are trained on, or the reason why there are none."""
+    try:
+        return open_set(name, root, split=split).names
+    except (ValueError, FileNotFoundError) as error:
+        return str(error)
+
+
+def scored(name: str, root: Path, split: str) -> list[str] | str:
+    """The names that are scored, or the reason why there are none."""
+    try:
+        return [pair.name for pair in find_pairs(name, root, split).pairs]
+    except (ValueError, FileNotFoundError) as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("lists", [(), ("test",), ("train", "test"), ("train", "val", "test")], ids="+".join)
+@pytest.mark.parametrize("name", [*DATASETS, "voc", "folder"])
+def test_a_set_that_folders_do_not_divide_is_scored_as_it_is_trained_on(
+    tmp_path: Path, name: str, lists: tuple[str, ...]
+) -> None:
+    known = get_known_set(name)
+    a, b = (known.sides or known.pair_kind.sides)[0]
+    if name == "voc":
+        a, b = "JPEGImages", "JPEGImages_ir"
+    stems = [*(f"p{i:03d}" for i in range(12)), *(read_split(known.test_list) if known.test_list else ())]
+    write_pair(tmp_path / a, tmp_path / b, *stems)
+    parts = {"train": stems[:3], "val": stems[3:4], "test": stems[4:6]}
+    for part in lists:
+        (tmp_path / f"{part}.txt").write_text("\n".join(parts[part]))
+    for split in parts:
+        names = scored(name, tmp_path, split)
+        assert names == opened(name, tmp_path, split)
+        assert split not in lists or names == parts[split]
+    assert scored(name, tmp_path, "all") == sorted(stems)
+
+
+def test_a_list_may_name_no_pair_that_is_not_there_and_a_lone_image_is_told(tmp_path: Path) -> None:
+    write_pair(tmp_path / "vi", tmp_path / "ir", "a", "b", "c")
+    (tmp_path / "ir" / "b.png").unlink()
+    (tmp_path / "test.txt").write_text("a\nb\n")
+    matches = find_pairs("folder", tmp_path)
+    assert [pair.name for pair in matches.pairs] == ["a"]
+    assert matches.unmatched == {"visible": ("b",), "infrared": ()}
+    (tmp_path / "test.txt").write_text("a\nx\n")
+    with pytest.raises(FileNotFoundError, match=r"1 of 2 have no visible one in .*, the first is x"):
+        find_pairs("folder", tmp_path)
+    (tmp_path / "test.txt").write_text("b\n")
+    with pytest.raises(FileNotFoundError, match="has not one whole pair in its part test"):
+        find_pairs("folder", tmp_path)
 
 
 # ---- pairs of one's own ----------------------------------------------------------------------------------------------

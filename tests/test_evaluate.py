@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 import tectum
 from tectum.cli import main
-from tectum.data.datasets import DATASETS, find_set
+from tectum.data.datasets import DATASETS, find_pairs
+from tectum.data.parts import read_split
 from tectum.evaluation.evaluate import Evaluation, Evaluator
 from tectum.evaluation.options import BASELINES
 from tectum.io.image import write_image
@@ -450,20 +451,56 @@ def test_methods_that_cannot_be_scored(folder: Path) -> None:
 def test_known_sets_are_found_in_their_published_folders(
     tmp_path: Path, name: str, visible: str, infrared: str
 ) -> None:
-    for where in (visible, infrared):
-        (tmp_path / where).mkdir(parents=True)
-    assert find_set(name, tmp_path) == (tmp_path / visible, tmp_path / infrared)
-    assert find_set(name, tmp_path / Path(visible).parts[0]) == (tmp_path / visible, tmp_path / infrared)
+    for stem in read_split("roadscene-test") if name == "roadscene" else "1234":
+        for side in (visible, infrared):
+            (tmp_path / side).mkdir(parents=True, exist_ok=True)
+            (tmp_path / side / f"{stem}.png").touch()
+    for root in (tmp_path, tmp_path / Path(visible).parts[0]):
+        matches = find_pairs(name, root)
+        assert matches.folders == {"visible": tmp_path / visible, "infrared": tmp_path / infrared}
+        assert len(matches.pairs) == {"roadscene": 50, "m3fd": 1}.get(name, 4)
 
 
 def test_a_set_that_is_not_there(tmp_path: Path) -> None:
     for name in DATASETS:
         with pytest.raises(FileNotFoundError, match=f"{name} was not found in .*; get it from https"):
-            find_set(name, tmp_path)
+            find_pairs(name, tmp_path)
     with pytest.raises(ValueError, match="unknown dataset 'msr'; did you mean 'msrs'"):
-        find_set("msr", tmp_path)
+        find_pairs("msr", tmp_path)
     with pytest.raises(FileNotFoundError, match="does not exist"):
-        find_set("msrs", tmp_path / "nowhere")
+        find_pairs("msrs", tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("lists", "parts"),
+    [
+        ({"train": "012", "test": "34"}, {"train": "012", "test": "34"}),
+        ({"test": "34"}, {"train": "012", "test": "34"}),
+        ({"val": "2", "test": "34"}, {"train": "01", "val": "2", "test": "34"}),
+    ],
+)
+def test_the_command_scores_the_pairs_of_the_part_alone(
+    folder: Path, lists: dict[str, str], parts: dict[str, str]
+) -> None:
+    for part, names in lists.items():
+        (folder / f"{part}.txt").write_text("\n".join(names))
+    command = ["eval", "--system", "mine=average", "--metrics", "EN", "--no-report", "--quiet"]
+    command += ["--data", "folder", "--root", str(folder)]
+    for part, names in parts.items():
+        assert main([*command, "--split", part, "-o", str(folder / part)]) == 0
+        evaluation = json.loads((folder / part / "evaluation.json").read_text())
+        assert list(evaluation["scores"]) == list(names) and evaluation["data"] == f"folder {part}"
+
+
+def test_pairs_that_nothing_divides_are_scored_by_all_only(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["eval", "--system", "mine=average", "--metrics", "EN", "--no-report", "--quiet"]
+    command += ["--data", "folder", "--root", str(folder), "-o", str(folder / "out")]
+    assert main(command) == 2
+    assert "has no part called test: expected its folder, or a list test.txt; add one, or take all" in (
+        capsys.readouterr().err
+    )
+    assert main([*command, "--split", "all"]) == 0
+    assert list(json.loads((folder / "out" / "evaluation.json").read_text())["scores"]) == list("01234")
 
 
 # ---- the command -----------------------------------------------------------------------------------------------------

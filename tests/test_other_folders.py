@@ -76,6 +76,59 @@ def test_names_of_two_systems_of_accents_are_one(tmp_path: Path) -> None:
     assert open_set("folder", tmp_path, split="all").names == [composed]
 
 
+def write_labels(root: Path, part: str, *masks: np.ndarray) -> None:
+    (root / part / "labels").mkdir(parents=True)
+    for i, mask in enumerate(masks):
+        write_pair(root / part / "vi", root / part / "ir", f"{part}-{i}")
+        Image.fromarray(mask).save(root / part / "labels" / f"{part}-{i}.png")
+
+
+def stripes(*labels: int) -> np.ndarray:
+    """A mask of (96,128) with a stripe of four columns for each label, on background."""
+    mask = np.zeros((96, 128), np.uint8)
+    for i, label in enumerate(labels):
+        mask[:, 8 * i : 8 * i + 4] = label
+    return mask
+
+
+def few(mask: np.ndarray) -> np.ndarray:
+    """The mask with four pixels of it ignored."""
+    mask = mask.copy()
+    mask[60, :4] = 255
+    return mask
+
+
+TAKEN = "which means ignored, and rare has none; if 255 stands for a class"
+
+
+@pytest.mark.parametrize(
+    ("masks", "problem"),
+    [
+        ({"train": [few(stripes(1)), stripes(1)]}, ""),  # a class that no picture shows
+        ({"train": [few(stripes(1)), few(stripes(1, 2))]}, ""),
+        ({"train": [stripes(1, 2, 255)], "val": [stripes(1, 255)]}, ""),  # borders, as VOC has them
+        ({"train": [stripes(1, 255), stripes(1)]}, TAKEN),
+        ({"train": [stripes(1, 2)], "val": [stripes(1, 255)]}, TAKEN),  # 255 in one part only
+        ({"train": [few(stripes()), few(stripes())]}, "ignored, and car, rare has none"),  # few or not: 0 and 255
+        ({"train": [stripes(255), stripes(255)]}, "ignored, and car, rare has none"),
+    ],
+)
+def test_a_rare_class_is_no_problem_and_one_that_is_ignored_is(
+    masks: dict[str, list[np.ndarray]], problem: str, tmp_path: Path
+) -> None:
+    (tmp_path / "classes.txt").write_text("background\ncar\nrare\n")
+    for part, images in masks.items():
+        write_labels(tmp_path, part, *images)
+    problems = [text for part in check(tmp_path, "folder") for text in part.problems]
+    assert len(problems) == bool(problem) and problem in "".join(problems)
+
+
+def test_masks_of_0_and_255_need_no_names_to_be_a_problem(tmp_path: Path) -> None:
+    write_labels(tmp_path, "train", stripes(255), stripes())
+    [part] = check(tmp_path, "folder")
+    assert len(part.problems) == 1 and "ignored, and 0 is the only class; if 255 stands for" in part.problems[0]
+
+
 def test_a_class_taken_for_ignored_is_a_problem(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "labels").mkdir()
     for seed in (1, 2):

@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 from small_training import Generator, OneWeight, Small
 from tectum.balance import TaskFusionBalance
 from tectum.cli import main
-from tectum.data.synthetic import render, save
+from tectum.data.parts import read_split
+from tectum.data.synthetic import Scene, render, save
 from tectum.models import SYSTEMS, TDFusion, TDFusionLoss
 from tectum.models.tdfusion import LossGenerator, WeightedSum
 from tectum.pretrained import loading as weights
@@ -134,6 +135,100 @@ def test_validation_pairs_are_not_trained_on(pairs: Path) -> None:
     names = [[part[i].name[0] for i in range(len(part))] for part in (built.pairs, built.validation)]
     assert sorted(names[0] + names[1]) == [f"scene-{i}" for i in range(7)]
     assert names[1] == ["scene-0", "scene-6"]
+
+
+def names_of(pairs: Any) -> list[str]:
+    return [pairs[i].name[0] for i in range(len(pairs))]
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("divided_by", ["folders", "lists", "one list"])
+def test_a_part_val_is_what_a_run_validates_on(
+    divided_by: str, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parts = {"train": [0, 1, 2, 3], "val": [4, 5], "test": [6]}
+    if divided_by == "one list":
+        parts = {"train": [0, 1, 2, 3, 6], "val": [4, 5]}
+        (pairs / "val.txt").write_text("scene-4\nscene-5\n")
+    for part, seeds in parts.items():
+        if divided_by == "lists":
+            (pairs / f"{part}.txt").write_text("".join(f"scene-{seed}\n" for seed in seeds))
+        for seed in seeds if divided_by == "folders" else ():
+            for folder in ("vi", "ir"):
+                (pairs / part / folder).mkdir(parents=True, exist_ok=True)
+                (pairs / folder / f"scene-{seed}.png").rename(pairs / part / folder / f"scene-{seed}.png")
+    run = ["-o", str(tmp_path / "run"), *TINY[:-1]]
+    assert main(["train", "tdfusion-fixed", "--data", str(pairs), *run]) == 0
+    line = f"tectum: validating on the 2 pairs of the part val in {pairs}\n"
+    assert line in capsys.readouterr().err
+    built = build(recipes.RECIPES["tdfusion-fixed"], pairs)
+    assert names_of(built.validation) == ["scene-4", "scene-5"]
+    assert names_of(built.pairs) == [f"scene-{seed}" for seed in parts["train"]]
+
+
+def test_a_part_val_has_a_place_before_a_packaged_list(tmp_path: Path) -> None:
+    trained = read_split("msrs-validation")
+    for part, names in (("train", trained), ("val", ["a"])):
+        write_pair(tmp_path / "msrs" / part / "vi", tmp_path / "msrs" / part / "ir", *names)
+        write_masks(tmp_path / "msrs" / part / "labels", *names)
+    built = build(recipes.RECIPES["tdfusion-fixed-msrs"], tmp_path / "msrs")
+    assert names_of(built.validation) == ["a"] and names_of(built.pairs) == sorted(trained)
+
+
+def test_a_part_val_that_is_trained_on_too_is_refused(pairs: Path) -> None:
+    (pairs / "train.txt").write_text("scene-0\nscene-1\nscene-2\n")
+    (pairs / "val.txt").write_text("scene-2\nscene-3\n")
+    with pytest.raises(ValueError, match="1 of 2 validation pairs are trained on, the first is scene-2"):
+        build(recipes.RECIPES["tdfusion-fixed"], pairs)
+    assert main(["data", "check", str(pairs), "--quiet"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["tdfusion-fixed-street", "--balance", "moving"], "system 'tdfusion' has no balance; choose none"),
+        (["tdfusion-street", "--task", "segformer-b9"], "unknown task 'segformer-b9'"),
+        (["tdfusion-street", "--task", "dfine-n"], "task 'dfine-n' learns from boxes"),
+        (["tdfusion-street", "--task-weights", "nowhere"], "nowhere"),
+        (["tdfusion-street", "--meta-steps", "0"], "there are no meta steps to train them"),
+        (["tdfusion-street", "--ablation", "IV", "--batch", "30"], "needs pairs outside its batch"),
+        (["tdfusion-fixed-street", "--crop-px", "241"], "crops of 241 px need images at least as large, a synthetic"),
+    ],
+)
+def test_options_are_refused_before_scenes_are_rendered(
+    arguments: list[str],
+    sentence: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("tectum.training.recipes.build.render", None)
+    assert main(["train", *arguments, "-o", str(tmp_path / "run")]) == 2
+    error = capsys.readouterr().err
+    assert sentence in error and error.count("\n") == 1
+
+
+@pytest.mark.usefixtures("small")
+def test_scenes_are_rendered_once_and_not_for_another_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seeds: list[int] = []
+
+    def count(seed: int, size: tuple[int, int]) -> Scene:
+        seeds.append(seed)
+        return render(seed, (32, 40))
+
+    monkeypatch.setattr("tectum.training.recipes.build.render", count)
+    monkeypatch.setattr("tectum.training.recipes.build._NUM_SCENES", 7)
+    command = ["train", "tdfusion-fixed-street", "-o", str(tmp_path / "run"), *TINY[:-1]]
+    assert main(command) == 0
+    assert sorted(seeds) == list(range(7))
+    assert capsys.readouterr().err.count("tectum: rendering synthetic scenes\n") == 1
+    assert main([*command, "--crop-px", "24"]) == 2
+    assert capsys.readouterr().err.endswith(
+        "holds a run with another crop_px; repeat its settings, or choose a new folder\n"
+    )
+    assert len(seeds) == 7
 
 
 def test_the_seed_decides_the_initial_weights(pairs: Path) -> None:

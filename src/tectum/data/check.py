@@ -1,6 +1,5 @@
 """Check of a data set: read every file, count its contents, list its problems."""
 
-import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -9,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tectum.data.datasets import find_part, get_known_set
+from tectum.data.datasets import find_part, find_part_if_any, get_known_set
 from tectum.data.folders import Files, check_folder, find_folder, luminance
 from tectum.data.known import DATASETS, KnownSet
 from tectum.data.labelled import read_pair_pixels
@@ -20,6 +19,8 @@ from tectum.errors import UserError, abbreviate
 from tectum.kinds import KINDS
 
 _LABEL_TYPES = ("masks", "boxes")
+_FEW = 0.002
+"""Of an image's pixels. In MSRS each of the nine classes takes up 0.7 % or more of the images that show it."""
 _READ_ERRORS = (ValueError, OSError)
 """What the readers raise at a file that is not right."""
 
@@ -34,6 +35,8 @@ class ClassCounts:
     """How many images show the class."""
     ignored: int = 0
     """Pixels of no known class."""
+    ignored_among: int = 0
+    """All pixels of the images that have such ones."""
     num_empty: int = 0
     """Images without a box."""
 
@@ -44,10 +47,20 @@ class ClassCounts:
         """The classes of an image's pixels or boxes."""
         counts = torch.bincount(indices.flatten().long(), minlength=IGNORE_INDEX + 1)
         self.ignored += int(counts[IGNORE_INDEX])
+        self.ignored_among += indices.numel() if counts[IGNORE_INDEX] else 0
         self.num_empty += indices.numel() == 0
         for index in range(len(self.classes)):
             self.amount[index] += int(counts[index])
             self.images[index] += bool(counts[index])
+
+    @property
+    def ignores_areas(self) -> bool:
+        """Whether more is ignored, in the images that ignore any, than single pixels: as much as things take up."""
+        return self.ignored > _FEW * self.ignored_among
+
+    def present(self) -> list[str]:
+        """Names of the classes that have a pixel or a box."""
+        return [name for name, amount in zip(self.classes, self.amount, strict=True) if amount]
 
 
 @dataclass
@@ -92,7 +105,7 @@ def check(
         parts.append(part)
         labels = _open_label_files(images, targets, part)
         pictures[split] = {stem: images.visible[stem] for stem in part.names if stem in images.visible}
-        if split == "test" and (both := find_duplicates(pictures.get("train", {}), pictures[split])):
+        if split != "train" and (both := find_duplicates(pictures.get("train", {}), pictures[split])):
             part.problems.append(
                 f"{len(both)} of {len(part.names)} pairs are in train too, the first is {both[0]}; what is scored "
                 "must not be trained on, take them out of one"
@@ -105,8 +118,10 @@ def check(
             _check_pair(stem, images, labels, part)
         if not part.names and not part.problems:
             part.problems.append(f"there is not one pair in {images.home}; add images, or name another folder")
+    for part in parts:
         for label_type, counts in part.class_counts.items():
-            part.problems += _find_class_problems(label_type, counts)
+            others = [x.class_counts[label_type] for x in parts if x is not part and label_type in x.class_counts]
+            part.problems += _find_class_problems(label_type, counts, others)
     return parts
 
 
@@ -158,22 +173,8 @@ def _find_parts(root: Path, name: str, known: KnownSet, splits: Sequence[str]) -
             raise UserError(f"split must be one of {', '.join(SPLITS)}, got '{split}'")
     if splits:
         return [find_part(name, known, root, split) for split in splits]
-    parts: list[SetImages] = []
-    first_error: FileNotFoundError | None = None
-    for split in SPLITS:
-        try:
-            images = find_part(name, known, root, split)
-        except FileNotFoundError as error:
-            first_error = error
-            continue
-        with contextlib.suppress(ValueError):  # a list that cannot be read: told when the part is
-            try:
-                choose_names(images)
-            except FileNotFoundError:  # neither folders nor lists say that there is such a part
-                continue
-        parts.append(images)
-    if not parts and first_error is not None:
-        raise first_error
+    parts = [images for split in SPLITS if (images := find_part_if_any(name, known, root, split)) is not None]
+    parts = parts or [find_part(name, known, root, SPLITS[0])]
     undivided = len(parts) == 1 and not parts[0].divided
     return [replace(parts[0], split="all")] if undivided else parts
 
@@ -216,22 +217,29 @@ def _find_orphan_labels(images: SetImages, label_type: str) -> list[str]:
     return [f"{path} belongs to no image; add the pair, or remove it" for path in orphans]
 
 
-def _find_class_problems(label_type: str, counts: ClassCounts) -> list[str]:
-    """Returns a problem for what makes the labels of a part useless: a class taken for ignored, or nothing but one."""
+def _find_class_problems(label_type: str, counts: ClassCounts, others: Sequence[ClassCounts]) -> list[str]:
+    """Returns a problem for what makes the labels of a part useless: a class taken for ignored, or nothing but one.
+
+    A class without pixels may be written as 255 if more than a few pixels are: not one that another part has beside
+    its own ignored areas. Masks of 0 and 255 have no other class at all.
+    """
     total = sum(counts.amount) + counts.ignored
     if label_type == "boxes":
         nothing = not total and counts.num_empty > 1
         return [f"not one of {counts.num_empty} images has a box; check the label files"] * nothing
     if not total:
         return []
-    present = [name for name, amount in zip(counts.classes, counts.amount, strict=True) if amount]
+    present = counts.present()
+    elsewhere = {name for other in others if other.ignores_areas for name in other.present()}
     absent = [name for name in counts.classes if name not in present]
+    unexplained = [name for name in absent if name not in elsewhere]
     ignored = counts.ignored / total
     problems = []
-    if counts.ignored and absent:
+    if counts.ignored and (len(present) < 2 or (unexplained and counts.ignores_areas)):
+        lacks = f"{abbreviate(unexplained or absent)} has none" if absent else f"{present[0]} is the only class"
         problems.append(
-            f"{ignored:.3%} of the mask pixels are {IGNORE_INDEX}, which means ignored, and {abbreviate(absent)} has "
-            f"none; if {IGNORE_INDEX} stands for a class, write its number (0, 1, ...) instead"
+            f"{ignored:.3%} of the mask pixels are {IGNORE_INDEX}, which means ignored, and {lacks}; if {IGNORE_INDEX} "
+            "stands for a class, write its number (0, 1, ...) instead"
         )
     elif ignored > 0.5:
         problems.append(f"{ignored:.0%} of the mask pixels are {IGNORE_INDEX}, which means ignored; label more of them")

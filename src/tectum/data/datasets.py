@@ -6,25 +6,23 @@ Letter case does not matter. Which pairs a part has is said by its folder; else 
 M3FD_train.txt (whose boxes count too, where it has any); else by a packaged list, or by a draw with a seed.
 """
 
+import contextlib
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
 
-from tectum.data.folders import brighter_first, check_folder, find_folder, find_side, holds_images, list_subfolders
+from tectum.data.folders import Files, brighter_first, check_folder, find_folder, find_side, list_subfolders
 from tectum.data.known import DATASETS, FOLDER, VOC, KnownSet
 from tectum.data.labelled import LabelledPairs
 from tectum.data.labels import open_labels
 from tectum.data.parts import SPLITS, SetImages, choose_names
 from tectum.errors import UserError, unknown
+from tectum.io.folders import Matches, PairFiles
 from tectum.io.image import EXTENSIONS
 from tectum.kinds import KINDS
 
-_Side = TypeVar("_Side")
-_Subfolders = Callable[[Path], list[Path]]
-
-__all__ = ["DATASETS", "FOLDER", "VOC", "KnownSet", "find_pairs", "find_set", "open_set"]
+__all__ = ["DATASETS", "FOLDER", "VOC", "KnownSet", "find_pairs", "open_set"]
 
 
 def open_set(
@@ -97,68 +95,64 @@ def get_known_set(name: str, kind: str | None = None) -> KnownSet:
     return known
 
 
-def find_pairs(
-    name: str, root: str | Path, split: str = "test", kind: str | None = None
-) -> tuple[SetImages, list[str]]:
-    """Returns the image files of a part and the names of its pairs, for any kind and layout.
+def find_pairs(name: str, root: str | Path, split: str = "test", kind: str | None = None) -> Matches:
+    """Returns the files of the pairs of a part (split), for any kind and layout: the pairs that `open_set` opens.
 
-    Raises:
-        ValueError, FileNotFoundError: as `open_set`.
-    """
-    images = find_part(name, get_known_set(name, kind), Path(root), split)
-    pair_names, _ = choose_names(images)
-    _check_images(images, pair_names)
-    return images, pair_names
-
-
-def find_set(name: str, root: str | Path, split: str = "test", kind: str | None = None) -> tuple[Path, Path]:
-    """Returns the two image folders of a set: (visible, infrared), or a and b of its kind.
-
-    Sets that keep both images of a pair in one folder are found by `find_pairs` only.
+    An image without a partner is in `unmatched`, where `open_set` refuses the part.
 
     Args:
         name: as of `open_set`.
         root: the folder that holds the set's folder, or is it.
-        split: the part.
+        split: the part, or "all".
         kind: of the pairs of "folder".
 
     Raises:
-        ValueError: the set is unknown, or keeps both images of a pair in one file.
-        FileNotFoundError: it is not there; the message says what was looked for.
+        ValueError: as `open_set`, or the set keeps both images of a pair in one file.
+        FileNotFoundError: as `open_set`, or there is not one whole pair.
     """
-    home, _, visible, infrared = _find_layout(
-        name,
-        get_known_set(name, kind),
-        Path(root),
-        split,
-        lambda home, side, subfolders: find_folder(home, side.split("/"), subfolders),
-        lambda folder: holds_images(folder) or not any(find_folder(folder, (part,)) for part in SPLITS),
-    )
-    if visible == infrared:
+    images = find_part(name, get_known_set(name, kind), Path(root), split)
+    a, b, home = images.visible, images.infrared, images.home
+    if a and a == b:
         raise UserError(
             f"{name} in {home} keeps both images of a pair in one file of four channels; write them into two folders "
             "first, or open it with tectum.data.datasets.open_set"
         )
-    return visible, infrared
+    pair_names, _ = choose_names(images)
+    if any(stem not in a and stem not in b for stem in pair_names):  # of a list
+        _check_images(images, pair_names)
+    pairs = tuple(PairFiles(stem, a[stem], b[stem]) for stem in pair_names if stem in a and stem in b)
+    if not pairs:
+        raise FileNotFoundError(f"{name} in {home} has not one whole pair in its part {split}; add images")
+    sides = dict(zip(images.known.pair_kind.roles, ((a, b), (b, a)), strict=True))
+    return Matches(
+        pairs,
+        {role: tuple(x for x in pair_names if x in here and x not in there) for role, (here, there) in sides.items()},
+        {},
+        {role: next(iter(here.values())).parent for role, (here, _) in sides.items()},
+    )
+
+
+def find_part_if_any(name: str, known: KnownSet, root: Path, split: str) -> SetImages | None:
+    """Returns the image files of a part, as `find_part`, or None where neither folders nor lists make such a part."""
+    try:
+        images = find_part(name, known, root, split)
+        with contextlib.suppress(ValueError):  # a list that cannot be read: told when the part is
+            choose_names(images)
+    except FileNotFoundError:
+        return None
+    return images
 
 
 def find_part(name: str, known: KnownSet, root: Path, split: str) -> SetImages:
     """Returns the image files of a part, or of the whole set where its folders do not divide it."""
-    home, layout, a, b = _find_layout(name, known, root, split, find_side, bool)
+    home, layout, a, b = _find_layout(name, known, root, split)
     if known.brighter and "*" in layout:
         a, b = brighter_first(a, b)
     return SetImages(name, known, split, home, a, b, divided="{split}" in layout or "{part}" in layout)
 
 
-def _find_layout(
-    name: str,
-    known: KnownSet,
-    root: Path,
-    split: str,
-    find: Callable[[Path, str, _Subfolders], _Side | None],
-    has_images: Callable[[_Side], bool],
-) -> tuple[Path, str, _Side, _Side]:
-    """Returns the set's folder, the layout of a, and what `find` returns for a and b, in the first layout that exists.
+def _find_layout(name: str, known: KnownSet, root: Path, split: str) -> tuple[Path, str, Files, Files]:
+    """Returns the set's folder, the layout of a, and the files of a and b, in the first layout that exists.
 
     Folders that do not name a part and hold no images themselves do not count: their parts may be inside.
 
@@ -177,10 +171,10 @@ def _find_layout(
                 if "{part}" in layout[0] and part not in known.parts:
                     continue
                 sides = [x.format(split=part, part=known.parts.get(part)) for x in layout]
-                a, b = (find(home, side, subfolders) for side in sides)
+                a, b = (find_side(home, side, subfolders) for side in sides)
                 if a is None or b is None:
                     continue
-                if "{" not in layout[0] and not has_images(a) and not has_images(b):
+                if "{" not in layout[0] and not a and not b:
                     empty |= dict.fromkeys(home / side for side in sides)
                     continue
                 if part != split:

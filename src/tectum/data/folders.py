@@ -86,11 +86,6 @@ def find_side(home: Path, side: str, subfolders: Callable[[Path], list[Path]] = 
     return files or None
 
 
-def holds_images(folder: Path) -> bool:
-    """Returns True for a folder with an image file directly in it."""
-    return any(_is_image(path) for path in folder.iterdir())
-
-
 def image_files(folder: Path) -> Files:
     """Returns the image files of a folder by name without extension.
 

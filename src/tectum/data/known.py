@@ -236,6 +236,6 @@ FOLDER = KnownSet(
         "boxes/NAME.txt (class cx cy w h, relative; or Annotations/NAME.xml)",
         "classes.txt (the names, one a line; for masks the background first)",
     ),
-    steps="In train, val and test (train/vi or vi/train), or without. Lists train.txt and test.txt divide what no "
-    "folder does. Without classes.txt the numbers are the names.",
+    steps="In train, val and test (train/vi or vi/train), or without. Lists train.txt, val.txt and test.txt divide "
+    "what no folder does. Without classes.txt the numbers are the names.",
 )

@@ -9,6 +9,7 @@ from torch.utils.data import Dataset
 
 from tectum.data.folders import luminance, read_8bit
 from tectum.data.labels import Labels
+from tectum.data.parts import find_duplicates
 from tectum.errors import UserError
 from tectum.io.files import file_sha256, fingerprint
 from tectum.pair import Pair
@@ -153,6 +154,25 @@ class JoinedPairs(Dataset[Pair]):
         """Returns a hash of a pair's files, as `LabelledPairs.fingerprint`."""
         part, place = self._places[index]
         return part.fingerprint(place)
+
+
+def check_apart(train: LabelledPairs, scored: LabelledPairs, part: str) -> None:
+    """Refuse a part to score (`part` is what it is called) that is trained on too, or that has other classes.
+
+    Raises:
+        ValueError: the sentence names the classes, or the first of the pairs.
+    """
+    if scored.classes != train.classes:
+        raise UserError(
+            f"training and {part} pairs must share their classes, got {', '.join(train.classes)} and "
+            f"{', '.join(scored.classes)}; complete the labels, or name all classes in classes.txt"
+        )
+    in_both = find_duplicates(*({name: visible for name, (visible, _) in x.files.items()} for x in (train, scored)))
+    if in_both:
+        raise UserError(
+            f"training and {part} pairs must be different, {len(in_both)} of {len(scored)} {part} pairs are trained "
+            f"on, the first is {in_both[0]}; take them out of one part, see tectum data check"
+        )
 
 
 def read_pair_pixels(visible: Path, infrared: Path) -> tuple[Tensor, Tensor]:

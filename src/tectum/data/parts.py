@@ -91,7 +91,7 @@ def choose_names(
         return unlisted, {}
     raise FileNotFoundError(
         f"{images.name} in {images.home} has no part called {split}: expected its folder, or a list {split}.txt; add "
-        "one, or ask for split='all'"
+        "one, or take all pairs (split all)"
     )
 
 

@@ -38,17 +38,22 @@ def random_crop(
         ValueError: the image is smaller than the crop, or the mask is of another size than the image.
     """
     height, width = pair.a.shape[2:]
-    if min(height, width) < size_px:
-        raise UserError(
-            f"crops of {size_px} px need images at least as large, {' '.join(pair.name)} is {width}x{height}; "
-            "use --crop-px with a smaller number"
-        )
+    check_crop(size_px, (height, width), " ".join(pair.name))
     top = int(torch.randint(height - size_px + 1, (1,), generator=generator))
     left = int(torch.randint(width - size_px + 1, (1,), generator=generator))
     flipped = bool(torch.randint(2, (1,), generator=generator))
     window = crop(pair, top, left, size_px, size_px, min_share=min_share)
     window = flip(window) if flipped else window
     return rotate_quarters(window, int(torch.randint(4, (1,), generator=generator))) if turns else window
+
+
+def check_crop(crop_px: int, size: tuple[int, int], name: str) -> None:
+    """Refuse crops that are larger than the image `name` of `size` (height, width)."""
+    if min(size) < crop_px:
+        raise UserError(
+            f"crops of {crop_px} px need images at least as large, {name} is {size[1]}x{size[0]}; use --crop-px with a "
+            "smaller number"
+        )
 
 
 def centre_crop(pair: Pair, size_px: int, *, min_share: float = _MIN_SHARE) -> Pair:

@@ -57,7 +57,7 @@ class Data:
             UserError, FileNotFoundError: the set is incomplete, or training and test pairs are not apart.
         """
         from tectum.data.datasets import open_set
-        from tectum.data.parts import find_duplicates
+        from tectum.data.labelled import check_apart
 
         def open_split(split: str) -> "LabelledPairs":
             return open_set(self.set_name(), self.data, split=split, target=label_type, memory_gib=0)  # read once
@@ -68,17 +68,7 @@ class Data:
         if self.validation is not None:
             raise UserError("--validation names the pairs of --split validation; add that, or leave it out")
         test = open_split("test")
-        if test.classes != train.classes:
-            raise UserError(
-                f"training and test pairs must share their classes, got {', '.join(train.classes)} and "
-                f"{', '.join(test.classes)}; complete the labels"
-            )
-        in_both = find_duplicates(*({name: visible for name, (visible, _) in x.files.items()} for x in (train, test)))
-        if in_both:
-            raise UserError(
-                f"training and test pairs must be different, {len(in_both)} of {len(test)} test pairs are trained on, "
-                f"the first is {in_both[0]}; take them out of one part, see tectum data check"
-            )
+        check_apart(train, test, "test")
         return {"train": train, "test": test}, train.classes
 
     def _split_validation(self, train: "LabelledPairs") -> "dict[str, Pairs]":

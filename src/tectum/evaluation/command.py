@@ -48,8 +48,9 @@ class _Inputs:
     root: Annotated[str | None, optional("DIR")] = None
     """The folder that holds the known sets; $TECTUM_DATA without it."""
 
-    split: Literal["test", "train"] = "test"
-    """Which part of a known set."""
+    split: Literal["test", "train", "val", "all"] = "test"
+    """Which part of a known set: divided by its folders, lists such as test.txt, or a draw, as for training; all takes
+    the pairs of a folder that nothing divides."""
 
 
 @show_metavars(
@@ -140,7 +141,7 @@ class Eval(EvaluationOptions, _Inputs):
         return 1 if evaluation.failures else 0
 
     def _sources(self) -> "tuple[str, str, str | None, Matches | None]":
-        """The two folders and the kind; or the pairs, where a known set of another kind says which files they are."""
+        """The two folders and the kind; or, of a known set, the kind and the pairs."""
         if self.data is None:
             if self.visible is None or self.infrared is None:
                 raise UserError("eval needs both sources; give --visible DIR and --infrared DIR, or --data SET")
@@ -154,15 +155,10 @@ class Eval(EvaluationOptions, _Inputs):
         root = self.root or os.environ.get("TECTUM_DATA")
         if not root:
             raise UserError(f"--data {self.data} needs the folder it lies in; give --root DIR or set TECTUM_DATA")
-        from tectum.data.datasets import DATASETS, find_pairs, find_set, get_known_set
-        from tectum.io.folders import Matches, PairFiles
+        from tectum.data.datasets import find_pairs, get_known_set
 
-        if self.data in DATASETS and (known := get_known_set(self.data, self.kind)).kind != "infrared":
-            images, names = find_pairs(self.data, root, self.split)
-            pairs = tuple(PairFiles(name, images.visible[name], images.infrared[name]) for name in names)
-            return "", "", known.kind, Matches(pairs, {}, {}, dict.fromkeys(known.pair_kind.roles, images.home))
-        visible, infrared = find_set(self.data, root, self.split)
-        return str(visible), str(infrared), self.kind, None
+        known = get_known_set(self.data, self.kind)
+        return "", "", known.kind, find_pairs(self.data, root, self.split, self.kind)
 
     def _methods(self) -> dict[str, Any]:
         """{name: folder as Path, or system as str}, as `Evaluator` takes them."""

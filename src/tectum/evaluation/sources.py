@@ -84,6 +84,7 @@ def select_pairs(
     missing = [name for name in names if name not in pairs and name not in failures]
     if missing:
         raise FileNotFoundError(
-            f"the sources must hold every pair of the list, but lack {abbreviate(missing)}; check the list"
+            f"the sources must hold every pair of the list, but lack {abbreviate(missing)}; check the list, or the "
+            "part (--split)"
         )
     return [pairs[name] for name in dict.fromkeys(names) if name in pairs]

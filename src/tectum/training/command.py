@@ -107,6 +107,8 @@ class Train(_Changes, _Arguments):  # type: ignore[misc]
     def run(self) -> int:
         """Train, print the best validation, and return the exit code: 1 for a full disk, or a loss not learned."""
         recipe = self.make_recipe()
+        from tqdm import tqdm
+
         from tectum.nn.stages import find_device
         from tectum.training.distributed import World
         from tectum.training.loop import fit
@@ -116,10 +118,14 @@ class Train(_Changes, _Arguments):  # type: ignore[misc]
             use_threads(self.threads)
         device = find_device(self.device)
         world = World(self.devices, accelerator=device.split(":")[0], precision=self.precision)
-        if recipe.data == "street" and not self.quiet and world.is_main:
-            print("rendering synthetic scenes", file=sys.stderr)
-        built = build(recipe, None if self.data is None else Path(self.data))
+        quiet = self.quiet or not world.is_main
         run = Path(self.out)
+
+        def tell(line: str) -> None:
+            if not quiet:
+                tqdm.write(f"tectum: {line}", file=sys.stderr)  # above the progress bar
+
+        built = build(recipe, None if self.data is None else Path(self.data), tell=tell)
 
         def begin() -> None:
             if (run / "last.pt").exists():
@@ -128,7 +134,7 @@ class Train(_Changes, _Arguments):  # type: ignore[misc]
                 recipes.save(recipe, run / "recipe.json")
 
         options: dict[str, Any] = {"schedule": recipe.schedule, "device": device, "world": world, "begin": begin}
-        with _Report(run, recipe.schedule, quiet=self.quiet or not world.is_main, writes=world.is_main) as report:
+        with _Report(run, recipe.schedule, quiet=quiet, writes=world.is_main) as report:
             try:
                 best = fit(**vars(built), run=run, report=report, **options)
             except KeyboardInterrupt:
@@ -207,10 +213,9 @@ def _find_recipe(name: str) -> Recipe:
 
 
 def _check_same_recipe(recipe: Recipe, run: Path) -> None:
-    """Refuse to continue a run with another recipe; `fit` checks the schedule."""
-    before = recipes.read(run / "recipe.json")
-    names = (f.name for f in fields(recipe) if f.name not in ("name", "schedule"))
-    if changed := [name for name in names if getattr(before, name) != getattr(recipe, name)]:
+    """Refuse to continue a run with another recipe; `fit` checks its networks and data."""
+    before, now = (vars(x) | vars(x.schedule) for x in (recipes.read(run / "recipe.json"), recipe))
+    if changed := [name for name in now if name not in ("name", "schedule") and before[name] != now[name]]:
         raise UserError(
             f"{run} holds a run with another {', '.join(changed)}; repeat its settings, or choose a new folder"
         )

@@ -47,9 +47,6 @@ def check_inputs(
         raise UserError("a balance weighs the task's loss, but there is no task; give one, or leave out --balance")
     if schedule.task_weight and balance is not None:
         raise UserError(f"a balance sets the task's weight, got task_weight {schedule.task_weight} too; leave one out")
-    for noun, part in (("training", pairs), ("validation", validation)):
-        if task is not None and part[0].target is None:
-            raise UserError(f"a task needs labels, the {noun} pairs have none; give labelled pairs")
     if meta_steps and num < 2:
         raise UserError("a meta step needs two pairs, one for each of its losses, got 1; give more pairs")
     if meta_steps and schedule.interleaved and num <= batch:
@@ -57,3 +54,6 @@ def check_inputs(
             "an interleaved meta step needs pairs outside its batch for the outer loss, got "
             f"{num} pairs for a batch of {batch}; give more pairs, or lower --batch"
         )
+    for noun, part in (("training", pairs), ("validation", validation)):
+        if task is not None and part[0].target is None:
+            raise UserError(f"a task needs labels, the {noun} pairs have none; give labelled pairs")

@@ -1,7 +1,8 @@
 """Networks and data of a recipe."""
 
+import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,11 @@ import torch
 from torch import nn
 
 from tectum.color import rgb_to_ycbcr
-from tectum.data.datasets import open_set
-from tectum.data.labelled import JoinedPairs
+from tectum.data.datasets import find_part_if_any, get_known_set, open_set
+from tectum.data.labelled import JoinedPairs, LabelledPairs, check_apart
 from tectum.data.parts import exclude_names, read_split
 from tectum.data.synthetic import CLASSES, Scene, render
+from tectum.data.transforms import check_crop
 from tectum.errors import UserError
 from tectum.io.files import load_state
 from tectum.kinds import KINDS
@@ -25,6 +27,7 @@ from tectum.tasks import TASKS
 from tectum.training.recipes.recipe import BALANCES, Recipe, Target, read
 
 _NUM_SCENES, _SCENE_PX = 36, (240, 320)
+_Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -39,12 +42,13 @@ class _Built:
     balance: Balance | None = None
 
 
-def build(recipe: Recipe, data: Path | None) -> _Built:
+def build(recipe: Recipe, data: Path | None, *, tell: _Tell = lambda line: None) -> _Built:
     """Make the networks of a recipe, initialised by its seed, and open its data.
 
     Args:
         recipe: a value of `tectum.training.recipes.RECIPES`, or one of your own.
-        data: folder of the pairs; None for recipes on synthetic scenes.
+        data: folder of the pairs; None for recipes on synthetic scenes, which are rendered when they are first needed.
+        tell: given a line on where the validation pairs come from, and one before the rendering.
 
     Raises:
         UserError: the recipe needs a folder and got none, or the system cannot be trained in this way.
@@ -55,7 +59,7 @@ def build(recipe: Recipe, data: Path | None) -> _Built:
         raise UserError(f"system '{name}' must be a tectum.protocols.System to be trained, got {system!r}")
     make_objective = _objective_class(recipe, system)
     balance = _balance(recipe, system)
-    pairs, validation, classes = _scenes(recipe.target) if recipe.data == "street" else _open_data(recipe, data)
+    pairs, validation, classes = (_open_scenes if recipe.data == "street" else _open_data)(recipe, data, tell)
     torch.manual_seed(recipe.schedule.seed)
     fuser = system.fuser()
     objective = make_objective(**recipe.options)
@@ -145,22 +149,35 @@ def _balance(recipe: Recipe, system: System) -> Balance | None:
     return system.balance(frozen=recipe.balance == "frozen")
 
 
-def _open_data(recipe: Recipe, folder: Path | None) -> tuple[Pairs, Pairs, tuple[str, ...]]:
+def _open_data(recipe: Recipe, folder: Path | None, tell: _Tell) -> tuple[Pairs, Pairs, tuple[str, ...]]:
     """Training pairs, validation pairs and class names."""
     if folder is None:
         sides = KINDS[recipe.kind].sides[0]
         raise UserError(
             f"recipe '{recipe.name}' needs a folder of pairs ({' and '.join(sides)} inside); give it with --data"
         )
-    kind = None if recipe.kind == "infrared" else recipe.kind
-    parts = []
-    for name in recipe.data.split("+"):
-        dataset = open_set(name, folder, target=recipe.target, every=recipe.every, kind=kind)
-        validation = _validation_names(recipe, dataset.names, folder)
-        parts.append((dataset.subset(exclude_names(dataset.names, validation)), dataset.subset(validation)))
+    parts = [_open_set(recipe, name, folder, tell) for name in recipe.data.split("+")]
     if len(parts) == 1:
-        return *parts[0], tuple(dataset.classes)
+        return *parts[0], parts[0][0].classes
     return JoinedPairs([pairs for pairs, _ in parts], alike=True), JoinedPairs([pairs for _, pairs in parts]), ()
+
+
+def _open_set(recipe: Recipe, name: str, folder: Path, tell: _Tell) -> tuple[LabelledPairs, LabelledPairs]:
+    """Training and validation pairs of a set: its part val, where it has one, else some of its training pairs."""
+    kind = None if recipe.kind == "infrared" else recipe.kind
+
+    def open_part(split: str) -> LabelledPairs:
+        return open_set(name, folder, split=split, target=recipe.target, every=recipe.every, kind=kind)
+
+    train = open_part("train")
+    images = find_part_if_any(name, get_known_set(name, kind), folder, "val")
+    if images is None:
+        names = _validation_names(recipe, train.names, folder)
+        return train.subset(exclude_names(train.names, names)), train.subset(names)
+    validation = open_part("val")
+    check_apart(train, validation, "validation")
+    tell(f"validating on the {len(validation)} pairs of the part val in {images.home}")
+    return train, validation
 
 
 def _validation_names(recipe: Recipe, names: list[str], folder: Path) -> list[str]:
@@ -174,8 +191,30 @@ def _validation_names(recipe: Recipe, names: list[str], folder: Path) -> list[st
     return validation_names or names[::6]
 
 
-def _scenes(target: Target | None) -> tuple[Pairs, Pairs, tuple[str, ...]]:
-    """Synthetic night scenes to train on, every sixth for validation, and their class names."""
-    pairs = [scene_pair(render(seed, _SCENE_PX), f"street-{seed}", target) for seed in range(_NUM_SCENES)]
-    classes = CLASSES if target == "masks" else CLASSES[1:]
-    return [pair for i, pair in enumerate(pairs) if i % 6], pairs[::6], tuple(classes)
+class _Scenes:
+    """Synthetic night scenes as pairs, each rendered when it is first asked for."""
+
+    def __init__(self, seeds: Sequence[int], target: Target | None, tell: _Tell) -> None:
+        self._seeds, self._target, self._tell = seeds, target, tell
+        self._pairs: dict[int, Pair] = {}
+
+    def __len__(self) -> int:
+        return len(self._seeds)
+
+    def __getitem__(self, index: int) -> Pair:
+        seed = self._seeds[index]
+        if seed not in self._pairs:
+            self._tell("rendering synthetic scenes")
+            self._pairs[seed] = scene_pair(render(seed, _SCENE_PX), f"street-{seed}", self._target)
+        return self._pairs[seed]
+
+
+def _open_scenes(recipe: Recipe, _: Path | None, tell: _Tell) -> tuple[Pairs, Pairs, tuple[str, ...]]:
+    """Synthetic scenes to train on, every sixth for validation, and their class names."""
+    check_crop(recipe.schedule.crop_px, _SCENE_PX, "a synthetic scene")
+    tell = functools.cache(tell)  # once for all
+    train, validation = (
+        _Scenes([seed for seed in range(_NUM_SCENES) if (seed % 6 == 0) == held_out], recipe.target, tell)
+        for held_out in (False, True)
+    )
+    return train, validation, tuple(CLASSES if recipe.target == "masks" else CLASSES[1:])

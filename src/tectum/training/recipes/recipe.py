@@ -30,8 +30,8 @@ class Recipe:
     every: int = 1
     """Take every n-th of the set's sorted pairs."""
     validation: str | None = None
-    """Packaged list of the validation pairs (of several sets: lists joined by +), where the data has them; None: every
-    sixth pair."""
+    """Packaged list of the validation pairs (of several sets: lists joined by +), where the data has them and no part
+    val; None: every sixth pair."""
     task: str | None = None
     """Task that the loss is learned from: segformer-b0, yolov8n, dfine-n, module:Class. None: no task."""
     task_options: dict[str, Any] = field(default_factory=dict)
