@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 
 from results import make_table, put
-from tectum.data.datasets import find_set
+from tectum.data.datasets import find_pairs
 from tectum.data.parts import read_split
 from tectum.evaluation.evaluate import Evaluator
 
@@ -60,9 +60,10 @@ def main() -> None:
         parser.error("set TECTUM_DATA to the folder of data sets")
     for title in given.sets:
         name, split = SETS[title]
-        visible, infrared = find_set(name, os.environ["TECTUM_DATA"])
+        pairs = find_pairs(name, os.environ["TECTUM_DATA"])
         out = Path("out") / "natural" / title
-        found = Evaluator(METHODS, visible, infrared, out=out, convention="cddfuse", names=read_split(split)).run()
+        evaluator = Evaluator(METHODS, "", "", out=out, pairs=pairs, convention="cddfuse", names=read_split(split))
+        found = evaluator.run()
         text = make_table(found, OTHERS[title])
         print(f"\n## {title}, {len(found.scores.images)} pairs\n\n{text}")
         if given.write:

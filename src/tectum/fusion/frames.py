@@ -100,7 +100,6 @@ def _run_swift(network: Swift, a: Array, b: Array, buffers: "_Buffers") -> Array
         cv2.resize(np.abs(part, out=buffers.take(part.shape)), size, interpolation=cv2.INTER_AREA)
         * np.float32(10 / 255)
         for pair in zip(of_a[:-1], of_b[:-1], strict=True)
-        for strength in (buffers.take(pair[0].shape),)
         for part in pair
     ]
     features = np.stack([*strengths, *(x[-1] * np.float32(1 / 255) - np.float32(0.5) for x in (of_a, of_b))])
