@@ -16,7 +16,7 @@ from tectum.models.tdfusion import TDFusionLoss
 from tectum.models.tomiff import TOMIFF, FourScalars, TOMIFFLoss, low_passes, stronger
 from tectum.models.tomiff_published import PublishedTOMIFF, PublishedTOMIFFLoss, one_sided, published_weight
 from tectum.nn.filters import box_mean, variation_gradient
-from tectum.nn.gabor import GaborBank, windows
+from tectum.nn.gabor import GaborAttention, GaborBank, windows
 from tectum.nn.stages import Stage, extend, fuse_tensors
 from tectum.pair import Pair
 from tectum.training.bilevel import hypergradient, sgd_step
@@ -55,6 +55,18 @@ def test_parameters_of_the_published_network() -> None:
     assert count(fuser) == sum(sizes.values()) == 124_083
     assert (count(fuser.base.branches[0]), count(fuser.detail.bank)) == (4_420, 36)  # type: ignore[index,arg-type]
     assert count(PublishedTOMIFFLoss()) == 4
+
+
+@pytest.mark.parametrize("scale", [1.0, 30.0, 1000.0])
+def test_attention_without_derivatives_is_the_same_at_any_scale_of_the_scores(scale: float) -> None:
+    """Powers that are divided only at the end could overflow: at large scores the softmax must do it."""
+    torch.manual_seed(0)
+    attention = GaborAttention().eval()
+    even, odd = scale * torch.randn(2, 1, attention.bank.forward(torch.zeros(1, 1, 8, 8))[0].shape[1], 24, 16)
+    with torch.inference_mode():
+        expected, quick = (attention.attend(even, odd, at_once=2, quick=quick) for quick in (False, True))
+    assert expected.isfinite().all() and expected.std() > 0
+    torch.testing.assert_close(quick, expected, rtol=1e-5, atol=1e-6 * scale)
 
 
 def test_the_repaired_network_is_no_larger() -> None:

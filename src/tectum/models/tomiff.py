@@ -74,11 +74,13 @@ class TOMIFF(StagedFuser):
             return (*state[:2], self.gate(*state[2:])), ()
 
         def orient(state: State, _: State, __: Window) -> tuple[State, State]:
-            return (*state, *self.detail.bank(state[0]), *self.detail.bank(state[1])), ()
+            return (*state, *(self.detail.bank.respond(x) for x in state[:2])), ()
 
         def attend(state: State, _: State, __: Window) -> tuple[State, State]:
             at_once = _WINDOWS if without_gradients(state[0]) else None
-            visible, infrared = (self.detail.attend(*x, at_once=at_once) for x in (state[3:5], state[5:]))
+            quick = self._works_in_stripes(state[0])  # else validation would not see the bits of the gradient steps
+            pairs = (responses.chunk(2, dim=1) for responses in state[3:])
+            visible, infrared = (self.detail.attend(*pair, at_once=at_once, quick=quick) for pair in pairs)
             return (*state[:3], stronger(visible, infrared)), ()
 
         def output(state: State, _: State, __: Window) -> tuple[State, State]:
@@ -86,7 +88,7 @@ class TOMIFF(StagedFuser):
 
         return [
             Stage(coarse, halo=16, align=2**_LEVELS, stripe_px=16 * STRIPE_PX),
-            Stage(fine, halo=4, align=4, stripe_px=4 * STRIPE_PX),
+            Stage(fine, halo=4, align=4, stripe_px=2 * STRIPE_PX),
             Stage(gate, halo=12, align=2, stripe_px=4 * STRIPE_PX),
             Stage(orient, halo=2),
             Stage(attend, align=WINDOW_PX),

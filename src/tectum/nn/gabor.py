@@ -26,6 +26,9 @@ from torch import Tensor, nn
 from tectum.nn.filters import inverse_softplus
 
 WINDOW_PX = 8
+_LARGEST_SCORE = 30.0
+"""Of either sign: exp(30) is 1e13."""
+_LOG2_E = 1 / math.log(2)
 
 
 class GaborBank(nn.Module):
@@ -65,8 +68,12 @@ class GaborBank(nn.Module):
         return tuple((k / (k.abs().sum((1, 2), keepdim=True) + 1e-6))[:, None] for k in (even, odd))  # type: ignore
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        even, odd = F.conv2d(F.pad(x, (self.radius,) * 4, mode="replicate"), torch.cat(self.kernels())).chunk(2, 1)
+        even, odd = self.respond(x).chunk(2, 1)
         return even, odd
+
+    def respond(self, x: Tensor) -> Tensor:
+        """Even and odd responses in one tensor, (B,1,H,W) -> (B,2O,H,W)."""
+        return F.conv2d(F.pad(x, (self.radius,) * 4, mode="replicate"), torch.cat(self.kernels()))
 
 
 class GaborAttention(nn.Module):
@@ -95,29 +102,31 @@ class GaborAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.attend(*self.bank(x))
 
-    def attend(self, even: Tensor, odd: Tensor, *, at_once: int | None = None) -> Tensor:
+    def attend(self, even: Tensor, odd: Tensor, *, at_once: int | None = None, quick: bool = False) -> Tensor:
         """Attention of odd responses to even ones, (B,O,H,W) each -> (B,1,H,W).
 
         Args:
             even, odd: responses of the bank.
             at_once: windows worked on at once; None takes all.
+            quick: without derivatives, and equal up to rounding, see `_mean_keys_quickly`.
         """
         batch, _, height, width = odd.shape
         folded = self._fold()
+        quick = quick and _scores_are_small(even, odd, *folded[:2])
         queries, keys = windows(odd), windows(even)
         if at_once is None:
-            details = self._attend_windows(queries, keys, *folded)
+            details = self._attend_windows(queries, keys, *folded, quick=quick)
         else:
             pieces = zip(queries.split(at_once), keys.split(at_once), strict=True)
-            details = torch.cat([self._attend_windows(*piece, *folded) for piece in pieces])
+            details = torch.cat([self._attend_windows(*piece, *folded, quick=quick) for piece in pieces])
         return images(details, batch, height, width)
 
-    def _attend_windows(self, queries: Tensor, keys: Tensor, *folded: Tensor) -> Tensor:
+    def _attend_windows(self, queries: Tensor, keys: Tensor, *folded: Tensor, quick: bool) -> Tensor:
         """One detail for every token, (N,64,O) twice -> (N,64,1)."""
         to_query, query_bias, to_hidden, hidden_bias, to_out, from_mixed, out_bias, mixture = folded
         query = (queries @ to_query + query_bias).unflatten(2, (self.heads, -1)).flatten(1, 2)
         keys = keys.transpose(1, 2).contiguous()
-        mixed = keys @ (query @ keys).softmax(-1).transpose(1, 2)  # (N,O,64*heads), the faster order
+        mixed = (_mean_keys_quickly if quick else _mean_keys)(query, keys)
         mixed = mixed.transpose(1, 2).unflatten(1, (-1, self.heads)).flatten(2)
         hidden = F.relu(mixed @ to_hidden + hidden_bias)
         return hidden @ to_out + mixed @ from_mixed + out_bias + queries @ mixture
@@ -150,6 +159,25 @@ class GaborAttention(nn.Module):
         project = self.project.weight.unflatten(1, (self.heads, -1))
         constant = F.linear(F.linear(self.embed_key.bias, *_parameters(self.value)), *_parameters(self.project))
         return torch.einsum("chd,hdo->cho", project, value).flatten(1), constant
+
+
+def _mean_keys(query: Tensor, keys: Tensor) -> Tensor:
+    """Means of keys (N,O,64), weighed by the softmax of their scores, for the queries (N,Q,O): (N,O,Q)."""
+    return keys @ (query @ keys).softmax(-1).transpose(1, 2)  # the faster order
+
+
+def _mean_keys_quickly(query: Tensor, keys: Tensor) -> Tensor:
+    """`_mean_keys` where scores are small: powers of two, divided by their sum only after the product."""
+    weights = (query * _LOG2_E @ keys).exp2_().transpose(1, 2)
+    sums = F.pad(keys, (0, 0, 0, 1), value=1.0) @ weights
+    return sums[:, :-1] / sums[:, -1:]
+
+
+def _scores_are_small(even: Tensor, odd: Tensor, to_query: Tensor, bias: Tensor) -> bool:
+    """True if exp cannot overflow: a bound of (o M + m) e over all heads, below 1 in the packaged weights."""
+    query = odd.abs().amax() * to_query.abs().sum(0) + bias.abs()
+    bound = query.unflatten(0, (-1, even.shape[1])).sum(1).amax() * even.abs().amax()
+    return even.dtype == torch.float32 and float(bound.detach()) < _LARGEST_SCORE
 
 
 def windows(x: Tensor) -> Tensor:
