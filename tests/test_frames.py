@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tectum.data.synthetic import render
 from tectum.errors import UserError
 from tectum.fusion.frames import FrameFuser
 from tectum.fusion.options import FuseOptions
@@ -106,3 +107,19 @@ def test_swift_keeps_black_black_and_flat_flat(perturb: Perturb) -> None:
         fused = network(torch.full((1, 1, 37, 50), low), torch.full((1, 1, 37, 50), high)).detach()
         assert float(fused.max() - fused.min()) < 1e-5
         assert low or high or float(fused.max()) == 0
+
+
+def test_a_still_scene_with_noise_does_not_flicker() -> None:
+    """The gains follow the pictures, not their noise: no more than the infrared has, none in areas."""
+    scene, rng = render(1, (240, 320)), np.random.default_rng(0)
+    sources = [255 * x.permute(1, 2, 0).numpy() for x in (scene.visible, scene.infrared[:1])]
+    fuser, results, infrared = FrameFuser("swift"), [], []
+    for _ in range(12):
+        rgb, grey = ((x + rng.normal(0, 2, x.shape)).clip(0, 255).round().astype(np.uint8) for x in sources)
+        results.append(fuser(rgb, grey[..., 0]).astype(np.float32).mean(2))
+        infrared.append(grey[..., 0].astype(np.float32))
+    fused, of_infrared = np.stack(results), np.stack(infrared)
+    assert 0.5 < fused.std(0).mean() < of_infrared.std(0).mean()
+    blocks = fused.reshape(12, 30, 8, 40, 8).mean((2, 4))
+    assert blocks.std(0).max() < 1, "levels of 255, means of 8x8 pixels"
+    assert fused.mean((1, 2)).std() < 0.1
