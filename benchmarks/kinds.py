@@ -92,7 +92,7 @@ def main() -> None:
                 parser.error(f"{name} has no pair {lost[0]}")
             draw(evaluator, given.names or evenly(list(pairs)), given.sheet)
             continue
-        found = compare_with("AdaSFFuse", evaluator.run())
+        found = compare_with(evaluator.methods[0].name, evaluator.run())
         text = make_table(found, {})
         if name == "mf_voc":
             text += f"\n\nPSNR of the picture that is all in focus, dB: {truth(evaluator, pairs)}."
@@ -113,7 +113,9 @@ def opened(name: str, weights: Path | None = None) -> tuple[Evaluator, dict[str,
         matches = replace(matches, pairs=tuple(pair for pair in matches.pairs if pair.name in chosen))
     pairs = {pair.name: pair for pair in matches.pairs}
     out = Path("out") / "kinds" / name
-    methods: dict[str, Any] = {"AdaSFFuse": f"adasffuse@{weights or kind.weights}"}
+    methods: dict[str, Any] = {"AdaSFFuse": f"adasffuse@{weights or f'adasffuse-{kind.name}'}"}
+    if kind.system != "adasffuse":
+        methods = {kind.system: kind.system, **methods}
     for title, make in REFERENCES[kind.name].items():
         methods[title] = made(make, pairs, out / "references" / title.split()[-1].lower())
     return Evaluator(methods, "", "", out=out, metrics=METRICS[kind.name], kind=kind.name, pairs=matches), pairs

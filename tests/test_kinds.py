@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 from tectum.cli import main
+from tectum.color import choose_chroma, rgb_to_ycbcr
 from tectum.fusion.fuse import fuse
 from tectum.fusion.pipeline import FuseOptions, FusePipeline
 from tectum.io.image import picture_from_array, write_image
@@ -61,7 +63,8 @@ def test_every_kind_is_whole() -> None:
         assert kind.name == name and len(set(kind.roles)) == 2
         assert all(len(set(side)) == 2 for side in kind.sides)
         assert kind.system in SYSTEMS
-        assert kind.weights is None or cards[kind.weights].get("kind", "infrared") == name
+        default = weights.select(kind=name).weights
+        assert default is None or cards[default].get("kind", "infrared") == name
         for other in KINDS.values():  # no tag or role stands for two kinds
             assert other is kind or not set(kind.tags + kind.roles) & set(other.tags + other.roles)
 
@@ -95,19 +98,46 @@ def published_mix(cb_a: np.ndarray, cb_b: np.ndarray) -> np.ndarray:
     return np.where(total > 0, (cb_a * weight_a + cb_b * weight_b) / safe, 128.0)
 
 
-@pytest.mark.parametrize("kind", ["exposure", "focus"])
-def test_exposures_and_foci_mix_their_chroma(kind: str) -> None:
+def test_foci_mix_their_chroma() -> None:
     a, b = photo(170, 1), photo(60, 2)
-    fused = np.asarray(fuse(a, b, kind=kind, system="average"))
+    fused = np.asarray(fuse(a, b, kind="focus", system="average"))
     codes = [np.asarray(Image.fromarray(x).convert("YCbCr"), np.float64) for x in (a, b, fused)]
     inside = (fused.min(-1) > 3) & (fused.max(-1) < 252)  # where the gamut does not limit the saturation
     assert inside.mean() > 0.5
     for channel in (1, 2):
         wanted = published_mix(codes[0][..., channel], codes[1][..., channel])
         assert np.abs(codes[2][..., channel] - wanted)[inside].max() < 2.5
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # exposures the wrong way round are told
-        assert np.array_equal(fused, np.asarray(fuse(b, a, kind=kind, system="average")))
+    assert np.array_equal(fused, np.asarray(fuse(b, a, kind="focus", system="average")))
+
+
+def test_exposures_keep_the_hue_of_one_coloured_light() -> None:
+    """A wall in yellow light: where channels of the bright exposure are clipped, the dark one has the hue."""
+    wall = np.linspace(0.02, 1, 128) * np.linspace(0.7, 1.3, 96)[:, None]
+    light = wall[..., None] * (1.0, 0.55, 0.12)
+    under, over = (np.round(255 * np.clip(light * gain, 0, 1) ** (1 / 2.2)).astype(np.uint8) for gain in (0.25, 4))
+    pipeline = FusePipeline(FuseOptions("average", kind="exposure"))
+    bright, dark = pipeline.read(over, under)
+    true = rgb_to_ycbcr(torch.from_numpy(light ** (1 / 2.2)).permute(2, 0, 1))[1]
+
+    def hue_error(chroma: Tensor) -> float:
+        """Mean angle between chromas, degrees."""
+        away = torch.atan2(chroma[1], chroma[0]) - torch.atan2(true[1], true[0])
+        return float(torch.rad2deg((away + torch.pi) % (2 * torch.pi) - torch.pi).abs().mean())
+
+    fused = pipeline(bright, dark)
+    published = choose_chroma(bright.chroma, dark.chroma, mix=True)
+    assert fused.chroma is not None and published is not None
+    assert hue_error(fused.chroma) < 4 < 8 < hue_error(published), "an olive wall"
+    with pytest.warns(UserWarning, match="darker"):
+        swapped = fuse(under, over, kind="exposure", system="average")
+    assert np.array_equal(np.asarray(swapped), fused.array())
+
+
+def test_an_exposure_without_colour_does_not_take_it_from_the_other() -> None:
+    pipeline = FusePipeline(FuseOptions("average", kind="exposure"))
+    grey, colour = pipeline.read(photo(170, 1, colour=False), photo(60, 2))
+    assert torch.equal(pipeline(grey, colour).chroma, colour.chroma)
+    assert pipeline(grey, grey).chroma is None
 
 
 def test_a_scan_keeps_its_colour_and_grey_scans_stay_grey() -> None:
@@ -151,10 +181,10 @@ def test_flags_that_make_no_sense(folder: Path, told: Callable[..., str], flags:
 
 def test_the_kind_picks_the_fuser_and_its_weights() -> None:
     assert weights.select().system == "tdfusion"
-    for name in ("exposure", "focus", "medical"):
-        settings = FusePipeline(FuseOptions(kind=name)).settings()
+    for name, system in (("exposure", "exposure-pyramid"), ("focus", "focus-selection"), ("medical", "adasffuse")):
+        assert FusePipeline(FuseOptions(kind=name)).settings()["system"] == system
+        settings = FusePipeline(FuseOptions("adasffuse", kind=name)).settings()
         assert settings["system"] == "adasffuse" and settings["weights"].startswith(f"adasffuse-{name} ")
-        assert settings == FusePipeline(FuseOptions("adasffuse", kind=name)).settings()
         assert FusePipeline(FuseOptions("average", kind=name)).settings()["weights"] is None
 
 

@@ -220,7 +220,11 @@ def test_a_loaded_fuser_can_be_exported_and_differentiated(images: Images) -> No
 
 def test_packaged_weights_and_kinds_choose_their_system() -> None:
     assert weights.select().system == "tdfusion" and weights.select().weights == "tdfusion-fixed-msrs"
-    assert weights.select(kind="MEF").weights == "adasffuse-exposure" and weights.select(kind="MEF").kind == "exposure"
+    assert weights.select(kind="MEF").system == "exposure-pyramid" and weights.select(kind="MEF").kind == "exposure"
+    assert weights.select(kind="focus").system == "focus-selection" and weights.select(kind="focus").weights is None
+    for kind in ("exposure", "focus", "medical"):
+        assert weights.select("adasffuse", kind=kind).weights == f"adasffuse-{kind}"
+    assert weights.select(kind="medical").weights == "adasffuse-medical"
     assert weights.select("tomiff", kind="exposure").weights == "tomiff-fixed-msrs"
     for chosen in (
         weights.select(None, "tomiff-msrs"),

@@ -170,7 +170,7 @@ def choose_chroma(chroma_a: Tensor | None, chroma_b: Tensor | None, *, mix: bool
             f"both chromas must share one shape, got {tuple(chroma_a.shape)} and {tuple(chroma_b.shape)}; "
             "register or resize the images first"
         )
-    chroma_a, chroma_b = _none_if_grey(chroma_a), _none_if_grey(chroma_b)
+    chroma_a, chroma_b = none_if_grey(chroma_a), none_if_grey(chroma_b)
     if chroma_a is None or chroma_b is None:
         return chroma_a if chroma_b is None else chroma_b
     if not mix:
@@ -179,5 +179,6 @@ def choose_chroma(chroma_a: Tensor | None, chroma_b: Tensor | None, *, mix: bool
     return (chroma_a * weight_a + chroma_b * weight_b) / (weight_a + weight_b).clamp_min(_TINY)
 
 
-def _none_if_grey(chroma: Tensor | None) -> Tensor | None:
+def none_if_grey(chroma: Tensor | None) -> Tensor | None:
+    """Returns None for a chroma that rounds to none in 8 bits."""
     return None if chroma is None or bool(chroma.abs().amax() < _GREY_CHROMA) else chroma

@@ -2,7 +2,7 @@
 
     kind        a                      b                chroma of the result
     infrared    visible                infrared         the visible's
-    exposure    over-exposed           under-exposed    mixed, the more saturated leading
+    exposure    over-exposed           under-exposed    mixed, the better exposed leading
     focus       the first focus        the second       mixed, the more saturated leading
     medical     CT, PET or SPECT       MRI              the scan's: PET and SPECT have colour, CT and MRI are grey
 
@@ -32,7 +32,6 @@ class Kind:
         order: "given", or "brightness" where the brighter image is a.
         thermal: whether a, b are read like infrared images: stretched where deeper than 8 bits, grey if nearly so.
         system: the default fuser.
-        weights: the packaged set that is its default; None takes the system's own.
         objective: the loss that trains without labels, as module:Class; None takes the system's own.
     """
 
@@ -46,7 +45,6 @@ class Kind:
     order: Literal["given", "brightness"] = "given"
     thermal: tuple[bool, bool] = (False, False)
     system: str = "adasffuse"
-    weights: str | None = None
     objective: str | None = None
 
     def image_names(self, num: int = 2) -> tuple[str, ...]:
@@ -91,7 +89,7 @@ KINDS = _Kinds(
         words=("over-exposed", "under-exposed"),
         sides=(("over", "under"), ("over", "low"), ("b", "a")),
         tags=("MEF",),
-        weights="adasffuse-exposure",
+        system="exposure-pyramid",
         mixes=True,
         takes_more=True,
         order="brightness",
@@ -103,7 +101,7 @@ KINDS = _Kinds(
         words=("first", "second"),
         sides=(("imageA", "imageB"), ("source_1", "source_2"), ("near", "far"), ("a", "b")),
         tags=("MFF",),
-        weights="adasffuse-focus",
+        system="focus-selection",
         mixes=True,
         takes_more=True,
         objective=_OBJECTIVE,
@@ -114,7 +112,6 @@ KINDS = _Kinds(
         words=("CT, PET or SPECT", "MRI"),
         sides=(("CT", "MRI"), ("PET", "MRI"), ("SPECT", "MRI"), ("b", "a")),
         tags=("MIF",),
-        weights="adasffuse-medical",
         thermal=(True, True),
         objective=_OBJECTIVE,
     ),

@@ -230,7 +230,12 @@ class FusePipeline:
         warnings = _pair_warnings(visible, infrared, self.kind, resize=self.options.resize)
         infrared, view = self._register(visible, infrared)
         y = self._fuse_luminance(visible.y, infrared.y)
-        chroma = choose_chroma(visible.chroma, infrared.chroma, mix=self.kind.mixes)
+        if self.kind.order == "brightness":
+            from tectum.fusion.stack import mix_chroma
+
+            chroma = mix_chroma(visible, infrared)
+        else:
+            chroma = choose_chroma(visible.chroma, infrared.chroma, mix=self.kind.mixes)
         if visible.valid is not None:
             y, chroma = _show_valid(y, chroma, visible, infrared, view)
         elif view is not None:

@@ -7,6 +7,7 @@ from tectum.balance import DynamicWeightAverage, TaskFusionBalance
 from tectum.models.adasffuse import AdaSFFuse, AdaSFFuseLoss
 from tectum.models.adasffuse_published import PublishedAdaSFFuse, PublishedAdaSFFuseLoss
 from tectum.models.baselines import Average, LaplacianPyramid, Maximum
+from tectum.models.pyramids import ExposurePyramid, FocusSelection
 from tectum.models.sfofusion import SFOFusion, SFOFusionLoss
 from tectum.models.sfofusion_published import PublishedSFOFusion, PublishedSFOFusionLoss
 from tectum.models.swift import Swift
@@ -38,6 +39,12 @@ SYSTEMS: dict[str, System] = {
         description="AdaSFFuse as it was released, with its defects",
     ),
     "average": System(fuser=Average, description="mean of both sources"),
+    "exposure-pyramid": System(
+        fuser=ExposurePyramid, description="exposure fusion in a Laplacian pyramid, the default for exposures"
+    ),
+    "focus-selection": System(
+        fuser=FocusSelection, description="the source that is sharper around a pixel, the default for foci"
+    ),
     "laplacian": System(
         fuser=LaplacianPyramid, description="stronger detail at each scale over the mean of the coarsest"
     ),

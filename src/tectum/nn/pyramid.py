@@ -18,8 +18,10 @@ from torch import Tensor
 from tectum.nn.filters import box_mean
 
 
-def blend(a: Tensor, b: Tensor, share: Tensor, *, levels: int = 6) -> Tensor:
+def blend(a: Tensor, b: Tensor, share: Tensor, *, levels: int = 6, clamp: bool = True) -> Tensor:
     """Blend two images in their pyramids; `share` of the coarsest level is a's: all (B,1,H,W) in [0,1].
+
+    With clamp=False the result may leave [0,1].
 
     >>> a, b = torch.full((1, 1, 5, 7), 0.25), torch.full((1, 1, 5, 7), 0.75)
     >>> round(float(blend(a, b, torch.full_like(a, 0.25)).mean()), 6)
@@ -33,7 +35,8 @@ def blend(a: Tensor, b: Tensor, share: Tensor, *, levels: int = 6) -> Tensor:
     coarse = _extend(share, levels)
     for _ in range(levels):
         coarse = _reduce(coarse)
-    return collapse_pyramid([*details, coarse_b + coarse * (coarse_a - coarse_b)], a.shape[2:])
+    parts = [*details, coarse_b + coarse * (coarse_a - coarse_b)]
+    return collapse_pyramid(parts, a.shape[2:], clamp=clamp)
 
 
 def merge(images: Sequence[Tensor], weights: Tensor) -> Tensor:
@@ -73,13 +76,14 @@ def build_pyramid(x: Tensor, levels: int) -> list[Tensor]:
     return [*details, x]
 
 
-def collapse_pyramid(parts: Sequence[Tensor], size: Sequence[int]) -> Tensor:
-    """Image of a pyramid, cut to `size` and to [0,1]."""
+def collapse_pyramid(parts: Sequence[Tensor], size: Sequence[int], *, clamp: bool = True) -> Tensor:
+    """Image of a pyramid, cut to `size`, and to [0,1] unless told otherwise."""
     *details, x = parts
     for detail in reversed(details):
         x = detail + _expand(x)
     down, right = (_missing_px(side, 2 ** len(details)) for side in size)
-    return F.pad(x, (0, -right, 0, -down)).clamp(0, 1)
+    x = F.pad(x, (0, -right, 0, -down))
+    return x.clamp(0, 1) if clamp else x
 
 
 def _extend(x: Tensor, levels: int) -> Tensor:

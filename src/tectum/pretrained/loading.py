@@ -104,7 +104,7 @@ def select(
     Args:
         system: a key of `tectum.models.SYSTEMS`, a packaged set of weights, or `package.module:Class`; None takes the
             system of the packaged weights, else the kind's own.
-        weights: a packaged set or a `.safetensors` file; None takes the default of the kind or the system.
+        weights: a packaged set or a `.safetensors` file; None takes the system's set for the kind, or its default.
         kind: "infrared", "exposure", "focus" or "medical".
         variant: "published" for the system as its authors released it, or "repaired".
 
@@ -124,7 +124,8 @@ def select(
     system, entry = select_system(system, variant)
     default = entry.weights if isinstance(entry, System) else None
     if weights is None:
-        weights = of.weights if system == of.system and of.weights is not None else default
+        trained = (name for name, card in packaged.items() if (card["system"], card.get("kind")) == (system, of.name))
+        weights = next(trained, default)
     if weights is None:
         return Selection(system, entry, None, None, None, of.name)
     file, card = _find_weights(weights)
@@ -149,7 +150,7 @@ def load(
     Args:
         system: a key of `tectum.models.SYSTEMS`, a packaged set of weights (`load("tdfusion-fixed-msrs")`), or
             `package.module:Class` of the user's own; None takes the system of the packaged weights, else the kind's.
-        weights: a packaged set or a `.safetensors` file; None takes the default of the kind or the system.
+        weights: a packaged set or a `.safetensors` file; None takes the system's set for the kind, or its default.
         variant: "published" for the system as its authors released it: `load("tomiff", FILE, variant="published")`.
         kind: "infrared", "exposure", "focus" or "medical": whose defaults to take.
         device: "auto" (CUDA, then MPS, then the CPU), "cpu", "cuda", "cuda:1", "mps", or a `torch.device`.
