@@ -4,7 +4,7 @@ BIN := .venv/bin
 # OpenMP threads that spin while they wait make everything slower on a busy machine.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo test test-slow check figures results bench wheel clean
+.PHONY: demo test test-slow check figures results choose bench wheel clean
 
 demo: .venv/installed  ## fuse a packaged pair and say where the picture is
 	$(BIN)/tectum fuse src/tectum/data/demo/vi/street-1.png src/tectum/data/demo/ir/street-1.png -o out/demo/fused.png --report --overwrite
@@ -28,6 +28,10 @@ results: .venv/dev  ## the tables of docs/results.md, from real pairs below TECT
 	$(BIN)/python benchmarks/results.py --write
 	$(BIN)/python benchmarks/learned.py scores --write
 	$(BIN)/python benchmarks/learned.py maps --write
+
+choose: .venv/dev  ## a blind page in out/choose: which of two results do you prefer? Real pairs below TECTUM_DATA
+	$(BIN)/python benchmarks/choose.py page --ours swift-natural=swift@swift-natural \
+	  --others adasffuse-infrared=adasffuse@adasffuse-infrared tdfusion-fixed-msrs=tdfusion@tdfusion-fixed-msrs
 
 bench: .venv/installed  ## the table of docs/speed.md, on this machine
 	$(BIN)/python benchmarks/fuser.py

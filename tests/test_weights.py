@@ -225,6 +225,9 @@ def test_packaged_weights_and_kinds_choose_their_system() -> None:
     for kind in ("exposure", "focus", "medical"):
         assert weights.select("adasffuse", kind=kind).weights == f"adasffuse-{kind}"
     assert weights.select(kind="medical").weights == "adasffuse-medical"
+    own = weights.FOLDER / "adasffuse-focus.safetensors"
+    assert weights.select(kind="focus", weights=own).system == "adasffuse"
+    assert weights.select(weights=weights.FOLDER / "tdfusion-msrs.safetensors").system == "tdfusion"
     assert weights.select("tomiff", kind="exposure").weights == "tomiff-fixed-msrs"
     for chosen in (
         weights.select(None, "tomiff-msrs"),

@@ -23,7 +23,7 @@ leaves became pure green. With Y raised by 60 %, lamps got coloured rings. The d
 
 Chroma rule, for sources with chroma c_a and c_b. A grey source (None, or all below half an 8-bit step) gives way to the
 other. Where both have colour, the fused image keeps that of a, the colour-bearing one: what colour a thermal camera
-shows is false. Two sources of one kind (exposures, foci; `mix=True`) mix theirs, the more saturated leading:
+shows is false. Two foci (`mix=True`) mix theirs, the more saturated leading (exposures: `tectum.fusion.stack`):
 
     C = (c_a |c_a| + c_b |c_b|) / (|c_a| + |c_b|)          per pixel and channel, 0 where both are 0
 

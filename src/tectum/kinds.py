@@ -32,6 +32,7 @@ class Kind:
         order: "given", or "brightness" where the brighter image is a.
         thermal: whether a, b are read like infrared images: stretched where deeper than 8 bits, grey if nearly so.
         system: the default fuser.
+        network: the fuser that a file of weights belongs to where no system is named.
         objective: the loss that trains without labels, as module:Class; None takes the system's own.
     """
 
@@ -45,6 +46,7 @@ class Kind:
     order: Literal["given", "brightness"] = "given"
     thermal: tuple[bool, bool] = (False, False)
     system: str = "adasffuse"
+    network: str = "adasffuse"
     objective: str | None = None
 
     def image_names(self, num: int = 2) -> tuple[str, ...]:
@@ -82,6 +84,7 @@ KINDS = _Kinds(
         tags=("IVF", "VIF"),
         thermal=(False, True),
         system="tdfusion",
+        network="tdfusion",
     ),
     exposure=Kind(
         "exposure",

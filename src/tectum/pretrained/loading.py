@@ -103,7 +103,7 @@ def select(
 
     Args:
         system: a key of `tectum.models.SYSTEMS`, a packaged set of weights, or `package.module:Class`; None takes the
-            system of the packaged weights, else the kind's own.
+            system of the packaged weights, the kind's network for a file of them, else the kind's own.
         weights: a packaged set or a `.safetensors` file; None takes the system's set for the kind, or its default.
         kind: "infrared", "exposure", "focus" or "medical".
         variant: "published" for the system as its authors released it, or "repaired".
@@ -119,8 +119,9 @@ def select(
     packaged = cards()
     if weights is None and system in packaged:
         system, weights = None, system
-    if system is None:
-        system = packaged[str(weights)]["system"] if str(weights) in packaged else of.system
+    if system is None and weights is not None:
+        system = packaged[str(weights)]["system"] if str(weights) in packaged else of.network
+    system = of.system if system is None else system
     system, entry = select_system(system, variant)
     default = entry.weights if isinstance(entry, System) else None
     if weights is None:
