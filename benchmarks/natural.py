@@ -1,9 +1,10 @@
 """The tables of docs/results.md for weights on the natural objective, in CDDFuse's convention, beside other methods.
 
-    TECTUM_DATA=DIR python benchmarks/natural.py [SET ...] [--write]
+    tectum weights convert ReFusion_IVIF.pth -o FILE
+    TECTUM_DATA=DIR python benchmarks/natural.py [SET ...] [--refusion FILE] [--write]
 
 Rows of other methods are of their authors' weights and the same evaluator, on the same images unless the page says
-otherwise. Scores are kept in out/natural. Needs the sets in known folders below TECTUM_DATA (`tectum.data.datasets`).
+otherwise; ReFusion's are made here if its weights are given. Scores are kept in out/natural. Needs the sets in known folders below TECTUM_DATA (`tectum.data.datasets`).
 """
 
 import argparse
@@ -18,10 +19,15 @@ from tectum.evaluation.evaluate import Evaluator
 SETS = {  # title, set, list of pairs
     "msrs": ("msrs", "msrs-test"),
     "tno25": ("tno", "tno-25"),
+    "tno42": ("tno", None),
     "roadscene": ("roadscene", "roadscene-test"),
+    "m3fd": ("m3fd", None),
+    "llvip": ("llvip", None),
 }
 METHODS = {
     "swift-natural": "swift@swift-natural",
+    "adasffuse-natural": "adasffuse@adasffuse-natural",
+    "sfofusion-natural": "sfofusion@sfofusion-natural",
     "adasffuse-infrared": "adasffuse@adasffuse-infrared",
     "tdfusion-fixed-msrs": "tdfusion@tdfusion-fixed-msrs",
 }
@@ -54,6 +60,7 @@ OTHERS = {  # EN SD SF MI SCD VIF Qabf SSIM, from runs of the authors' weights; 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sets", nargs="*", default=SETS, metavar="SET")
+    parser.add_argument("--refusion", metavar="FILE", help="ReFusion's weights, converted, for rows of its own")
     parser.add_argument("--write", action="store_true", help="put the tables into docs/results.md")
     given = parser.parse_args()
     if not os.environ.get("TECTUM_DATA"):
@@ -62,9 +69,13 @@ def main() -> None:
         name, split = SETS[title]
         pairs = find_pairs(name, os.environ["TECTUM_DATA"])
         out = Path("out") / "natural" / title
-        evaluator = Evaluator(METHODS, "", "", out=out, pairs=pairs, convention="cddfuse", names=read_split(split))
-        found = evaluator.run()
-        text = make_table(found, OTHERS[title])
+        names = None if split is None else read_split(split)
+        methods, others = dict(METHODS), OTHERS.get(title, {})
+        if given.refusion:
+            methods["ReFusion"] = f"tdfusion@{given.refusion}"
+            others = {name: row for name, row in others.items() if name != "ReFusion"}
+        found = Evaluator(methods, "", "", out=out, pairs=pairs, convention="cddfuse", names=names).run()
+        text = make_table(found, others)
         print(f"\n## {title}, {len(found.scores.images)} pairs\n\n{text}")
         if given.write:
             put("results.md", f"natural {title}", text)
