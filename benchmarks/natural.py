@@ -4,7 +4,8 @@
     TECTUM_DATA=DIR python benchmarks/natural.py [SET ...] [--refusion FILE] [--write]
 
 Rows of other methods are of their authors' weights and the same evaluator, on the same images unless the page says
-otherwise; ReFusion's are made here if its weights are given. Scores are kept in out/natural. Needs the sets in known folders below TECTUM_DATA (`tectum.data.datasets`).
+otherwise; ReFusion's are made here if its weights are given. Scores are kept in out/natural. Needs the sets in known
+folders below TECTUM_DATA (`tectum.data.datasets`).
 """
 
 import argparse
