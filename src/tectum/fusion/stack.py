@@ -65,7 +65,8 @@ def mix_chroma(a: Picture, b: Picture) -> Tensor | None:
     """
     if none_if_grey(a.chroma) is None or none_if_grey(b.chroma) is None:
         return choose_chroma(a.chroma, b.chroma)
-    return _merge([a, b], _measure_pair).chroma
+    planes, weights = _weigh([a, b], _measure_pair, has_colour=True)
+    return merge([x[1:] for x in planes], weights)[:, 0] - 0.5
 
 
 def _find_place(picture: Picture, *, exposures: bool) -> float:
@@ -85,13 +86,8 @@ def _merge(pictures: Sequence[Picture], measure: Callable[[Tensor], Tensor]) -> 
     """Merge the pictures of one half; one alone is left as it is."""
     if len(pictures) == 1:
         return pictures[0]
-    visible = [_visibility(picture) for picture in pictures]
     has_colour = any(picture.chroma is not None for picture in pictures)
-    planes = _fill([_planes(picture, has_colour=has_colour) for picture in pictures], visible)
-    weights = torch.cat([measure(x[:1]) * v for x, v in zip(planes, visible, strict=True)])
-    total = weights.sum(0, keepdim=True)
-    weights = torch.where(total > 0, weights / total.clamp_min(1e-30), 1 / len(pictures))
-    merged = merge(planes, weights)
+    merged = merge(*_weigh(pictures, measure, has_colour=has_colour))
     alphas = [picture.alpha for picture in pictures if picture.alpha is not None]
     valids = [picture.valid for picture in pictures if picture.valid is not None]
     return replace(
@@ -101,6 +97,17 @@ def _merge(pictures: Sequence[Picture], measure: Callable[[Tensor], Tensor]) -> 
         alpha=torch.stack(alphas).amax(0) if len(alphas) == len(pictures) else None,
         valid=torch.stack(valids).any(0) if len(valids) == len(pictures) else None,
     )
+
+
+def _weigh(
+    pictures: Sequence[Picture], measure: Callable[[Tensor], Tensor], *, has_colour: bool
+) -> tuple[list[Tensor], Tensor]:
+    """Planes of the pictures, n of (1 or 3,1,H,W), and their weights (n,1,H,W), which sum to 1 at each pixel."""
+    visible = [_visibility(picture) for picture in pictures]
+    planes = _fill([_planes(picture, has_colour=has_colour) for picture in pictures], visible)
+    weights = torch.cat([measure(x[:1]) * v for x, v in zip(planes, visible, strict=True)])
+    total = weights.sum(0, keepdim=True)
+    return planes, torch.where(total > 0, weights / total.clamp_min(1e-30), 1 / len(pictures))
 
 
 def _visibility(picture: Picture) -> Tensor:
