@@ -139,7 +139,8 @@ def _cast_shadows(street: Street, buffer: Buffer, pixels: Array) -> tuple[list[A
     camera = buffer.camera
     first = int((camera.rays()[1] > 0).sum())  # the horizon
     unit = camera.focal / 600
-    height = street.eye[1] + buffer.depth * camera.rays()[1][:, None]
+    with np.errstate(invalid="ignore"):  # a sky as far as the horizon: infinity times 0, and no ground
+        height = street.eye[1] + buffer.depth * camera.rays()[1][:, None]
     ground = ((buffer.normal[..., 1] > 0.9) & (height < 0.25)).ravel()[pixels]
     row = np.divmod(pixels, camera.width)[0]
     onto = np.flatnonzero(ground & (row >= first))
