@@ -64,9 +64,9 @@ class Swift(nn.Module):
     def gains(self, features: Tensor) -> Tensor:
         """Gains in (0,2) of what `split` gives of a and b, (B,8,h,w), from what `describe` gives, (B,8,h,w)."""
         first, *others = self.layers
-        x = F.relu(first(features))
+        x = F.relu(first(features), inplace=True)
         for layer in others:
-            x = x + F.relu(layer(x))
+            x = x + F.relu(layer(x), inplace=True)
         gains: Tensor = 2 * torch.sigmoid(self.last(x))
         return gains
 
