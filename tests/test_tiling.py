@@ -106,7 +106,7 @@ def test_tiles_equal_the_whole_image(
 
 @pytest.mark.parametrize("kind", ["exposure", "focus", "medical"])
 def test_tiles_of_the_other_kinds(images: Images, kind: str) -> None:
-    fuser, (a, b) = load(kind=kind, device="cpu"), images(70, 45)
+    fuser, (a, b) = load("adasffuse", kind=kind, device="cpu"), images(70, 45)
     torch.testing.assert_close(fuse_tensors(fuser, a, b, tile=32), fuse_tensors(fuser, a, b), **EXACT)
 
 

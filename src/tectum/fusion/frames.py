@@ -49,7 +49,7 @@ class FrameFuser:
         else:
             self.network = select(system, weights).load(find_device(device))
         if isinstance(self.network, Swift):
-            self.network.to(memory_format=torch.channels_last)  # a tenth less time in its layers
+            self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # its layers: a tenth less time
         self._buffers = _Buffers()
         self._device = str(next(self.network.parameters(), torch.empty(0)).device)
 
