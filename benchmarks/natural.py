@@ -28,6 +28,7 @@ SETS = {  # title, set, list of pairs
 METHODS = {
     "swift-natural": "swift@swift-natural",
     "adasffuse-natural": "adasffuse@adasffuse-natural",
+    "tdfusion-natural": "tdfusion@tdfusion-natural",
     "sfofusion-natural": "sfofusion@sfofusion-natural",
     "adasffuse-infrared": "adasffuse@adasffuse-infrared",
     "tdfusion-fixed-msrs": "tdfusion@tdfusion-fixed-msrs",
